@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+# cpu, or gpu (downloads CUDA packages: ask for it)
+ACCELERATOR ?= cpu
+# TORCH=0 leaves torch out; its tests then skip with a word
+TORCH ?= 1
+WORKERS ?= auto
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+ifeq ($(TORCH),0)
+TEST_EXTRAS := $(ACCELERATOR),dev
+else
+TEST_EXTRAS := $(ACCELERATOR),dev,torch
+endif
+
+.PHONY: demo test lint unit soak bench clean
+
+demo: $(VENV)/.$(ACCELERATOR)  ## virtual environment, install, main job, report
+	$(BIN)/python -m tests.demo
+
+test: lint unit  ## every check that fits this machine
+
+lint: $(VENV)/.$(TEST_EXTRAS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+unit: $(VENV)/.$(TEST_EXTRAS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not soak and not gpu" $(PYTEST_ARGS)
+
+soak: $(VENV)/.$(TEST_EXTRAS)  ## many minutes
+	$(BIN)/python -m pytest -m soak --timeout 0 $(PYTEST_ARGS)
+
+bench: $(VENV)/.$(TEST_EXTRAS)  ## prints ratios against named opponents
+	$(BIN)/python -m tests.benchmarks
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("halve needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,93 @@
+"""The command line. Each command is a thin module of its own, imported only when it is the one that runs.
+
+To add a command: one line in COMMANDS, one module with a function of that name whose docstring starts with the same words.
+"""
+
+import sys
+from importlib import import_module
+
+import typer
+from click import Command, Context
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from orchestrator import __version__
+
+#: name -> (module, function or Typer app in it, one line of help)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "read": ("orchestrator.cli.read", "read", "Read the text of images on this machine."),
+    "run": ("orchestrator.cli.run", "run", "Read every image of a folder into another folder."),
+    "serve": ("orchestrator.cli.serve", "serve", "Serve the engine over HTTP in the foreground."),
+    "bench": ("orchestrator.cli.bench", "bench", "Measure this machine; --record adds its row to the table."),
+    "up": ("orchestrator.cli.up", "up", "Keep a spec true: hand it to the live daemon, or start one."),
+    "daemon": ("orchestrator.cli.daemon", "daemon", "Run the daemon in the foreground (for systemd)."),
+    "down": ("orchestrator.cli.down", "down", "Drain a deployment and stop it."),
+    "plan": ("orchestrator.cli.plan", "plan", "Show which machines a spec would take and what they cost."),
+    "status": ("orchestrator.cli.status", "status", "Show deployments, machines and money spent this month."),
+    "why": ("orchestrator.cli.why", "why", "Explain the last decision about a deployment."),
+    "override": ("orchestrator.cli.override", "override", "Hold a deployment open or closed until a time."),
+    "windows": ("orchestrator.cli.windows", "windows", "List when a spec is open."),
+    "gpus": ("orchestrator.cli.gpus", "gpus", "Compare GPUs by price over measured throughput."),
+    "job": ("orchestrator.cli.job", "app", "Submit and follow batches."),
+    "report": ("orchestrator.cli.report", "report", "Print what a month cost and what was saved."),
+    "simulate": ("orchestrator.cli.simulate", "simulate", "Run the loop over a simulated month."),
+    "ledger": ("orchestrator.cli.ledger", "app", "Check the ledger."),
+    "doctor": ("orchestrator.cli.doctor", "doctor", "Look for what would keep halve from working here."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group that knows its commands by name and loads only the one that is asked for."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name, _ = COMMANDS[cmd_name]
+        found = getattr(import_module(module), name)
+        if isinstance(found, typer.Typer):
+            return get_command(found)
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        alone.command(name=cmd_name)(found)
+        return get_command(alone)
+
+    def format_commands(self, ctx: Context, formatter: object) -> None:
+        with formatter.section("Commands"):  # type: ignore[attr-defined]
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])  # type: ignore[attr-defined]
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"halve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Keep an OCR service or a batch on the cheapest GPUs that keep its promise, and see what it cost."""
+
+
+def main() -> None:
+    """Run one command. A refusal is one clear line on stderr and exit code 1, never a traceback."""
+    from orchestrator.errors import Refused
+
+    try:
+        app()
+    except Refused as refusal:
+        print(f"halve: {refusal}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,5 @@
+"""halve doctor"""
+
+
+def doctor() -> None:
+    """Look for what would keep halve from working here."""
