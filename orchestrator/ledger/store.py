@@ -1,0 +1,195 @@
+"""Where the ledger lives: the engine, its transactions, its migrations, and the fence of a stale daemon."""
+
+import os
+import secrets
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from orchestrator.errors import Refused
+from orchestrator.ledger import tables as t
+
+BUSY_TIMEOUT_MS = 15_000
+#: the schema that this code speaks; alembic is loaded only when a database is behind it
+HEAD = "0001"
+#: what SQLite says when there is no room, or when it may not write
+NO_ROOM = ("disk is full", "disk i/o error", "readonly database", "unable to open")
+
+
+class Stale(Exception):
+    """Another daemon has taken the lease: nothing that this one still writes may count."""
+
+
+class LedgerUnwritable(Refused):
+    """The ledger cannot be written now (no room, no permission). Nothing was lost: the transaction did not happen."""
+
+
+class Ledger:
+    """The one persistence. `write()` is one transaction, refused as a whole once `generation` is stale."""
+
+    def __init__(self, engine: sa.Engine, key: bytes) -> None:
+        self.engine = engine
+        self.key = key  # of this installation: tokens and per-replica secrets are derived from it
+        #: set by the daemon when it holds the lease; every write is fenced by it
+        self.generation: int | None = None
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A consistent view. Writes nothing."""
+        with said_plainly(self.engine), self.engine.connect() as tx, tx.begin():
+            yield tx
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One transaction: all of it or nothing. Raises Stale, or LedgerUnwritable when there is no room."""
+        with said_plainly(self.engine), self.engine.connect() as connection:
+            tx = connection.execution_options(halve_writes=True)
+            with tx.begin():
+                self._fence(tx)
+                yield tx
+
+    def _fence(self, tx: sa.Connection) -> None:
+        if self.generation is None:
+            return
+        held = tx.execute(sa.select(t.lease.c.generation).where(t.lease.c.name == "daemon")).scalar()
+        if held != self.generation:
+            raise Stale(f"generation {self.generation} is over, the lease is at {held}")
+
+    def installation_id(self) -> str:
+        with self.read() as tx:
+            return str(tx.execute(sa.select(t.installation.c.id)).scalar_one())
+
+    def simulated(self) -> bool:
+        with self.read() as tx:
+            return bool(tx.execute(sa.select(t.installation.c.simulated)).scalar_one())
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+@contextmanager
+def said_plainly(engine: sa.Engine) -> Iterator[None]:
+    """Turn the driver's words for a full or read-only disk into one line for a person."""
+    try:
+        yield
+    except OperationalError as error:
+        words = str(error.orig).lower()
+        if any(sign in words for sign in NO_ROOM):
+            raise LedgerUnwritable(
+                f"ledger {engine.url.database}: {error.orig}; nothing was lost: make room (or allow writing), it goes on by itself"
+            ) from None
+        raise
+
+
+def open_ledger(home: Path, url: str | None = None, *, simulated: bool = False) -> Ledger:
+    """Open the ledger of HALVE_HOME (or the database `url`), created and migrated as needed.
+
+    Raises Refused when it was written by a newer halve, is no database, or cannot be created.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        key = installation_key(home)
+    except OSError as error:
+        raise Refused(f"HALVE_HOME {home}: {error.strerror}; set HALVE_HOME to a folder that can be written") from None
+    return _open(url or os.environ.get("HALVE_DATABASE_URL") or f"sqlite:///{home / 'halve.db'}", key, simulated)
+
+
+def open_file(path: Path, *, simulated: bool = False, create: bool = False) -> Ledger:
+    """Open one ledger file, as `--ledger FILE` names it. Raises Refused when it is not there, unless `create`."""
+    if not create and not path.is_file():
+        raise Refused(f"ledger {path}: no such file; `halve simulate SPEC --month YYYY-MM --ledger {path}` writes one")
+    return _open(f"sqlite:///{path}", b"simulated" if simulated else b"file", simulated)
+
+
+def _open(url: str, key: bytes, simulated: bool) -> Ledger:
+    engine = sa.create_engine(url)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _tune_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    try:
+        migrate(engine)
+        with engine.connect() as connection:
+            tx = connection.execution_options(halve_writes=True)
+            with tx.begin():
+                if tx.execute(sa.select(t.installation.c.id)).first() is None:
+                    row = {"id": str(uuid.uuid4()), "created_at": datetime.now(UTC), "simulated": simulated}
+                    tx.execute(t.installation.insert().values(row))
+    except DatabaseError as error:
+        raise Refused(f"ledger {engine.url.database or engine.url.host}: {str(error.orig).strip()}") from None
+    return Ledger(engine, key)
+
+
+def installation_key(home: Path) -> bytes:
+    """The secret of this installation, made once. Tokens are derived from it, so it must outlive every crash."""
+    path = home / "installation.key"
+    if not path.exists():
+        draft = home / f".installation.{secrets.token_hex(4)}"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)  # the first one wins, whole
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_bytes()
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the schema up to HEAD. Raises Refused when a newer halve has written it."""
+    with engine.connect() as tx:
+        present = current_revision(tx)
+    if present == HEAD:
+        return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    known = {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}
+    if present is not None and present not in known:
+        raise Refused(
+            f"ledger {engine.url.database}: written by a newer halve (schema {present}); "
+            "install that version, nothing was changed"
+        )
+    with engine.connect() as connection:
+        tx = connection.execution_options(halve_writes=True)
+        with tx.begin():
+            if current_revision(tx) != HEAD:  # nobody was faster
+                config.attributes["connection"] = tx
+                command.upgrade(config, "head")
+
+
+def current_revision(tx: sa.Connection) -> str | None:
+    """The schema's revision, or None for a database that has none yet."""
+    if not sa.inspect(tx).has_table("alembic_version"):
+        return None
+    found = tx.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    return None if found is None else str(found)
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # a writer takes its lock at once: a transaction that reads first and writes later could fail half-way
+    writes = connection.get_execution_options().get("halve_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # transactions are ours: BEGIN IMMEDIATE, not the driver's late BEGIN
+    for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
