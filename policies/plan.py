@@ -1,0 +1,49 @@
+"""What to do: a value with its reasons, complete before anything happens."""
+
+from dataclasses import dataclass
+
+from policies.snapshot import Offer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Have one more machine of this offer."""
+
+    offer: Offer
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Take it out of the door and let it finish what it has."""
+
+    instance_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terminate:
+    """End it; repeated until it is seen gone."""
+
+    instance_id: str
+    reason: str
+
+
+Action = Launch | Drain | Terminate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """How many replicas should serve, and why."""
+
+    replicas: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All actions of one tick. Empty means that the world is as it should be."""
+
+    target: Target
+    actions: tuple[Action, ...] = ()
+    notes: tuple[str, ...] = ()  # what could not be done, in words for the person paying
