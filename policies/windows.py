@@ -1,13 +1,14 @@
 """Opening hours: when a deployment is open, in its own time zone, and when that changes next.
 
-Windows are half-open, [open, close), and anchored on the local date that they start on. A wall time that the clocks skip
-is the first instant that exists after it; of one that comes twice, a start is the first and an end the second.
+Windows are half-open, [open, close), and belong to the local date that they start on. A wall time that the clocks skip
+is the first instant that exists after it. Of one that comes twice, a start is the first and an end the second.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -249,7 +250,7 @@ def _month(plain: Schedule, year: int, month: int) -> tuple[_Stretch, ...]:
     clipped = [replace(o, opens_at=max(o.opens_at, start), closes_at=min(o.closes_at, end)) for o in openings]
     edges = sorted({edge for o in clipped if o.opens_at < o.closes_at for edge in (o.opens_at, o.closes_at)})
     stretches = []
-    for opens_at, closes_at in zip(edges, edges[1:], strict=False):
+    for opens_at, closes_at in pairwise(edges):
         active = [o for o in clipped if o.opens_at <= opens_at and closes_at <= o.closes_at]
         if active:
             fewest, most = max(o.min for o in active), max(o.max for o in active)
@@ -325,8 +326,9 @@ def _reason(schedule: Schedule, now: datetime, state: str, until: datetime | Non
     def local(moment: datetime) -> str:
         return f"{moment.astimezone(schedule.zone):%a %Y-%m-%d %H:%M} {schedule.zone.key}"
 
-    held = schedule.override is not None and now < schedule.override.until
-    by_person = f" (held {schedule.override.state} until {local(schedule.override.until)})" if held else ""
+    override, held = schedule.override, ""
+    if override is not None and now < override.until:
+        held = f" (held {override.state} until {local(override.until)})"
     if until is None:
-        return f"{'always open' if state == 'open' else 'closed: no opening in sight'}{by_person}"
-    return f"{state} until {local(until)}{by_person}"
+        return f"{'always open' if state == 'open' else 'closed: no opening in sight'}{held}"
+    return f"{state} until {local(until)}{held}"
