@@ -1,0 +1,95 @@
+"""The seam to whoever rents out machines: four synchronous, eventually consistent, repeatable methods.
+
+To add a provider: one file, one line in `open_providers` (orchestrator/deployment.py), the conformance suite.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from policies.snapshot import Offer
+
+
+class State(StrEnum):
+    """What a provider says of a machine."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One machine that bears our tag, as the provider lists it. Ended ones are listed for a while too."""
+
+    provider_id: str
+    token: str
+    state: State
+    launched_at: datetime  # billing starts here
+    ended_at: datetime | None = None  # and ends here
+    preempted: bool = False
+    reclaim_at: datetime | None = None
+    url: str | None = None  # where its replica answers
+    detail: str = ""  # why it is gone, in the provider's words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A launch. Everything the provider is sent is a function of this, byte for byte, and none of it is secret."""
+
+    token: str
+    offer: Offer
+    payload: Mapping[str, Any]  # deployment, model, engine
+
+
+class Provider(Protocol):
+    """What may be assumed of one: answers may be late or stale, every call may be repeated."""
+
+    name: str
+    #: a launched machine is listed at the latest after this long; before that, not listed means nothing
+    listing_deadline_seconds: float
+
+    def offers(self) -> Sequence[Offer]:
+        """What could be had now, and its price. Raises Unreachable or Throttled."""
+        ...
+
+    def instances(self) -> Sequence[Listed]:
+        """All machines that bear our installation's tag, notices included. Raises Unreachable or Throttled."""
+        ...
+
+    def launch(self, request: Request) -> str:
+        """Start a machine; return the provider's id. The same token is the same machine, never two.
+
+        Raises NoCapacity, QuotaExceeded, Throttled, Misconfigured, Unreachable; nothing else.
+        """
+        ...
+
+    def terminate(self, provider_id: str) -> None:
+        """End a machine. Already gone is success. Raises Throttled or Unreachable."""
+        ...
+
+
+class ProviderError(Exception):
+    """Whatever a provider could not do."""
+
+
+class NoCapacity(ProviderError):
+    """There is none of this offer now."""
+
+
+class QuotaExceeded(ProviderError):
+    """The account may not have more of this."""
+
+
+class Misconfigured(ProviderError):
+    """The request can never succeed as it stands."""
+
+
+class Throttled(ProviderError):
+    """Ask again later; nothing happened, or what happened will be listed."""
+
+
+class Unreachable(ProviderError):
+    """No answer. Whether anything happened is not known: the same call may be repeated."""

@@ -1,0 +1,79 @@
+"""Specs being kept true: the SQL of `deployments` and of the per-minute `loads`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from orchestrator.ledger import tables as t
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One row of `deployments`."""
+
+    name: str
+    spec: str
+    source: str
+    version: int
+    wanted: str  # up | down
+    override_state: str | None
+    override_until: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+def known(tx: sa.Connection) -> tuple[Deployment, ...]:
+    """All deployments ever put up, by name."""
+    return tuple(Deployment(**row._mapping) for row in tx.execute(sa.select(t.deployments).order_by(t.deployments.c.name)))
+
+
+def get(tx: sa.Connection, name: str) -> Deployment | None:
+    """The deployment of that name, or None."""
+    row = tx.execute(sa.select(t.deployments).where(t.deployments.c.name == name)).first()
+    return None if row is None else Deployment(**row._mapping)
+
+
+def put_up(tx: sa.Connection, name: str, spec: str, source: str, now: datetime) -> int:
+    """Keep this spec true from now on. Returns its version, which grows when the text has changed."""
+    before = get(tx, name)
+    if before is None:
+        row = {"name": name, "spec": spec, "source": source, "version": 1, "wanted": "up", "created_at": now, "updated_at": now}
+        tx.execute(t.deployments.insert().values(row))
+        return 1
+    version = before.version + (before.spec != spec)
+    values = {"spec": spec, "source": source, "version": version, "wanted": "up", "updated_at": now}
+    tx.execute(t.deployments.update().where(t.deployments.c.name == name).values(values))
+    return version
+
+
+def take_down(tx: sa.Connection, name: str, now: datetime) -> None:
+    """Want the deployment gone. Its machines drain and end in the next ticks."""
+    tx.execute(t.deployments.update().where(t.deployments.c.name == name).values(wanted="down", updated_at=now))
+
+
+def override(tx: sa.Connection, name: str, state: str | None, until: datetime | None, now: datetime) -> None:
+    """Hold a deployment open or closed until a time; None lifts it."""
+    values = {"override_state": state, "override_until": until, "updated_at": now}
+    tx.execute(t.deployments.update().where(t.deployments.c.name == name).values(values))
+
+
+def record_loads(tx: sa.Connection, minutes: Iterable[Mapping[str, Any]]) -> None:
+    """Write per-minute demand; a minute that is told again replaces what was told before."""
+    insert = postgresql_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    for minute in minutes:
+        statement = insert(t.loads).values(dict(minute))
+        told_again = {name: statement.excluded[name] for name in minute if name not in ("deployment", "instance_id", "at")}
+        tx.execute(statement.on_conflict_do_update(index_elements=["deployment", "instance_id", "at"], set_=told_again))
+
+
+def load_minutes(tx: sa.Connection, deployment: str, since: datetime) -> dict[datetime, int]:
+    """Images asked for in each minute since `since` (served, failed and refused), minutes without evidence left out."""
+    c = t.loads.c
+    wanted = sa.func.sum(c.images + c.failed + c.refused)
+    query = sa.select(c.at, wanted).where(c.deployment == deployment, c.at >= since).group_by(c.at)
+    return {row[0]: int(row[1]) for row in tx.execute(query)}

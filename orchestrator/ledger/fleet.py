@@ -1,0 +1,354 @@
+"""Machines, the intents that move them, and what they cost: the SQL of the loop's three transactions."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from orchestrator.ledger import tables as t
+from policies.lifecycle import OVER, Status, move
+from policies.plan import Drain, Launch, Plan, Terminate
+from policies.snapshot import Instance, Purchase
+
+OVER_VALUES = [str(status) for status in OVER]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One row of `instances`."""
+
+    id: str
+    deployment: str
+    intent_id: int
+    token: str
+    provider: str
+    provider_id: str | None
+    offer_id: str
+    zone: str
+    instance_type: str
+    gpu: str
+    purchase: Purchase
+    digest: str
+    status: Status
+    reason: str
+    url: str | None
+    requested_at: datetime
+    launched_at: datetime | None
+    ready_at: datetime | None
+    draining_at: datetime | None
+    ended_at: datetime | None
+    reclaim_at: datetime | None
+    silent_since: datetime | None
+    missing_since: datetime | None
+
+    def seen_as(self, *, in_flight: int | None, terminating: bool) -> Instance:
+        """The same machine in the policies' words."""
+        return Instance(
+            id=self.id,
+            offer_id=self.offer_id,
+            provider=self.provider,
+            gpu=self.gpu,
+            purchase=self.purchase,
+            status=self.status,
+            digest=self.digest,
+            requested_at=self.requested_at,
+            launched_at=self.launched_at,
+            ready_at=self.ready_at,
+            draining_at=self.draining_at,
+            reclaim_at=self.reclaim_at,
+            silent_since=self.silent_since,
+            in_flight=in_flight,
+            terminating=terminating,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """One row of `intents`: an action decided, and whether it was carried out."""
+
+    id: int
+    deployment: str
+    kind: str
+    instance_id: str
+    token: str
+    payload: Mapping[str, Any]
+    reason: str
+    opened_at: datetime
+    attempts: int
+
+
+def _machine(row: sa.Row[Any]) -> Machine:
+    fields = dict(row._mapping)
+    return Machine(**{**fields, "status": Status(fields["status"]), "purchase": Purchase(fields["purchase"])})
+
+
+def machines(tx: sa.Connection, deployment: str | None = None, *, over: bool = False) -> tuple[Machine, ...]:
+    """Machines in the order of their launch; those that are over only when asked for."""
+    query = sa.select(t.instances).order_by(t.instances.c.intent_id)
+    if deployment is not None:
+        query = query.where(t.instances.c.deployment == deployment)
+    if not over:
+        query = query.where(t.instances.c.status.not_in(OVER_VALUES))
+    return tuple(_machine(row) for row in tx.execute(query))
+
+
+def by_token(tx: sa.Connection, tokens: Iterable[str]) -> dict[str, Machine]:
+    """Machines of these tokens, over or not."""
+    query = sa.select(t.instances).where(t.instances.c.token.in_(list(tokens)))
+    return {machine.token: machine for machine in map(_machine, tx.execute(query))}
+
+
+def open_intents(tx: sa.Connection, deployment: str) -> tuple[Intent, ...]:
+    """Everything decided and not settled, oldest first."""
+    c = t.intents.c
+    query = (
+        sa.select(c.id, c.deployment, c.kind, c.instance_id, c.token, c.payload, c.reason, c.opened_at, c.attempts)
+        .where(c.deployment == deployment, c.state == "open")
+        .order_by(c.id)
+    )
+    return tuple(Intent(**row._mapping) for row in tx.execute(query))
+
+
+def launches_since(tx: sa.Connection, deployment: str, since: datetime) -> tuple[datetime, ...]:
+    """When machines were asked for since `since`: the runaway bound counts them."""
+    c = t.intents.c
+    query = sa.select(c.opened_at).where(c.deployment == deployment, c.kind == "launch", c.opened_at > since)
+    return tuple(tx.execute(query.order_by(c.opened_at)).scalars())
+
+
+def record(
+    tx: sa.Connection,
+    key: bytes,
+    deployment: str,
+    plan: Plan,
+    *,
+    now: datetime,
+    digest: str,
+    payload: Mapping[str, Any],
+    snapshot: Mapping[str, Any] | None,
+) -> None:
+    """The first transaction: the tick, its intents, and machines as `requested`. No provider has been called yet."""
+    tick_id = record_tick(tx, deployment, plan, now=now, snapshot=snapshot)
+    for action in plan.actions:
+        if isinstance(action, Launch):
+            _record_launch(tx, key, deployment, tick_id, action, now=now, digest=digest, payload=payload)
+        else:
+            _record_leaving(tx, deployment, tick_id, action, now=now)
+
+
+def record_tick(
+    tx: sa.Connection, deployment: str, plan: Plan, *, now: datetime, snapshot: Mapping[str, Any] | None
+) -> int:
+    """One decision, whether or not it does anything. Returns its number."""
+    actions = [
+        {"kind": "launch", "offer": action.offer.id, "reason": action.reason}
+        if isinstance(action, Launch)
+        else {"kind": type(action).__name__.lower(), "instance": action.instance_id, "reason": action.reason}
+        for action in plan.actions
+    ]
+    row = {
+        "deployment": deployment,
+        "at": now,
+        "target": plan.target.replicas,
+        "reason": plan.target.reason,
+        "plan": {"actions": actions, "notes": list(plan.notes)},
+        "snapshot": snapshot,
+    }
+    return int(tx.execute(t.ticks.insert().values(row).returning(t.ticks.c.id)).scalar_one())
+
+
+def _record_launch(
+    tx: sa.Connection,
+    key: bytes,
+    deployment: str,
+    tick_id: int,
+    action: Launch,
+    *,
+    now: datetime,
+    digest: str,
+    payload: Mapping[str, Any],
+) -> None:
+    offer = action.offer
+    intent_id = _insert_intent(tx, deployment, tick_id, "launch", "", {**payload, "offer": offer.id}, action.reason, now)
+    machine_id = f"{deployment}-{intent_id}"
+    token = token_of(key, intent_id)
+    tx.execute(t.intents.update().where(t.intents.c.id == intent_id).values(instance_id=machine_id, token=token))
+    row = {
+        "id": machine_id,
+        "deployment": deployment,
+        "intent_id": intent_id,
+        "token": token,
+        "provider": offer.provider,
+        "offer_id": offer.id,
+        "zone": offer.zone,
+        "instance_type": offer.instance_type,
+        "gpu": offer.gpu,
+        "purchase": str(offer.purchase),
+        "digest": digest,
+        "status": str(Status.REQUESTED),
+        "reason": action.reason,
+        "requested_at": now,
+    }
+    tx.execute(t.instances.insert().values(row))
+
+
+def _record_leaving(
+    tx: sa.Connection, deployment: str, tick_id: int, action: Drain | Terminate, *, now: datetime
+) -> None:
+    kind = "drain" if isinstance(action, Drain) else "terminate"
+    _insert_intent(tx, deployment, tick_id, kind, action.instance_id, {}, action.reason, now)
+    (machine,) = (_machine(row) for row in tx.execute(sa.select(t.instances).where(t.instances.c.id == action.instance_id)))
+    if machine.status in (Status.BOOTING, Status.READY):
+        save(tx, replace(machine, status=move(machine.status, Status.DRAINING), draining_at=now, reason=action.reason))
+
+
+def _insert_intent(
+    tx: sa.Connection,
+    deployment: str,
+    tick_id: int,
+    kind: str,
+    instance_id: str,
+    payload: Mapping[str, Any],
+    reason: str,
+    now: datetime,
+) -> int:
+    row = {
+        "deployment": deployment,
+        "tick_id": tick_id,
+        "kind": kind,
+        "instance_id": instance_id,
+        "payload": payload,
+        "reason": reason,
+        "state": "open",
+        "opened_at": now,
+    }
+    return int(tx.execute(t.intents.insert().values(row).returning(t.intents.c.id)).scalar_one())
+
+
+def token_of(key: bytes, intent_id: int) -> str:
+    """The token of a launch: the same intent of the same installation is always the same token."""
+    return hmac.new(key, f"launch:{intent_id}".encode(), hashlib.sha256).hexdigest()[:40]
+
+
+def save(tx: sa.Connection, machine: Machine) -> None:
+    """Write back everything about a machine that may change."""
+    values = {
+        name: getattr(machine, name)
+        for name in (
+            "provider_id",
+            "status",
+            "reason",
+            "url",
+            "launched_at",
+            "ready_at",
+            "draining_at",
+            "ended_at",
+            "reclaim_at",
+            "silent_since",
+            "missing_since",
+        )
+    }
+    values["status"] = str(machine.status)
+    tx.execute(t.instances.update().where(t.instances.c.id == machine.id).values(values))
+    if machine.status in OVER:
+        _settle_all(tx, machine.id, machine.ended_at or machine.requested_at)
+
+
+def _settle_all(tx: sa.Connection, machine_id: str, now: datetime) -> None:
+    """A machine that is over has nothing left to be done to it."""
+    c = t.intents.c
+    open_ones = t.intents.update().where(c.instance_id == machine_id, c.state == "open")
+    tx.execute(open_ones.values(state="done", settled_at=now))
+
+
+def settle(tx: sa.Connection, intent_id: int, state: str, *, now: datetime, error: str | None = None) -> None:
+    """Close an intent as done, failed or void."""
+    c = t.intents.c
+    query = t.intents.update().where(c.id == intent_id, c.state == "open")
+    tx.execute(query.values(state=state, settled_at=now, attempted_at=now, attempts=c.attempts + 1, error=error))
+
+
+def attempted(tx: sa.Connection, intent_id: int, *, now: datetime, error: str | None) -> None:
+    """Note a call that settled nothing; the intent stays open and the call is repeated."""
+    c = t.intents.c
+    tx.execute(
+        t.intents.update().where(c.id == intent_id).values(attempted_at=now, attempts=c.attempts + 1, error=error)
+    )
+
+
+def open_charge(
+    tx: sa.Connection, machine: Machine, *, price_per_hour_micros: int | None, currency: str, started_at: datetime
+) -> None:
+    """Start to charge a machine, back-dated to its launch. A machine has at most one open charge."""
+    c = t.charges.c
+    known = tx.execute(sa.select(c.id).where(c.instance_id == machine.id, c.ended_at.is_(None))).first()
+    if known is not None:
+        return
+    row = {
+        "instance_id": machine.id,
+        "deployment": machine.deployment,
+        "kind": "compute",
+        "gpu": machine.gpu,
+        "purchase": str(machine.purchase),
+        "price_per_hour_micros": price_per_hour_micros,
+        "currency": currency,
+        "started_at": started_at,
+    }
+    tx.execute(t.charges.insert().values(row))
+
+
+def close_charge(tx: sa.Connection, machine_id: str, ended_at: datetime) -> None:
+    """End what a machine costs. A charge never ends before it started."""
+    c = t.charges.c
+    for row in tx.execute(sa.select(c.id, c.started_at).where(c.instance_id == machine_id, c.ended_at.is_(None))).all():
+        tx.execute(t.charges.update().where(c.id == row.id).values(ended_at=max(ended_at, row.started_at)))
+
+
+def reprice(tx: sa.Connection, machine_id: str, price_per_hour_micros: int | None, currency: str, at: datetime) -> bool:
+    """Close a machine's charge and open the next when its price has changed. Returns whether it had."""
+    c = t.charges.c
+    row = tx.execute(sa.select(t.charges).where(c.instance_id == machine_id, c.ended_at.is_(None))).first()
+    if row is None or (row.price_per_hour_micros, row.currency) == (price_per_hour_micros, currency):
+        return False
+    at = max(at, row.started_at)
+    tx.execute(t.charges.update().where(c.id == row.id).values(ended_at=at))
+    following = {name: value for name, value in row._mapping.items() if name not in ("id", "ended_at")}
+    following |= {"price_per_hour_micros": price_per_hour_micros, "currency": currency, "started_at": at}
+    tx.execute(t.charges.insert().values(following))
+    return True
+
+
+def charged_between(
+    tx: sa.Connection, deployment: str, start: datetime, end: datetime
+) -> Sequence[sa.Row[Any]]:
+    """The charges of a deployment that touch [start, end)."""
+    c = t.charges.c
+    query = sa.select(t.charges).where(
+        c.deployment == deployment, c.started_at < end, sa.or_(c.ended_at.is_(None), c.ended_at > start)
+    )
+    return tx.execute(query).all()
+
+
+def last_tick(tx: sa.Connection, deployment: str) -> sa.Row[Any] | None:
+    """The newest decision about a deployment."""
+    query = sa.select(t.ticks).where(t.ticks.c.deployment == deployment).order_by(t.ticks.c.id.desc()).limit(1)
+    return tx.execute(query).first()
+
+
+def ticks(tx: sa.Connection, deployment: str, *, until: datetime, acted: bool, limit: int) -> Sequence[sa.Row[Any]]:
+    """The newest decisions up to a time; `acted` leaves out those that did nothing."""
+    c = t.ticks.c
+    query = sa.select(t.ticks).where(c.deployment == deployment, c.at <= until)
+    if acted:
+        query = query.where(c.snapshot.is_not(sa.null()))
+    return tx.execute(query.order_by(c.id.desc()).limit(limit)).all()
+
+
+def prune_snapshots(tx: sa.Connection, before: datetime, keep: timedelta = timedelta(days=90)) -> int:
+    """Forget the snapshots of decisions older than `keep` before `before`; the decisions stay."""
+    query = t.ticks.update().where(t.ticks.c.at < before - keep, t.ticks.c.snapshot.is_not(sa.null()))
+    return int(tx.execute(query.values(snapshot=sa.null())).rowcount)

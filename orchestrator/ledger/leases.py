@@ -1,0 +1,68 @@
+"""The lease of the one daemon that may act, with its generation: the fence of a stale one."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from orchestrator.ledger import tables as t
+
+NAME = "daemon"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Who may act, until when, and how its ticks go."""
+
+    name: str
+    owner: str
+    pid: int
+    generation: int
+    expires_at: datetime
+    last_tick_at: datetime | None
+    tick_errors: int
+    last_error: str | None
+
+
+def held(tx: sa.Connection) -> Lease | None:
+    """The lease as it stands, expired or not."""
+    row = tx.execute(sa.select(t.lease).where(t.lease.c.name == NAME)).first()
+    return None if row is None else Lease(**row._mapping)
+
+
+def take(tx: sa.Connection, owner: str, pid: int, expires_at: datetime) -> int:
+    """Take the lease and return the new generation. Whether it may be taken is the caller's to know, in the same transaction."""
+    before = held(tx)
+    generation = 1 if before is None else before.generation + 1
+    values = {
+        "owner": owner,
+        "pid": pid,
+        "generation": generation,
+        "expires_at": expires_at,
+        "last_tick_at": None,
+        "tick_errors": 0,
+        "last_error": None,
+    }
+    if before is None:
+        tx.execute(t.lease.insert().values(name=NAME, **values))
+    else:
+        tx.execute(t.lease.update().where(t.lease.c.name == NAME).values(values))
+    return generation
+
+
+def renew(tx: sa.Connection, expires_at: datetime) -> None:
+    """Hold it for longer. The ledger's fence refuses this once another daemon has it."""
+    tx.execute(t.lease.update().where(t.lease.c.name == NAME).values(expires_at=expires_at))
+
+
+def ticked(tx: sa.Connection, now: datetime, error: str | None) -> None:
+    """Note that a tick ended, and how."""
+    values: dict[str, object] = {"last_tick_at": now}
+    if error is not None:
+        values |= {"tick_errors": t.lease.c.tick_errors + 1, "last_error": error}
+    tx.execute(t.lease.update().where(t.lease.c.name == NAME).values(values))
+
+
+def give_up(tx: sa.Connection, now: datetime) -> None:
+    """Let the next daemon in at once."""
+    tx.execute(t.lease.update().where(t.lease.c.name == NAME).values(expires_at=now))

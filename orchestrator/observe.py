@@ -1,0 +1,241 @@
+"""The world as a snapshot: passive. It believes what it is told and changes nothing but our knowledge."""
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from orchestrator import billing
+from orchestrator.ledger import deployments, fleet, jobs, offers
+from orchestrator.ledger.fleet import Machine
+from orchestrator.probes import Health
+from orchestrator.providers import Listed, ProviderError, State
+from orchestrator.world import DoorLoad, World
+from policies.decide import Policy
+from policies.lifecycle import OVER, Status, move
+from policies.snapshot import Instance, Load, Offer, Snapshot, Spend
+
+#: demand is held at its highest minute of this long, so that it never scales down inside a burst
+HOLD_DOWN = timedelta(minutes=10)
+#: a replica that lived shorter than this after it was ready counts as a failed launch of its pool
+SHORT_LIFE = timedelta(seconds=60)
+FAN_OUT = 16
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What was seen of the world before anything was believed."""
+
+    at: datetime
+    offers: tuple[Offer, ...]
+    listed: Mapping[str, Listed]  # by token
+    health: Mapping[str, Health | None]  # by token, of those that have an address
+    unreachable: Mapping[str, str]  # provider -> why
+    load: DoorLoad | None
+
+
+def look(world: World) -> Seen:
+    """Ask providers, replicas and the door, without holding a transaction. Never raises for what is outside."""
+    now = world.clock.now()
+    found: list[Offer] = []
+    listed: dict[str, Listed] = {}
+    unreachable: dict[str, str] = {}
+    for name, provider in world.providers.items():
+        try:
+            found += provider.offers()
+            # of two machines with one token the older is ours to settle; `halve ledger check` reports the other
+            for one in sorted(provider.instances(), key=lambda one: one.launched_at, reverse=True):
+                listed[one.token] = one
+        except ProviderError as error:
+            unreachable[name] = str(error) or type(error).__name__
+    with world.ledger.read() as tx:
+        ours = {machine.token for machine in fleet.machines(tx, world.deployment)}
+    urls = {t: one.url for t, one in listed.items() if t in ours and one.state is State.RUNNING and one.url}
+    answers = _each(world.probes.health, urls.values())
+    return Seen(
+        at=now,
+        offers=tuple(found),
+        listed=listed,
+        health=dict(zip(urls, answers, strict=True)),
+        unreachable=unreachable,
+        load=world.door.load(now - HOLD_DOWN),
+    )
+
+
+def _each(ask: Callable[[T], R], questions: Iterable[T]) -> list[R]:
+    questions = list(questions)
+    if len(questions) < 2:
+        return [ask(question) for question in questions]
+    with ThreadPoolExecutor(max_workers=min(FAN_OUT, len(questions))) as threads:
+        return list(threads.map(ask, questions))
+
+
+def believe(tx: sa.Connection, world: World, seen: Seen) -> None:
+    """Write what was seen into the ledger: statuses, settled launches, charges, offers and prices, demand."""
+    moved = offers.record(tx, seen.offers, "provider", seen.at)
+    prices = {offer.id: offer for offer in offers.known(tx)}
+    leaving = {intent.instance_id for intent in fleet.open_intents(tx, world.deployment) if intent.kind == "terminate"}
+    for before in fleet.machines(tx, world.deployment):
+        if before.provider in seen.unreachable or before.provider not in world.providers:
+            continue
+        after = reflect(
+            before,
+            seen.listed.get(before.token),
+            seen.health.get(before.token),
+            leaving=before.id in leaving,
+            listing_deadline=timedelta(seconds=world.providers[before.provider].listing_deadline_seconds),
+            now=seen.at,
+        )
+        offer = prices.get(before.offer_id)
+        if after != before:
+            fleet.save(tx, after)
+            _settle(tx, before, after, offer, seen.at)
+        elif moved and offer is not None and after.launched_at is not None:
+            fleet.reprice(tx, after.id, offer.price_per_hour_micros, offer.currency, seen.at)
+    if seen.load is not None:
+        deployments.record_loads(tx, seen.load.minutes)
+
+
+def reflect(
+    machine: Machine,
+    listed: Listed | None,
+    health: Health | None,
+    *,
+    leaving: bool,
+    listing_deadline: timedelta,
+    now: datetime,
+) -> Machine:
+    """What we know of a machine after it was listed and probed. Pure; the status only follows TRANSITIONS."""
+    if listed is None:
+        return _unlisted(machine, listing_deadline, now)
+    status = machine.status
+    if status is Status.REQUESTED:
+        status = move(status, Status.BOOTING)
+    machine = replace(
+        machine,
+        status=status,
+        provider_id=listed.provider_id,
+        url=listed.url,
+        launched_at=listed.launched_at,
+        missing_since=None,
+    )
+    if listed.state is State.GONE:
+        return _gone(machine, listed, now)
+    if status is Status.LOST or (leaving and status is not Status.DRAINING):
+        status = move(status, Status.DRAINING)
+        machine = replace(machine, status=status, draining_at=now)
+    notices = [at for at in (machine.reclaim_at, listed.reclaim_at, health.reclaim_at if health else None) if at]
+    machine = replace(machine, reclaim_at=min(notices, default=None))
+    if status is Status.BOOTING and health is not None and health.ready:
+        return replace(machine, status=move(status, Status.READY), ready_at=now)
+    if status is Status.READY:
+        if health is not None and health.draining:
+            return replace(machine, status=move(status, Status.DRAINING), draining_at=now, reason="it drains by itself")
+        return replace(machine, silent_since=None if health is not None else machine.silent_since or now)
+    return machine
+
+
+def _unlisted(machine: Machine, listing_deadline: timedelta, now: datetime) -> Machine:
+    if machine.status in (Status.REQUESTED, Status.LOST):
+        return machine
+    since = machine.missing_since or now
+    if machine.missing_since is None or now - since <= listing_deadline:
+        return replace(machine, missing_since=since)
+    return replace(machine, status=move(machine.status, Status.LOST), reason="no longer listed")
+
+
+def _gone(machine: Machine, listed: Listed, now: datetime) -> Machine:
+    if listed.preempted:
+        final, reason = Status.PREEMPTED, listed.detail or "taken back by the provider"
+    elif machine.status in (Status.DRAINING, Status.LOST):
+        final, reason = Status.ENDED, machine.reason
+    else:
+        final, reason = Status.FAILED, listed.detail or "it ended by itself"
+    ended_at = max(listed.ended_at or now, listed.launched_at)
+    return replace(machine, status=move(machine.status, final), ended_at=ended_at, reason=reason)
+
+
+def _settle(tx: sa.Connection, before: Machine, after: Machine, offer: Offer | None, now: datetime) -> None:
+    """What a change of status means for the launch intent, the charge and the pool's memory."""
+    if before.launched_at is None and after.launched_at is not None:
+        fleet.settle(tx, after.intent_id, "done", now=now)
+        price, currency = (offer.price_per_hour_micros, offer.currency) if offer else (None, "")
+        fleet.open_charge(
+            tx, after, price_per_hour_micros=price, currency=currency, started_at=after.launched_at
+        )
+    if before.status is Status.LOST and after.status is Status.DRAINING and before.missing_since is not None:
+        price, currency = (offer.price_per_hour_micros, offer.currency) if offer else (None, "")
+        fleet.open_charge(tx, after, price_per_hour_micros=price, currency=currency, started_at=before.missing_since)
+    if after.status in OVER and after.ended_at is not None:
+        fleet.close_charge(tx, after.id, after.ended_at)
+    elif after.status is Status.LOST:
+        fleet.close_charge(tx, after.id, after.missing_since or now)
+    if before.status is Status.BOOTING and after.status is Status.READY:
+        offers.accepted(tx, after.offer_id)
+    if after.status is Status.PREEMPTED:
+        offers.lost(tx, after.offer_id, now)
+    elif after.status is Status.FAILED and (after.ready_at is None or now - after.ready_at < SHORT_LIFE):
+        offers.refused(tx, after.offer_id, after.reason, now)
+
+
+def snapshot(tx: sa.Connection, world: World, policy: Policy, seen: Seen) -> Snapshot:
+    """All that the decision may know, from the ledger and from what was seen."""
+    closing = {intent.instance_id for intent in fleet.open_intents(tx, world.deployment) if intent.kind == "terminate"}
+    return Snapshot(
+        now=seen.at,
+        deployment=world.deployment,
+        digest=world.digest,
+        offers=tuple(offer for offer in offers.known(tx) if offer.provider in world.providers),
+        profiles=offers.profiles(tx, policy.model),
+        instances=tuple(_instance(machine, world, seen, closing) for machine in fleet.machines(tx, world.deployment)),
+        load=_load(tx, world, seen),
+        spend=spend(tx, world.deployment, seen.at, policy),
+        jobs=jobs.demand(tx, world.deployment, seen.at),
+        recent_launches=fleet.launches_since(tx, world.deployment, seen.at - timedelta(hours=1)),
+        unreachable=frozenset(seen.unreachable),
+    )
+
+
+def _instance(machine: Machine, world: World, seen: Seen, closing: set[str]) -> Instance:
+    health = seen.health.get(machine.token)
+    counts = [world.door.in_flight(machine.id), health.in_flight if health else None]
+    told = [count for count in counts if count is not None]
+    return machine.seen_as(in_flight=sum(told) if told else None, terminating=machine.id in closing)
+
+
+def _load(tx: sa.Connection, world: World, seen: Seen) -> Load:
+    if seen.load is None:
+        return Load()
+    minutes = deployments.load_minutes(tx, world.deployment, seen.at - HOLD_DOWN)
+    return Load(
+        images_per_second=seen.load.images_per_second,
+        peak_images_per_second=max(minutes.values(), default=0) / 60,
+        waiting=seen.load.waiting,
+    )
+
+
+def spend(tx: sa.Connection, deployment: str, now: datetime, policy: Policy) -> Spend:
+    """Money spent in the schedule's current month and day, up to now, in the currency of the charges."""
+    local = now.astimezone(policy.schedule.zone)
+    day = local.replace(hour=0, minute=0, second=0, microsecond=0)
+    month = day.replace(day=1)
+    rows = fleet.charged_between(tx, deployment, month, now)
+    currency = next((row.currency for row in rows if row.currency), "")
+    totals = {month: 0, day: 0}
+    unknown = 0.0
+    for row in rows:
+        for start in totals:
+            amount = billing.between(row, start, now, now)
+            if amount is not None and row.currency == currency:
+                totals[start] += amount
+        if row.price_per_hour_micros is None and row.amount_micros is None:
+            unknown += ((row.ended_at or now) - max(row.started_at, month)) / timedelta(hours=1)
+    return Spend(
+        month_micros=totals[month], day_micros=totals[day], currency=currency, unknown_hours=unknown
+    )

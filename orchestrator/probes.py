@@ -1,0 +1,56 @@
+"""Read a replica's health, and ask it to drain."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+import httpx
+
+PROBE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What a replica said of itself."""
+
+    ready: bool
+    draining: bool = False
+    in_flight: int = 0
+    reclaim_at: datetime | None = None  # what its host's watcher has heard
+
+
+class Probes(Protocol):
+    """How replicas are asked. No answer is None or False, never an exception."""
+
+    def health(self, url: str) -> Health | None: ...
+
+    def drain(self, url: str) -> bool: ...
+
+
+class HttpProbes:
+    """Probes over HTTP, as every replica answers them. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._client = httpx.Client(timeout=PROBE_SECONDS, trust_env=False)
+
+    def health(self, url: str) -> Health | None:
+        try:
+            answer = self._client.get(f"{url}/healthz").json()
+            reclaim_at = answer.get("reclaim_at")
+            return Health(
+                ready=answer["status"] == "ready",
+                draining=answer["status"] == "draining",
+                in_flight=int(answer.get("in_flight", 0)),
+                reclaim_at=datetime.fromisoformat(reclaim_at).astimezone(UTC) if reclaim_at else None,
+            )
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+            return None  # whatever answers there is not a replica of ours, or not yet
+
+    def drain(self, url: str) -> bool:
+        try:
+            return self._client.post(f"{url}/drain").is_success
+        except httpx.HTTPError:
+            return False
+
+    def close(self) -> None:
+        self._client.close()

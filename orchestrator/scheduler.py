@@ -1,0 +1,74 @@
+"""One tick: observe, decide, record, act. Read this file first, then policies/decide.py.
+
+Everything that can happen (a crash, a preemption, a price move, a closing window) is met by doing this once more.
+"""
+
+import logging
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from orchestrator import act, observe, replay
+from orchestrator.ledger import fleet
+from orchestrator.world import World
+from policies.decide import decide
+from policies.plan import Plan
+from policies.snapshot import Snapshot
+
+log = logging.getLogger("halve.tick")
+
+#: a quiet decision is written down at least this often: the evidence that somebody was watching
+HEARTBEAT = timedelta(seconds=60)
+
+
+def tick(world: World) -> Plan:
+    """Bring the world one step closer to what the spec asks for. Raises Stale when another daemon took over."""
+    seen = observe.look(world)
+    policy = world.policy(seen.at)
+    with world.ledger.write() as tx:
+        observe.believe(tx, world, seen)
+        snapshot = observe.snapshot(tx, world, policy, seen)
+    plan = decide(snapshot, policy)
+    _record(world, plan, snapshot)
+    act.publish(world, plan, seen.at)  # the door withdraws before anything drains
+    act.carry_out(world)
+    return plan
+
+
+def _record(world: World, plan: Plan, snapshot: Snapshot) -> None:
+    with world.ledger.read() as tx:
+        quiet = not plan.actions and not _worth_noting(tx, plan, world.deployment, snapshot.now)
+    if quiet:
+        return
+    with world.ledger.write() as tx:
+        if plan.actions:
+            fleet.record(
+                tx,
+                world.ledger.key,
+                world.deployment,
+                plan,
+                now=snapshot.now,
+                digest=world.digest,
+                payload=world.payload,
+                snapshot=replay.to_json(snapshot),
+            )
+        else:
+            fleet.record_tick(tx, world.deployment, plan, now=snapshot.now, snapshot=None)
+    log.info(
+        "deployment=%s target=%d (%s) spend=%.2f %s%s",
+        world.deployment,
+        plan.target.replicas,
+        plan.target.reason,
+        snapshot.spend.month_micros / 1e6,
+        snapshot.spend.currency,
+        "".join(f" note={note!r}" for note in plan.notes),
+    )
+    for action in plan.actions:
+        log.info("deployment=%s %s", world.deployment, action)
+
+
+def _worth_noting(tx: sa.Connection, plan: Plan, deployment: str, now: datetime) -> bool:
+    last = fleet.last_tick(tx, deployment)
+    if last is None or not timedelta(0) <= now - last.at < HEARTBEAT:
+        return True
+    return bool((last.target, last.plan["notes"]) != (plan.target.replicas, list(plan.notes)))

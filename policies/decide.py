@@ -1,0 +1,135 @@
+"""The only place where the policies meet: snapshot in, plan out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from policies import budget, disruption, scaling, selection, windows
+from policies.lifecycle import LIVE, Status
+from policies.plan import Action, Drain, Launch, Plan, Target, Terminate
+from policies.snapshot import Instance, Offer, Purchase, Snapshot
+
+#: a refused pool is left alone for FIRST x 2^(refusals - 1), at most LONGEST
+BACKOFF_FIRST = timedelta(seconds=10)
+BACKOFF_LONGEST = timedelta(minutes=15)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the spec asks for, in the policies' own terms."""
+
+    model: str
+    schedule: windows.Schedule
+    providers: tuple[str, ...]  # in order of preference
+    gpus: tuple[str, ...] = ()  # allowed ones; empty: any
+    p95_ms: float | None = None
+    try_unmeasured: bool = False
+    spot: bool = False
+    surge: int = 1
+    scaling: scaling.Scaling = field(default_factory=lambda: scaling.Scaling(images_per_second=None))
+    disruption: disruption.Disruption = field(default_factory=disruption.Disruption)
+    budget: budget.Budget | None = None
+    wanted: bool = True  # False: the deployment was taken down
+
+    def launches_per_hour(self, maximum: int) -> int:
+        """The runaway bound: whatever fails, no more launches than this in an hour."""
+        return 20 + 10 * maximum
+
+
+def decide(snapshot: Snapshot, policy: Policy) -> Plan:
+    """Compare what is with what should be. An unchanged world gives an empty plan."""
+    bounds = windows.bounds(policy.schedule, snapshot.now)
+    lost_causes = disruption.doomed(snapshot.instances, policy.disruption, snapshot.now)
+    dropped = {one.instance.id for one in lost_causes}
+    staying = [
+        one for one in snapshot.instances if one.status in LIVE and one.id not in dropped and not one.terminating
+    ]
+    serving = sum(one.status is Status.READY for one in staying)
+    if policy.wanted:
+        target = scaling.target(snapshot.load, snapshot.jobs, serving, bounds, policy.scaling)
+    else:
+        target = Target(replicas=0, reason="taken down")
+    capped = budget.cap(target, bounds.min, snapshot.spend, policy.budget)
+    target = capped.target
+    gone = lost_causes + disruption.leaving(staying, target.replicas, policy.surge, snapshot.digest)
+    actions: list[Action] = []
+    for one in gone:
+        if one.instance.status is Status.READY:
+            actions.append(Drain(instance_id=one.instance.id, reason=one.reason))
+        elif one.instance.reclaim_at is None:
+            actions.append(Terminate(instance_id=one.instance.id, reason=one.reason))
+    for instance in snapshot.instances:
+        if reason := disruption.finished(instance, policy.disruption, snapshot.now):
+            actions.append(Terminate(instance_id=instance.id, reason=reason))
+    launches, notes = _launches(snapshot, policy, target, bounds.max, staying, capped.spot_only)
+    if capped.note:
+        notes = (capped.note, *notes)
+    return Plan(target=target, actions=(*actions, *launches), notes=notes)
+
+
+def _launches(
+    snapshot: Snapshot,
+    policy: Policy,
+    target: Target,
+    maximum: int,
+    staying: Sequence[Instance],
+    spot_only: bool,
+) -> tuple[tuple[Launch, ...], tuple[str, ...]]:
+    current = sum(one.digest == snapshot.digest for one in staying)
+    missing = min(target.replicas - current, target.replicas + policy.surge - len(staying))
+    if missing <= 0:
+        return (), ()
+    allowed = policy.launches_per_hour(maximum) - len(snapshot.recent_launches)
+    if allowed <= 0:
+        return (), (f"{len(snapshot.recent_launches)} launches in the last hour: waiting (runaway bound)",)
+    candidates, notes = _candidates(snapshot, policy, spot_only)
+    if not candidates:
+        return (), (*notes, f"{missing} replicas are missing and no offer can be taken now")
+    taken: dict[str, int] = {}
+    for one in snapshot.instances:
+        if one.status in LIVE or one.status is Status.DRAINING:
+            taken[one.offer_id] = taken.get(one.offer_id, 0) + 1
+    launches = []
+    for _ in range(min(missing, allowed)):
+        found = next((c for c in candidates if c.offer.capacity is None or taken.get(c.offer.id, 0) < c.offer.capacity), None)
+        if found is None:
+            notes = (*notes, "every offer is at its capacity")
+            break
+        taken[found.offer.id] = taken.get(found.offer.id, 0) + 1
+        launches.append(Launch(offer=found.offer, reason=f"{target.reason}; {found.reason}"))
+    return tuple(launches), notes
+
+
+def _candidates(
+    snapshot: Snapshot, policy: Policy, spot_only: bool
+) -> tuple[list[selection.Ranked], tuple[str, ...]]:
+    """Offers that may be taken now, best first: by provider preference, then by cost per image."""
+    notes: list[str] = []
+    usable: list[Offer] = []
+    for offer in snapshot.offers:
+        if offer.provider not in policy.providers or (policy.gpus and offer.gpu not in policy.gpus):
+            continue
+        if offer.purchase is Purchase.SPOT and not policy.spot:
+            continue
+        if spot_only and offer.purchase is Purchase.ON_DEMAND:
+            continue
+        if offer.provider in snapshot.unreachable:
+            notes.append(f"{offer.provider} cannot be reached: nothing is launched there")
+            continue
+        until = backed_off_until(offer)
+        if until is not None and snapshot.now < until:
+            notes.append(f"{offer.id} refused {offer.refusals} times: left alone until {until:%H:%M:%S} UTC")
+            continue
+        usable.append(offer)
+    ranked = selection.rank(usable, snapshot.profiles, policy.model, policy.p95_ms, try_unmeasured=policy.try_unmeasured)
+    order = {name: place for place, name in enumerate(policy.providers)}
+    eligible = [one for one in ranked if one.eligible]
+    notes += [f"{one.offer.id}: {one.reason}" for one in ranked if not one.eligible]
+    return sorted(eligible, key=lambda one: order[one.offer.provider]), tuple(dict.fromkeys(notes))
+
+
+def backed_off_until(offer: Offer) -> datetime | None:
+    """When a refused pool may be asked again; None when it was not refused."""
+    if offer.refused_at is None or offer.refusals == 0:
+        return None
+    return offer.refused_at + min(BACKOFF_FIRST * 2 ** min(offer.refusals - 1, 16), BACKOFF_LONGEST)

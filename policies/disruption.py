@@ -1,0 +1,88 @@
+"""Who leaves, in what order: doomed, failed, outdated, surplus; and when one that drains may be ended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from policies.lifecycle import LIVE, STARTING, Status
+from policies.snapshot import Instance
+
+#: a machine that the provider should have taken back is ended by us this long after
+RECLAIM_GRACE = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disruption:
+    """How patient to be, in seconds."""
+
+    start_seconds: float = 600.0  # to answer ready after the launch
+    silent_seconds: float = 30.0  # to answer probes again
+    drain_seconds: float = 60.0  # to finish what is in flight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """An instance that should go, and why."""
+
+    instance: Instance
+    reason: str
+
+
+def doomed(instances: Sequence[Instance], disruption: Disruption, now: datetime) -> tuple[Leaving, ...]:
+    """Those that cannot be kept, whatever the target: reclaimed, silent, or never ready."""
+    return tuple(
+        Leaving(instance=instance, reason=reason)
+        for instance in instances
+        if instance.status in LIVE and not instance.terminating and (reason := _doom(instance, disruption, now))
+    )
+
+
+def _doom(instance: Instance, disruption: Disruption, now: datetime) -> str | None:
+    if instance.reclaim_at is not None:
+        return f"the provider takes it back at {instance.reclaim_at:%H:%M:%S} UTC"
+    if instance.silent_since is not None and now - instance.silent_since >= timedelta(seconds=disruption.silent_seconds):
+        return f"no answer since {instance.silent_since:%H:%M:%S} UTC"
+    started = instance.launched_at or instance.requested_at
+    if instance.status is Status.BOOTING and now - started >= timedelta(seconds=disruption.start_seconds):
+        return f"not ready {disruption.start_seconds:.0f} s after its launch"
+    return None
+
+
+def leaving(staying: Sequence[Instance], target: int, surge: int, digest: str) -> tuple[Leaving, ...]:
+    """Of those that could stay: outdated ones whose replacement serves, and surplus.
+
+    Starting ones leave before ready ones, and the youngest first; an outdated ready one leaves only when enough
+    others are ready, except without surge, where it makes room.
+    """
+    gone: list[Leaving] = []
+    outdated = [one for one in staying if one.digest != digest]
+    gone += [Leaving(instance=one, reason="the spec changed") for one in outdated if one.status in STARTING]
+    ready_outdated = sorted((one for one in outdated if one.status is Status.READY), key=_age)
+    current = [one for one in staying if one.digest == digest]
+    ready_current = sum(one.status is Status.READY for one in current)
+    spare = ready_current + len(ready_outdated) - target
+    if surge == 0 and spare <= 0 < target and ready_outdated and len(current) < target:
+        spare = 1
+    replaced = ready_outdated[: max(0, spare)]
+    gone += [Leaving(instance=one, reason="the spec changed, its replacement serves") for one in replaced]
+    surplus = len(current) - target
+    order = sorted(current, key=lambda one: (one.status is Status.READY, -_age(one)))
+    gone += [Leaving(instance=one, reason=f"surplus: the target is {target}") for one in order[: max(0, surplus)]]
+    return tuple(gone)
+
+
+def finished(instance: Instance, disruption: Disruption, now: datetime) -> str | None:
+    """Why a draining instance may be ended now, or None while it should go on draining."""
+    if instance.status is not Status.DRAINING or instance.terminating:
+        return None
+    if instance.reclaim_at is not None and now < instance.reclaim_at + RECLAIM_GRACE:
+        return None  # the provider ends it; who ends a spot machine in its first hour himself pays for it
+    if instance.in_flight == 0:
+        return "drained"
+    if instance.draining_at is None or now - instance.draining_at >= timedelta(seconds=disruption.drain_seconds):
+        return f"not drained within {disruption.drain_seconds:.0f} s"
+    return None
+
+
+def _age(instance: Instance) -> float:
+    return instance.requested_at.timestamp()
