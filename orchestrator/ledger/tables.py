@@ -19,6 +19,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,6 +54,9 @@ metadata = MetaData(
 
 #: SQLite numbers rows by itself only for INTEGER keys.
 Serial = BigInteger().with_variant(Integer, "sqlite")
+
+#: the rows of a partial index: the pace of a job is read from its last settled items
+SETTLED = text("settled_at IS NOT NULL")
 
 installation = Table(
     "installation",
@@ -100,7 +104,7 @@ prices = Table(
     metadata,
     Column("id", Serial, primary_key=True),
     Column("offer_id", String(200), ForeignKey("offers.id"), nullable=False),
-    Column("price_per_hour_micros", BigInteger, nullable=False),
+    Column("price_per_hour_micros", BigInteger),  # null: unknown from then on
     Column("currency", String(3), nullable=False),
     Column("source", Text, nullable=False),
     Column("effective_at", Moment, nullable=False),
@@ -228,14 +232,20 @@ jobs = Table(
     metadata,
     Column("id", Serial, primary_key=True),
     Column("deployment", ForeignKey("deployments.name"), nullable=False),
-    Column("source", Text, nullable=False),
-    Column("destination", Text, nullable=False),
+    Column("source", Text, nullable=False),  # file system bytes by surrogateescape, JSON-quoted
+    Column("destination", Text, nullable=False),  # the same
     Column("fields", JSON, nullable=False),
     Column("state", String(12), nullable=False),  # running | paused | done | cancelled
-    Column("reason", Text, nullable=False, default=""),
+    Column("reason", Text, nullable=False, default=""),  # why it is paused, or why nothing moves
+    Column("resumes_at", Moment),  # of a job that paused itself: when it tries again
+    # kept in the transaction that settles an item, so that no question has to count a million rows
+    Column("items", Integer, nullable=False),
+    Column("done", Integer, nullable=False, default=0),
+    Column("failed", Integer, nullable=False, default=0),
     Column("submitted_at", Moment, nullable=False),
     Column("finished_at", Moment),
     Column("deadline_at", Moment),
+    Index(None, "deployment", "state"),
 )
 
 items = Table(
@@ -244,14 +254,17 @@ items = Table(
     Column("job_id", ForeignKey("jobs.id"), primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("path", Text, nullable=False),  # relative to the source; file system bytes by surrogateescape, JSON-quoted
-    Column("state", String(8), nullable=False),  # waiting | leased | done | failed
+    Column("state", String(8), nullable=False),  # waiting | suspect | leased | done | failed
     Column("owner", String(80)),
-    Column("attempt", Integer, nullable=False, default=0),
+    Column("attempt", Integer, nullable=False, default=0),  # grows with every lease: with the owner it fences
+    Column("failures", Integer, nullable=False, default=0),  # those that were the item's own fault
     Column("leased_until", Moment),
-    Column("not_before", Moment),
+    Column("not_before", Moment, nullable=False),
     Column("error", Text),
     Column("settled_at", Moment),
-    Index(None, "job_id", "state", "not_before"),
+    # the next items to lease are the first entries of a range: no sorting, however long the queue
+    Index(None, "job_id", "state", "not_before", "number"),
+    Index("ix_items_settled", "job_id", "settled_at", sqlite_where=SETTLED, postgresql_where=SETTLED),
 )
 
 lease = Table(

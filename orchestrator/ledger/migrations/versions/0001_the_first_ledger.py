@@ -97,16 +97,23 @@ def upgrade() -> None:
     sa.Column('fields', sa.JSON(), nullable=False),
     sa.Column('state', sa.String(length=12), nullable=False),
     sa.Column('reason', sa.Text(), nullable=False),
+    sa.Column('resumes_at', Moment(), nullable=True),
+    sa.Column('items', sa.Integer(), nullable=False),
+    sa.Column('done', sa.Integer(), nullable=False),
+    sa.Column('failed', sa.Integer(), nullable=False),
     sa.Column('submitted_at', Moment(), nullable=False),
     sa.Column('finished_at', Moment(), nullable=True),
     sa.Column('deadline_at', Moment(), nullable=True),
     sa.ForeignKeyConstraint(['deployment'], ['deployments.name'], name=op.f('fk_jobs_deployment')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_jobs'))
     )
+    with op.batch_alter_table('jobs', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_jobs_deployment_state'), ['deployment', 'state'], unique=False)
+
     op.create_table('prices',
     sa.Column('id', Serial, nullable=False),
     sa.Column('offer_id', sa.String(length=200), nullable=False),
-    sa.Column('price_per_hour_micros', sa.BigInteger(), nullable=False),
+    sa.Column('price_per_hour_micros', sa.BigInteger(), nullable=True),
     sa.Column('currency', sa.String(length=3), nullable=False),
     sa.Column('source', sa.Text(), nullable=False),
     sa.Column('effective_at', Moment(), nullable=False),
@@ -162,15 +169,17 @@ def upgrade() -> None:
     sa.Column('state', sa.String(length=8), nullable=False),
     sa.Column('owner', sa.String(length=80), nullable=True),
     sa.Column('attempt', sa.Integer(), nullable=False),
+    sa.Column('failures', sa.Integer(), nullable=False),
     sa.Column('leased_until', Moment(), nullable=True),
-    sa.Column('not_before', Moment(), nullable=True),
+    sa.Column('not_before', Moment(), nullable=False),
     sa.Column('error', sa.Text(), nullable=True),
     sa.Column('settled_at', Moment(), nullable=True),
     sa.ForeignKeyConstraint(['job_id'], ['jobs.id'], name=op.f('fk_items_job_id')),
     sa.PrimaryKeyConstraint('job_id', 'number', name=op.f('pk_items'))
     )
     with op.batch_alter_table('items', schema=None) as batch_op:
-        batch_op.create_index(batch_op.f('ix_items_job_id_state_not_before'), ['job_id', 'state', 'not_before'], unique=False)
+        batch_op.create_index(batch_op.f('ix_items_job_id_state_not_before_number'), ['job_id', 'state', 'not_before', 'number'], unique=False)
+        batch_op.create_index('ix_items_settled', ['job_id', 'settled_at'], unique=False, sqlite_where=sa.text('settled_at IS NOT NULL'), postgresql_where=sa.text('settled_at IS NOT NULL'))
 
     op.create_table('instances',
     sa.Column('id', sa.String(length=80), nullable=False),
@@ -240,7 +249,8 @@ def downgrade() -> None:
 
     op.drop_table('instances')
     with op.batch_alter_table('items', schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f('ix_items_job_id_state_not_before'))
+        batch_op.drop_index('ix_items_settled')
+        batch_op.drop_index(batch_op.f('ix_items_job_id_state_not_before_number'))
 
     op.drop_table('items')
     with op.batch_alter_table('intents', schema=None) as batch_op:
@@ -257,6 +267,9 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_prices_offer_id_effective_at'))
 
     op.drop_table('prices')
+    with op.batch_alter_table('jobs', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_jobs_deployment_state'))
+
     op.drop_table('jobs')
     with op.batch_alter_table('profiles', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_profiles_model_gpu'))

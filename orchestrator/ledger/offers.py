@@ -1,0 +1,248 @@
+"""What could be rented, what it costs since when, what a launch there taught us, and how fast it was measured to be."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from orchestrator.ledger import tables as t
+from policies.snapshot import Offer, Profile, Purchase
+
+#: the provider of published price lists: to compare with, nothing can be launched there
+MARKET = "market"
+#: what a provider says about an offer, besides its price
+DESCRIPTION = ("provider", "zone", "instance_type", "gpu", "purchase", "capacity", "seen_at")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """One row of the price history: this price, from then on. None: unknown from then on."""
+
+    offer_id: str
+    price_per_hour_micros: int | None
+    currency: str
+    source: str
+    effective_at: datetime
+
+
+def record(
+    tx: sa.Connection, offers: Sequence[Offer], source: str, now: datetime, effective_at: datetime | None = None
+) -> bool:
+    """Remember these offers; a price that differs from the one in force becomes a new row, in force from `now`.
+
+    Nothing is overwritten. A rented offer without a price keeps its last good one (a failed refresh is no news); an
+    owned one without a price becomes unknown, for its price is whatever its owner says. Returns whether any price moved.
+    """
+    if not offers:
+        return False
+    since = effective_at or now
+    # a provider may list one offer twice; the last word counts
+    latest = {offer.id: offer for offer in offers}
+    present = set(tx.scalars(sa.select(t.offers.c.id).where(t.offers.c.id.in_(latest))))
+    described = [_described(offer, now) for offer in latest.values()]
+    if fresh := [row for row in described if row["id"] not in present]:
+        tx.execute(t.offers.insert(), fresh)
+    if seen := [row for row in described if row["id"] in present]:
+        by_id = t.offers.update().where(t.offers.c.id == sa.bindparam("b_id"))
+        tx.execute(
+            by_id.values({key: sa.bindparam(f"b_{key}") for key in DESCRIPTION}),
+            [{f"b_{key}": row[key] for key in ("id", *DESCRIPTION)} for row in seen],
+        )
+    in_force = {price.offer_id: price for price in prices_at(tx, since, latest)}
+    changed = [
+        {
+            "offer_id": offer.id,
+            "price_per_hour_micros": offer.price_per_hour_micros,
+            "currency": offer.currency,
+            "source": source,
+            "effective_at": since,
+            "recorded_at": now,
+        }
+        for offer in latest.values()
+        if _is_news(offer, in_force.get(offer.id))
+    ]
+    if changed:
+        tx.execute(t.prices.insert(), changed)
+    return bool(changed)
+
+
+def known(tx: sa.Connection, providers: Collection[str] | None = None, at: datetime | None = None) -> tuple[Offer, ...]:
+    """Offers with the price in force (at `at`, else the newest) and the memory of refusals and losses, ordered by id.
+
+    Without `providers`: those of every provider that machines can be had from, so not the published lists (MARKET).
+    """
+    wanted = t.offers.c.provider != MARKET if providers is None else t.offers.c.provider.in_(providers)
+    return tuple(map(_offer, tx.execute(_priced(at).where(wanted).order_by(t.offers.c.id))))
+
+
+def get(tx: sa.Connection, offer_id: str, at: datetime | None = None) -> Offer:
+    """One offer, as `known` gives it. Raises NoResultFound for one that was never recorded."""
+    return _offer(tx.execute(_priced(at).where(t.offers.c.id == offer_id)).one())
+
+
+def refused(tx: sa.Connection, offer_id: str, error: str, now: datetime) -> None:
+    """A launch there was refused: one more in a row."""
+    values = {"refusals": t.offers.c.refusals + 1, "refused_at": now, "refusal": error}
+    tx.execute(t.offers.update().where(t.offers.c.id == offer_id).values(values))
+
+
+def accepted(tx: sa.Connection, offer_id: str) -> None:
+    """A launch there succeeded: the row of refusals is over."""
+    tx.execute(t.offers.update().where(t.offers.c.id == offer_id).values(refusals=0, refused_at=None, refusal=None))
+
+
+def lost(tx: sa.Connection, offer_id: str, now: datetime) -> None:
+    """A machine of this offer was taken back or vanished."""
+    values = {"losses": t.offers.c.losses + 1, "lost_at": now}
+    tx.execute(t.offers.update().where(t.offers.c.id == offer_id).values(values))
+
+
+def price_at(tx: sa.Connection, offer_id: str, at: datetime) -> Price | None:
+    """The price in force at `at`; None when none had been recorded for then."""
+    return next(iter(prices_at(tx, at, [offer_id])), None)
+
+
+def prices_at(tx: sa.Connection, at: datetime, offer_ids: Collection[str]) -> tuple[Price, ...]:
+    """The prices in force at `at` of these offers, for those that have one."""
+    rows = tx.execute(
+        sa.select(t.prices)
+        .join(t.offers, t.prices.c.id == _in_force(at))
+        .where(t.offers.c.id.in_(offer_ids))
+        .order_by(t.offers.c.id)
+    )
+    return tuple(map(_price, rows))
+
+
+def history(tx: sa.Connection, gpu: str | None = None, purchase: Purchase | None = None) -> tuple[Price, ...]:
+    """All prices ever recorded, of one GPU and purchase or of all, oldest first."""
+    query = sa.select(t.prices).join(t.offers, t.prices.c.offer_id == t.offers.c.id)
+    if gpu is not None:
+        query = query.where(sa.func.lower(t.offers.c.gpu) == gpu.lower())
+    if purchase is not None:
+        query = query.where(t.offers.c.purchase == purchase)
+    return tuple(map(_price, tx.execute(query.order_by(t.prices.c.effective_at, t.prices.c.id))))
+
+
+def sources(tx: sa.Connection, offer_ids: Collection[str]) -> dict[str, str]:
+    """Where the newest price of each of these offers came from."""
+    query = sa.select(t.prices.c.offer_id, t.prices.c.source).join(t.offers, t.prices.c.id == _in_force(None))
+    rows = tx.execute(query.where(t.offers.c.id.in_(offer_ids)))
+    return {row.offer_id: row.source for row in rows}
+
+
+def add_profile(
+    tx: sa.Connection,
+    profile: Profile,
+    measured_at: datetime,
+    *,
+    memory_bytes: int | None = None,
+    note: str = "",
+) -> None:
+    """Add one measurement. Older ones stay; the newest of its kind speaks."""
+    tx.execute(
+        t.profiles.insert().values(
+            model=profile.model,
+            gpu=profile.gpu,
+            precision=profile.precision,
+            batch=profile.batch,
+            images_per_second=profile.images_per_second,
+            p95_ms=profile.p95_ms,
+            memory_bytes=memory_bytes,
+            source=profile.source,
+            note=note,
+            measured_at=measured_at,
+        )
+    )
+
+
+def profiles(tx: sa.Connection, model: str) -> tuple[Profile, ...]:
+    """The newest measurement of each GPU, precision, batch and source for this model, oldest first."""
+    rows = tx.execute(
+        sa.select(t.profiles).where(t.profiles.c.model == model).order_by(t.profiles.c.measured_at, t.profiles.c.id)
+    )
+    newest: dict[tuple[str, str, int, str], Profile] = {}
+    for row in rows:
+        newest[row.gpu, row.precision, row.batch, row.source] = Profile(
+            model=row.model,
+            gpu=row.gpu,
+            precision=row.precision,
+            batch=row.batch,
+            images_per_second=row.images_per_second,
+            p95_ms=row.p95_ms,
+            source=row.source,
+        )
+    return tuple(newest.values())
+
+
+def models(tx: sa.Connection) -> tuple[str, ...]:
+    """The models that anybody measured."""
+    return tuple(tx.scalars(sa.select(t.profiles.c.model).distinct().order_by(t.profiles.c.model)))
+
+
+def _priced(at: datetime | None) -> sa.Select[Any]:
+    query = sa.select(t.offers, t.prices.c.price_per_hour_micros, t.prices.c.currency)
+    return query.outerjoin(t.prices, t.prices.c.id == _in_force(at))
+
+
+def _offer(row: sa.Row[Any]) -> Offer:
+    return Offer(
+        id=row.id,
+        provider=row.provider,
+        zone=row.zone,
+        instance_type=row.instance_type,
+        gpu=row.gpu,
+        purchase=Purchase(row.purchase),
+        price_per_hour_micros=row.price_per_hour_micros,
+        currency=row.currency or "",
+        capacity=row.capacity,
+        refusals=row.refusals,
+        refused_at=row.refused_at,
+        lost_at=row.lost_at,
+    )
+
+
+def _described(offer: Offer, now: datetime) -> dict[str, object]:
+    return {
+        "id": offer.id,
+        "provider": offer.provider,
+        "zone": offer.zone,
+        "instance_type": offer.instance_type,
+        "gpu": offer.gpu,
+        "purchase": offer.purchase.value,
+        "capacity": offer.capacity,
+        "seen_at": now,
+        "refusals": 0,
+        "losses": 0,
+    }
+
+
+def _is_news(offer: Offer, present: Price | None) -> bool:
+    if offer.price_per_hour_micros is None:
+        said_before = present is not None and present.price_per_hour_micros is not None
+        return offer.purchase is Purchase.OWNED and said_before
+    return present is None or (present.price_per_hour_micros, present.currency) != (
+        offer.price_per_hour_micros,
+        offer.currency,
+    )
+
+
+def _in_force(at: datetime | None) -> sa.ScalarSelect[int]:
+    """The id of an offer's price at `at`: one step in the index (offer_id, effective_at), however long the history."""
+    older = t.prices.alias("older")
+    query = sa.select(older.c.id).where(older.c.offer_id == t.offers.c.id)
+    if at is not None:
+        query = query.where(older.c.effective_at <= at)
+    newest = query.order_by(older.c.effective_at.desc(), older.c.id.desc()).limit(1)
+    return newest.correlate(t.offers).scalar_subquery()
+
+
+def _price(row: sa.Row[Any]) -> Price:
+    return Price(
+        offer_id=row.offer_id,
+        price_per_hour_micros=row.price_per_hour_micros,
+        currency=row.currency,
+        source=row.source,
+        effective_at=row.effective_at,
+    )
