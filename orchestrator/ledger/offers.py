@@ -33,7 +33,7 @@ def record(
     """Remember these offers; a price that differs from the one in force becomes a new row, in force from `now`.
 
     Nothing is overwritten. A rented offer without a price keeps its last good one (a failed refresh is no news); an
-    owned one without a price becomes unknown, for its price is whatever its owner says. Returns whether any price moved.
+    owned one without a price becomes unknown, for its price is whatever its owner says. Returns whether a price moved.
     """
     if not offers:
         return False
@@ -108,7 +108,8 @@ def prices_at(tx: sa.Connection, at: datetime, offer_ids: Collection[str]) -> tu
     """The prices in force at `at` of these offers, for those that have one."""
     rows = tx.execute(
         sa.select(t.prices)
-        .join(t.offers, t.prices.c.id == _in_force(at))
+        .select_from(t.offers)
+        .join(t.prices, t.prices.c.id == _in_force(at))
         .where(t.offers.c.id.in_(offer_ids))
         .order_by(t.offers.c.id)
     )
@@ -127,8 +128,8 @@ def history(tx: sa.Connection, gpu: str | None = None, purchase: Purchase | None
 
 def sources(tx: sa.Connection, offer_ids: Collection[str]) -> dict[str, str]:
     """Where the newest price of each of these offers came from."""
-    query = sa.select(t.prices.c.offer_id, t.prices.c.source).join(t.offers, t.prices.c.id == _in_force(None))
-    rows = tx.execute(query.where(t.offers.c.id.in_(offer_ids)))
+    query = sa.select(t.prices.c.offer_id, t.prices.c.source).select_from(t.offers)
+    rows = tx.execute(query.join(t.prices, t.prices.c.id == _in_force(None)).where(t.offers.c.id.in_(offer_ids)))
     return {row.offer_id: row.source for row in rows}
 
 
@@ -183,7 +184,7 @@ def models(tx: sa.Connection) -> tuple[str, ...]:
 
 def _priced(at: datetime | None) -> sa.Select[Any]:
     query = sa.select(t.offers, t.prices.c.price_per_hour_micros, t.prices.c.currency)
-    return query.outerjoin(t.prices, t.prices.c.id == _in_force(at))
+    return query.select_from(t.offers).outerjoin(t.prices, t.prices.c.id == _in_force(at))
 
 
 def _offer(row: sa.Row[Any]) -> Offer:
