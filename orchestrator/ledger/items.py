@@ -1,0 +1,204 @@
+"""The items of batches: the SQL of `items`.
+
+An item waits, is leased under (owner, attempt), and is settled once:
+
+    waiting -> leased            handed out, together with others
+    suspect -> leased            handed out alone: it may be what breaks its replica
+    leased  -> done | failed     acknowledged by the owner of this very attempt
+    leased  -> waiting           given back, tried again later, or its owner is gone
+    leased  -> suspect           it was sent and no answer came, or its owners keep dying
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from orchestrator.ledger import tables as t
+from orchestrator.ledger.jobs import BATCH, OPEN, ItemState, State, unquoted
+
+#: an item whose owner died this often while holding it is handed out alone from then on
+DEATHS = 3
+SETTLED = (ItemState.DONE, ItemState.FAILED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """An item in its owner's hands. (owner, attempt) is what an acknowledgement has to match."""
+
+    job_id: int
+    number: int
+    name: str  # relative to the job's source, `/` between folders, file system bytes by surrogateescape
+    attempt: int
+    failures: int
+    suspect: bool
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.job_id, self.number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What an attempt led to, as its owner asks to have it recorded. `not_before` None: where it was in the queue."""
+
+    item: Item
+    state: ItemState
+    failures: int
+    error: str | None = None
+    not_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A settled item."""
+
+    number: int
+    name: str
+    state: ItemState
+    error: str | None
+
+
+def leasable(tx: sa.Connection, job_id: int, now: datetime) -> frozenset[ItemState]:
+    """Which queues of the job have an item that may be handed out now: WAITING, SUSPECT, both or none."""
+    return frozenset(
+        state
+        for state in (ItemState.WAITING, ItemState.SUSPECT)
+        if tx.execute(_queue(job_id, state, now).limit(1)).first() is not None
+    )
+
+
+def lease(
+    tx: sa.Connection,
+    job_id: int,
+    owner: str,
+    limit: int,
+    now: datetime,
+    until: datetime,
+    *,
+    suspects: bool = False,
+) -> list[Item]:
+    """Hand out up to `limit` items of a running job, first come first. A job that is not running hands out none."""
+    queue = _queue(job_id, ItemState.SUSPECT if suspects else ItemState.WAITING, now).limit(limit)
+    c = t.items.c
+    taken = (
+        t.items.update()
+        .where(c.job_id == job_id, c.number.in_(queue))
+        .values(state=ItemState.LEASED, owner=owner, attempt=c.attempt + 1, leased_until=until)
+        .returning(c.number, c.path, c.attempt, c.failures)
+    )
+    found = [
+        Item(
+            job_id=job_id,
+            number=row.number,
+            name=unquoted(row.path),
+            attempt=row.attempt,
+            failures=row.failures,
+            suspect=suspects,
+        )
+        for row in tx.execute(taken)
+    ]
+    return sorted(found, key=lambda item: item.number)
+
+
+def held(tx: sa.Connection, owner: str, items: Iterable[Item]) -> frozenset[tuple[int, int]]:
+    """The keys of those items that `owner` still holds by these very attempts."""
+    query = sa.select(t.items.c.number).where(_mine(owner))
+    return frozenset(item.key for item in items if tx.execute(query, _fence(item)).first() is not None)
+
+
+def renew(tx: sa.Connection, owner: str, items: Iterable[Item], until: datetime) -> None:
+    """Hold items for longer; those that are no longer the owner's are left alone."""
+    rows = [_fence(item) for item in items]
+    if rows:
+        tx.execute(t.items.update().where(_mine(owner)).values(leased_until=until), rows)
+
+
+def settle(tx: sa.Connection, owner: str, steps: Iterable[Step], now: datetime) -> tuple[Step, ...]:
+    """Record what attempts led to and return the steps that counted.
+
+    A step whose attempt is no longer the owner's changes nothing: the item is somebody else's, or its job is cancelled.
+    """
+    counted = tuple(step for step in steps if _record(tx, owner, step, now))
+    c = t.jobs.c
+    for job_id in sorted({step.item.job_id for step in counted}):
+        of_job = [step.state for step in counted if step.item.job_id == job_id]
+        grown = {"done": c.done + of_job.count(ItemState.DONE), "failed": c.failed + of_job.count(ItemState.FAILED)}
+        tx.execute(t.jobs.update().where(c.id == job_id).values(grown))
+    return counted
+
+
+def given_back(items: Iterable[Item]) -> tuple[Step, ...]:
+    """The steps that put items back where they came from, nothing held against them."""
+    return tuple(
+        Step(item=item, state=ItemState.SUSPECT if item.suspect else ItemState.WAITING, failures=item.failures)
+        for item in items
+    )
+
+
+def reclaim(tx: sa.Connection, before: str, now: datetime) -> int:
+    """Free the items of owners that sort below `before` (an older generation) and those whose lease ran out."""
+    c = t.items.c
+    jobs_open = sa.select(t.jobs.c.id).where(t.jobs.c.state.in_(OPEN))
+    again = sa.case((c.attempt >= DEATHS, ItemState.SUSPECT), else_=ItemState.WAITING)
+    freed = tx.execute(
+        t.items.update()
+        .where(c.job_id.in_(jobs_open), c.state == ItemState.LEASED, sa.or_(c.owner < before, c.leased_until < now))
+        .values(state=again, owner=None, leased_until=None)
+    )
+    return freed.rowcount
+
+
+def outcomes(tx: sa.Connection, job_id: int, after: int, limit: int = BATCH) -> list[Outcome]:
+    """The settled items numbered above `after`, in order, at most `limit` of them."""
+    c = t.items.c
+    query = (
+        sa.select(c.number, c.path, c.state, c.error)
+        .where(c.job_id == job_id, c.number > after, c.state.in_(SETTLED))
+        .order_by(c.number)
+        .limit(limit)
+    )
+    return [
+        Outcome(number=row.number, name=unquoted(row.path), state=ItemState(row.state), error=row.error)
+        for row in tx.execute(query)
+    ]
+
+
+def _queue(job_id: int, state: ItemState, now: datetime) -> sa.Select[tuple[int]]:
+    c = t.items.c
+    running = sa.exists().where(t.jobs.c.id == job_id, t.jobs.c.state == State.RUNNING)
+    return (
+        sa.select(c.number)
+        .where(c.job_id == job_id, c.state == state, c.not_before <= now, running)
+        .order_by(c.not_before, c.number)
+    )
+
+
+def _mine(owner: str) -> sa.ColumnElement[bool]:
+    c = t.items.c
+    return sa.and_(
+        c.job_id == sa.bindparam("of_job"),
+        c.number == sa.bindparam("of_number"),
+        c.attempt == sa.bindparam("of_attempt"),
+        c.owner == owner,
+        c.state == ItemState.LEASED,
+    )
+
+
+def _fence(item: Item) -> dict[str, int]:
+    return {"of_job": item.job_id, "of_number": item.number, "of_attempt": item.attempt}
+
+
+def _record(tx: sa.Connection, owner: str, step: Step, now: datetime) -> bool:
+    values: dict[str, object] = {
+        "state": step.state,
+        "owner": None,
+        "leased_until": None,
+        "failures": step.failures,
+        "error": step.error,
+        "settled_at": now if step.state in SETTLED else None,
+    }
+    if step.not_before is not None:
+        values["not_before"] = step.not_before
+    return bool(tx.execute(t.items.update().where(_mine(owner)).values(values), _fence(step.item)).rowcount)
