@@ -1,0 +1,49 @@
+"""python -m inference --host H --port P: one replica in the foreground."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import inference
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m inference", description="Serve the engine over HTTP.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=7860, help="0 picks a free one")
+    parser.add_argument("--model", default="ppocr")
+    parser.add_argument("--accelerator", choices=("auto", "cuda", "cpu"), default="auto")
+    parser.add_argument("--workers", type=int, help="images read at once (default: one per core)")
+    parser.add_argument("--threads", type=int, default=1, help="threads per worker (default: 1)")
+    parser.add_argument("--queue", type=int, default=64, help="images that may wait (default: 64)")
+    parser.add_argument("--announce", type=Path, metavar="FILE", help="write pid, port, url there once listening")
+    options = parser.parse_args()
+    for name in ("workers", "threads", "queue"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            parser.error(f"--{name} must be at least 1")
+    if absent := inference.absent_packages():
+        print(f"the engine is not installed ({', '.join(absent)} missing): pip install 'halve[cpu]'", file=sys.stderr)
+        return 1
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    from inference import listener
+    from inference.service import Settings
+
+    settings = Settings(
+        model=options.model,
+        accelerator=options.accelerator,
+        workers=options.workers,
+        threads=options.threads,
+        queue=options.queue,
+    )
+    try:
+        listener.serve(settings, host=options.host, port=options.port, announce=options.announce)
+    except listener.CannotServe as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""ONNX Runtime: CUDA when a session on it is really created and runs, the CPU otherwise, and said aloud."""
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from inference.backends import Accelerator, Floats
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+log = logging.getLogger(__name__)
+
+
+class NoAccelerator(Exception):
+    """CUDA was asked for by name and does not run here. One line with the reason."""
+
+
+class OrtRuntime:
+    """`threads` are those of one call. A call with one thread runs in its caller, so several callers share one copy of
+    the weights without getting in each other's way.
+    """
+
+    def __init__(self, *, accelerator: Accelerator = "auto", threads: int = 1) -> None:
+        self.provider = CPU if accelerator == "cpu" else CUDA
+        self.fallback: str | None = None
+        self._required = accelerator == "cuda"
+        self._threads = threads
+
+    def open(self, model: bytes, sample: Floats) -> "OrtSession":
+        """Raises NoAccelerator when CUDA is required and does not run."""
+        if self.provider == CUDA:
+            try:
+                return self._open_on_cuda(model, sample)
+            except Exception as error:  # noqa: BLE001  whatever the driver raises means: not here
+                reason = " ".join(str(error).split())[:300]
+                if self._required:
+                    raise NoAccelerator(f"CUDA does not run here: {reason}") from None
+                self.provider, self.fallback = CPU, f"CUDA was tried and did not run: {reason}"
+                log.log(_loudness(), "%s; the CPU runs the models", self.fallback)
+        return self._on_cpu(model, sample)
+
+    def _open_on_cuda(self, model: bytes, sample: Floats) -> "OrtSession":
+        with contextlib.redirect_stdout(sys.stderr):  # it reports missing libraries by print
+            onnxruntime.preload_dlls()
+        # HEURISTIC: an exhaustive search would be repeated for each of the many input shapes
+        options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "not in available provider names": the session itself is asked below
+            session = self._create(model, [(CUDA, options), (CPU, {})])
+        if (given := session.get_providers())[0] != CUDA:
+            raise RuntimeError(f"the session was given {', '.join(given)}")
+        return _tried(session, sample)
+
+    def _on_cpu(self, model: bytes, sample: Floats) -> "OrtSession":
+        return _tried(self._create(model, [(CPU, {"arena_extend_strategy": "kSameAsRequested"})]), sample)
+
+    def _create(self, model: bytes, providers: list[tuple[str, dict[str, str]]]) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = True
+        options.log_severity_level = 4
+        return onnxruntime.InferenceSession(model, sess_options=options, providers=providers, enable_fallback=0)
+
+
+class OrtSession:
+    """One network. Input and output are the model's first ones, float32."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._input = session.get_inputs()[0].name
+        self._output = session.get_outputs()[0].name
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def run(self, batch: Floats) -> Floats:
+        result: Floats = self._session.run([self._output], {self._input: batch})[0]
+        return result
+
+
+def _loudness() -> int:
+    """A warning where there is something to lose: a CUDA build, or an NVIDIA card that this build cannot use."""
+    something = CUDA in onnxruntime.get_available_providers() or Path("/dev/nvidiactl").exists()
+    return logging.WARNING if something else logging.INFO
+
+
+def _tried(session: Any, sample: Floats) -> OrtSession:
+    opened = OrtSession(session)
+    opened.run(sample)
+    return opened

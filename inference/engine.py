@@ -1,0 +1,129 @@
+"""An image in, its lines out: find, cut, turn, read."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from inference import detection
+from inference.detection import Boxes, Detector
+from inference.images import Pixels
+from inference.recognition import Orienter, Recogniser, crop
+
+# How an image is brought within bounds before detection: rapidocr 3.10.
+LONGEST_SIDE = 2000
+SHORTEST_SIDE = 30
+FLATTEST = 8  # width over height; flatter pages get black bars above and below
+MAX_GROWN_SIDE = 4096  # ours: a one-pixel line is not grown to a page of gigapixels
+LEAST_SCORE = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of text. `box` holds its corners (x, y) in pixels of the image, clockwise from its top left."""
+
+    text: str
+    score: float
+    box: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What one image says: its lines in reading order, its size in pixels, and how long its batch took to read."""
+
+    width: int
+    height: int
+    lines: tuple[Line, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A detector, an orienter and a recogniser, loaded. `read` may be called by several threads at once."""
+
+    model: str
+    precision: str
+    provider: str
+    fallback: str | None
+    detector: Detector
+    orienter: Orienter
+    recogniser: Recogniser
+
+    @property
+    def on_accelerator(self) -> bool:
+        return self.provider != "CPUExecutionProvider"
+
+    def read(self, images: Sequence[Pixels]) -> list[Reading]:
+        """One reading per image, in order. A page without text has no lines; it is not an error."""
+        started = time.perf_counter()
+        framed = [_Frame.around(image) for image in images]
+        found = self.detector.find([frame.image for frame in framed])
+        lines = [self._lines(frame, boxes) for frame, boxes in zip(framed, found, strict=True)]
+        seconds = time.perf_counter() - started
+        return [
+            Reading(width=image.shape[1], height=image.shape[0], lines=those, seconds=seconds)
+            for image, those in zip(images, lines, strict=True)
+        ]
+
+    def _lines(self, frame: "_Frame", boxes: Boxes) -> tuple[Line, ...]:
+        crops = [crop(frame.image, box) for box in boxes]
+        words = self.recogniser.read(self.orienter.upright(crops))
+        return tuple(
+            Line(text=word.text, score=word.score, box=frame.original(box))
+            for word, box in zip(words, boxes, strict=True)
+            if word.text.strip() and word.score >= LEAST_SCORE
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """An image brought within bounds, and the way back."""
+
+    image: Pixels
+    bar: int  # rows of black above
+    width: int  # of the original
+    height: int
+    across: float  # original pixels per pixel
+    down: float
+
+    @classmethod
+    def around(cls, image: Pixels) -> "_Frame":
+        height, width = image.shape[:2]
+        bounded = _grown(_shrunk(image))
+        across, down = width / bounded.shape[1], height / bounded.shape[0]
+        bar = _bar(bounded.shape[0], bounded.shape[1])
+        if bar:
+            bounded = cv2.copyMakeBorder(bounded, bar, bar, 0, 0, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+        return cls(bounded, bar, width, height, across, down)
+
+    def original(self, box: Boxes) -> tuple[tuple[float, float], ...]:
+        points = (box - (0, self.bar)) * (self.across, self.down)
+        points = np.clip(points, 0, (self.width, self.height)).round(1)
+        return tuple((float(x), float(y)) for x, y in points)
+
+
+def _shrunk(image: Pixels) -> Pixels:
+    longest = max(image.shape[:2])
+    return _scaled(image, LONGEST_SIDE / longest) if longest > LONGEST_SIDE else image
+
+
+def _grown(image: Pixels) -> Pixels:
+    shortest, longest = sorted(image.shape[:2])
+    return (
+        _scaled(image, min(SHORTEST_SIDE / shortest, MAX_GROWN_SIDE / longest)) if shortest < SHORTEST_SIDE else image
+    )
+
+
+def _scaled(image: Pixels, ratio: float) -> Pixels:
+    height, width = image.shape[:2]
+    size = (detection.to_stride(int(width * ratio)), detection.to_stride(int(height * ratio)))
+    resized: Pixels = cv2.resize(image, size)
+    return resized
+
+
+def _bar(height: int, width: int) -> int:
+    if height > SHORTEST_SIDE and width / height <= FLATTEST:
+        return 0
+    return int(abs(max(int(width / FLATTEST), SHORTEST_SIDE) * 2 - height) / 2)

@@ -1,0 +1,47 @@
+"""What a replica counts, in Prometheus' text format."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+#: seconds; a page takes tenths of a second on a GPU and seconds on an old CPU
+LATENCY_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 3.0, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """Counters of one process. Touched from the event loop only."""
+
+    def __init__(self) -> None:
+        self.images_total = 0
+        self._requests: Counter[int] = Counter()
+        self._latency: Counter[float] = Counter()
+        self._seconds = 0.0
+
+    def answered(self, status: int, seconds: float, images: int) -> None:
+        """One request to read images ended; only successful ones count as images and towards the latency."""
+        self._requests[status] += 1
+        if status == 200:
+            self.images_total += images
+            self._seconds += seconds
+            self._latency[next((bound for bound in LATENCY_BOUNDS if seconds <= bound), float("inf"))] += 1
+
+    def text(self, gauges: Mapping[str, float]) -> str:
+        """The exposition; `gauges` are what is true at this moment."""
+        lines = [
+            "# HELP halve_requests_total Requests to read images, by status.",
+            "# TYPE halve_requests_total counter",
+        ]
+        lines += [f'halve_requests_total{{status="{status}"}} {n}' for status, n in sorted(self._requests.items())]
+        lines += ["# HELP halve_images_total Images read.", "# TYPE halve_images_total counter"]
+        lines += [f"halve_images_total {self.images_total}"]
+        lines += ["# HELP halve_request_seconds Time to answer, of successful requests."]
+        lines += ["# TYPE halve_request_seconds histogram"]
+        total = 0
+        for bound in LATENCY_BOUNDS:
+            total += self._latency[bound]
+            lines.append(f'halve_request_seconds_bucket{{le="{bound:g}"}} {total}')
+        total += self._latency[float("inf")]
+        lines += [f'halve_request_seconds_bucket{{le="+Inf"}} {total}']
+        lines += [f"halve_request_seconds_sum {self._seconds:.6f}", f"halve_request_seconds_count {total}"]
+        for name, value in gauges.items():
+            lines += [f"# TYPE halve_{name} gauge", f"halve_{name} {value:g}"]
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,38 @@
+"""PP-OCR as carried by the package rapidocr: detector, recogniser (v6, small) and orientation classifier (v2.0)."""
+
+import numpy as np
+
+from inference.backends import Runtime, Session
+from inference.detection import Detector
+from inference.engine import Engine
+from inference.models import weights
+from inference.recognition import HEIGHT, LEAST_WIDTH, UPRIGHT_WIDTH, Orienter, Recogniser
+
+PACKAGE = "rapidocr"
+DETECTOR = ("PP-OCRv6_det_small.onnx", "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f")
+RECOGNISER = ("PP-OCRv6_rec_small.onnx", "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884")
+ORIENTER = (
+    "ch_ppocr_mobile_v2.0_cls_mobile.onnx",
+    "e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c",
+)
+
+
+def load(runtime: Runtime) -> Engine:
+    """Raises weights.WeightsError when a model file is missing or not the one expected."""
+
+    def opened(file: tuple[str, str], height: int, width: int) -> Session:
+        model = weights.flushed(weights.read(PACKAGE, *file))
+        return runtime.open(model, np.zeros((1, 3, height, width), np.float32))
+
+    detector = Detector(opened(DETECTOR, 64, 64))
+    orienter = Orienter(opened(ORIENTER, HEIGHT, UPRIGHT_WIDTH))
+    recogniser = opened(RECOGNISER, HEIGHT, LEAST_WIDTH)
+    return Engine(
+        model="ppocr",
+        precision="fp32",
+        provider=runtime.provider,
+        fallback=runtime.fallback,
+        detector=detector,
+        orienter=orienter,
+        recogniser=Recogniser(recogniser, together=runtime.provider != "CPUExecutionProvider"),
+    )
