@@ -103,7 +103,7 @@ def _judge(
     eligible, reason = True, ""
     if profile is not None and bound is not None and not keeps(profile, bound) and (profile.p95_ms or not owned):
         late = "p95 unknown" if profile.p95_ms is None else f"p95 {profile.p95_ms / 1000:.3g} s"
-        eligible, reason = False, f"{late}, over the bound of {bound / 1000:.3g} s"
+        eligible, reason = False, f"{late}, wanted {bound / 1000:.3g} s"
     elif price is None:
         no_rate = offer.price_per_hour_micros is not None
         unknown = f"no rate from {offer.currency} to {currency}" if no_rate else "price unknown"

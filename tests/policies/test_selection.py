@@ -105,7 +105,7 @@ def test_a_cheap_unmeasured_gpu_is_tried_only_on_request_and_last() -> None:
         (None, None, None, True, "own machine, price unknown"),
         (1.0, None, None, True, "own machine, speed not measured"),
         (None, None, 300, True, "own machine, price unknown"),
-        (None, 0.5, 300, False, "p95 0.5 s, over the bound of 0.3 s"),
+        (None, 0.5, 300, False, "p95 0.5 s, wanted 0.3 s"),
         (3.0, 0.5, None, True, "+108% per image"),
     ],
 )

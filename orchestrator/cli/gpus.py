@@ -1,0 +1,38 @@
+"""halve gpus"""
+
+import typer
+
+
+def gpus(
+    model: str = typer.Option(
+        "cv_resnet18_ocr-detection", "--model", help="Model whose speed counts; `ppocr` is the engine's own."
+    ),
+    latency: float = typer.Option(None, "--latency", min=0.001, help="Seconds within which 95 of 100 images are read."),
+    spot: bool = typer.Option(False, "--spot", help="Compare spot prices too."),
+    json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Compare GPUs by price over measured throughput.
+
+    A price or a speed that nobody knows is shown as unknown, and such a GPU is never chosen.
+
+    Example: halve gpus --model cv_resnet18_ocr-detection --latency 0.3
+    """
+    from orchestrator import prices
+    from orchestrator.home import home
+    from orchestrator.ledger.store import open_ledger
+    from orchestrator.reports.gpus import compare, show, to_json
+
+    ledger = open_ledger(home())
+    try:
+        prices.seed(ledger)
+        comparison = compare(ledger, model, latency, spot=spot)
+    finally:
+        ledger.close()
+    if json:
+        from json import dumps
+
+        print(dumps(to_json(comparison), indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        show(comparison, Console())
