@@ -1,0 +1,90 @@
+"""What the door listens with: control for this machine, everything else for the replicas."""
+
+import hmac
+import ipaddress
+import os
+from datetime import UTC, datetime
+
+from aiohttp import web
+from pydantic import TypeAdapter
+
+from orchestrator.door.loads import Counts, Loads
+from orchestrator.door.proxy import Proxy, reply
+from orchestrator.door.roster import Roster
+from orchestrator.door.serving import Published
+from orchestrator.door.upstream import Upstream
+
+_LOADS = TypeAdapter(Loads)
+
+
+class Front:
+    """Sorts what comes in."""
+
+    def __init__(self, published: Published, token: bytes | None, started_at: datetime) -> None:
+        self._token = token
+        self._started_at = started_at
+        self._published = published
+        self._counts = Counts()
+        self.roster = Roster(published, self._counts)
+        self.upstream = Upstream()
+        # A token of the door's says nothing to a replica, so it stays here; without one Authorization is not ours.
+        self._proxy = Proxy(self.roster, self.upstream, self._counts, keep_token=token is None)
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.raw_path.startswith("/-/"):
+            return self._control(request)
+        if self._token is not None and not self._admits(request, self._token):
+            refusal = reply(401, {"error": "unauthorized", "reason": "a bearer token is needed"}, close=True)
+            refusal.headers["WWW-Authenticate"] = "Bearer"
+            return refusal
+        return await self._proxy.answer(request)
+
+    def _admits(self, request: web.BaseRequest, token: bytes) -> bool:
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "replace"), token)
+
+    def _control(self, request: web.BaseRequest) -> web.Response:
+        if not _from_here(request):
+            return reply(403, {"error": "forbidden", "reason": "control answers this machine only"})
+        # Whoever asks has perhaps just published: what is said here holds for the newest set.
+        self.roster.refresh()
+        match request.method, request.raw_path.partition("?")[0]:
+            case "GET", "/-/status":
+                return reply(200, self._status())
+            case "GET", "/-/loads":
+                return self._loads(request)
+            case _:
+                return reply(404, {"error": "not found", "reason": "there are GET /-/status and GET /-/loads"})
+
+    def _status(self) -> dict[str, object]:
+        return {
+            "pid": os.getpid(),
+            "deployment": self._published.serving.deployment,
+            "started_at": self._started_at.isoformat(),
+            "set_version": self._published.version,
+            "in_flight": self.roster.in_flight,
+            "waiting": self.roster.waiting,
+        }
+
+    def _loads(self, request: web.BaseRequest) -> web.Response:
+        after = request.rel_url.query.get("after")
+        try:
+            # A + in a query is a blank unless the client escaped it; no ISO time has a blank there otherwise.
+            since = datetime.fromisoformat(after.replace(" ", "+")) if after else None
+        except ValueError:
+            return reply(400, {"error": "bad request", "reason": "after is an ISO 8601 time"})
+        if since is not None and since.tzinfo is None:
+            since = since.replace(tzinfo=UTC)
+        return web.Response(body=_LOADS.dump_json(self._counts.loads(since)), content_type="application/json")
+
+
+def _from_here(request: web.BaseRequest) -> bool:
+    """Whether the peer is a process of this machine, and not a proxy that speaks for somebody else."""
+    transport = request.transport
+    if transport is None or "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
+        return False
+    peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+    address = ipaddress.ip_address(peer[0].partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return address.is_loopback or peer[0] == own[0]

@@ -1,0 +1,276 @@
+"""One request through the door: choose a replica, send, send elsewhere if the replica dies, pass the answer on."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from orchestrator.door import heads
+from orchestrator.door.body import Body, Memory, TooLarge, TooSlow
+from orchestrator.door.connection import Broken, Reply
+from orchestrator.door.loads import Counts
+from orchestrator.door.roster import Crowded, Roster
+from orchestrator.door.serving import Replica, ServingSet
+from orchestrator.door.upstream import NotSent, Upstream
+
+log = logging.getLogger("halve.door")
+
+HOLD_SECONDS = 30.0  # from the whole request being here to a replica having taken it
+SENDS_MAX = 3  # an image that kills whoever reads it must not meet every replica
+CLOSED_SECONDS = 3600  # Retry-After when nobody knows when it opens
+AGAIN_SECONDS = 5  # Retry-After when it is open but nobody is there
+BUSY_BYTES_MAX = 64 * 1024
+
+
+@dataclass(slots=True)
+class Errand:
+    """A request on its way."""
+
+    request: web.BaseRequest
+    target: str
+    identity: str
+    body: Body
+    head: bytes
+    repeatable: bool
+    since: float
+
+
+class Proxy:
+    """Passes requests to the replicas of the roster."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        upstream: Upstream,
+        counts: Counts,
+        *,
+        keep_token: bool,
+        hold_seconds: float = HOLD_SECONDS,
+    ) -> None:
+        self._roster = roster
+        self._upstream = upstream
+        self._counts = counts
+        self._keep_token = keep_token
+        self._hold_seconds = hold_seconds
+        self._memory = Memory()
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to a request, from a replica or, when there is none, from the door."""
+        self._counts.roll().requests += 1
+        identity = heads.request_id(request)
+        target = heads.target(request)
+        if request.method == "CONNECT" or heads.private(target):
+            return reply(404, {"error": "not found", "reason": "this does not go through the door"}, identity)
+        try:
+            body = Body(request, self._memory)
+        except TooLarge:
+            return _too_large(identity)
+        serving = self._roster.serving
+        if not serving.open:
+            return self._refuse(closed(serving), identity)
+        try:
+            if not request.content.is_eof() and request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.writer.output_size = 0
+            await body.keep()
+            length = len(body.kept) if body.whole else body.length
+            errand = Errand(
+                request=request,
+                target=target,
+                identity=identity,
+                body=body,
+                head=heads.forwarded(request, target, identity, length, self._keep_token),
+                repeatable=heads.repeatable(request.method, target),
+                since=time.monotonic(),
+            )
+            return await self._carry(errand)
+        except TooLarge:
+            return _too_large(identity)
+        except TooSlow:
+            return reply(408, {"error": "timeout", "reason": "the body stopped coming"}, identity, close=True)
+        finally:
+            body.forget()
+
+    async def _carry(self, errand: Errand) -> web.StreamResponse:
+        """Find a replica for it until one has answered, time is up, or trying again would do harm."""
+        until = errand.since + self._hold_seconds
+        busy: dict[str, web.Response] = {}  # what replicas said that would rather not
+        sends = 0
+        anew = False
+        while sends < SENDS_MAX:
+            serving = self._roster.serving
+            if not serving.open:
+                return self._refuse(closed(serving), errand.identity)
+            if time.monotonic() >= until:
+                return self._refuse(absent("no replica answered in time"), errand.identity)
+            replica = self._roster.take(busy)
+            if replica is None:
+                if busy and not serving.starting:
+                    return self._passed_on(busy)
+                if not (serving.replicas or serving.starting):
+                    return self._refuse(absent("no replica serves now"), errand.identity)
+                try:
+                    await self._roster.change(until, soon=bool(busy))
+                except Crowded:
+                    return self._refuse(absent("too many requests wait already"), errand.identity)
+                busy.clear()
+                continue
+            try:
+                answer = await self._try(errand, replica, anew, busy)
+            except NotSent as error:
+                self._suspect(replica, error)
+                continue
+            except Broken as error:
+                if not (errand.repeatable and errand.body.whole):
+                    self._suspect(replica, error)
+                    self._counts.roll().failed += 1
+                    return reply(502, {"error": "broken", "reason": f"the replica died: {error}"}, errand.identity)
+                # A kept connection may have been closed as we wrote: that says nothing about the replica.
+                if not error.stale:
+                    self._suspect(replica, error)
+                    sends += 1
+                anew = error.stale
+            else:
+                if answer is not None:
+                    return answer
+        self._counts.roll().failed += 1
+        return absent(f"{sends} replicas died of this request").to(errand.identity)
+
+    async def _try(
+        self, errand: Errand, replica: Replica, anew: bool, busy: dict[str, web.Response]
+    ) -> web.StreamResponse | None:
+        """Send it to one replica; None when that one is busy or draining, its words then in `busy`."""
+        body, request = errand.body, errand.request
+        try:
+            answer = await self._upstream.send(
+                replica,
+                errand.head,
+                body.kept if body.whole else body.stream(),
+                head_only=request.method == "HEAD",
+                anew=anew,
+            )
+            try:
+                if answer.status == 503 and body.whole and "Retry-After" in answer.headers:
+                    busy[replica.id] = await _small(answer, errand.identity)
+                    self._roster.refresh()  # it may have been withdrawn a moment ago
+                    return None
+                self._count(errand, answer)
+                return await self._relay(errand, answer)
+            finally:
+                answer.close()
+        finally:
+            self._roster.give_back(replica)
+
+    def _count(self, errand: Errand, answer: Reply) -> None:
+        tally = self._counts.roll()
+        if answer.status >= 500:
+            tally.failed += 1
+            return
+        tally.latency((time.monotonic() - errand.since) * 1000)
+        if answer.status < 400:
+            said = answer.headers.get("X-Halve-Images")
+            if said is not None:
+                tally.images += int(said) if said.isdecimal() and len(said) < 9 else 0
+            elif errand.request.method == "POST" and errand.target.partition("?")[0] == "/v1/ocr":
+                tally.images += 1
+
+    async def _relay(self, errand: Errand, answer: Reply) -> web.StreamResponse:
+        answer.headers["X-Request-Id"] = errand.identity
+        if answer.complete:
+            return web.Response(
+                status=answer.status, reason=answer.reason, headers=answer.headers, body=await answer.read()
+            )
+        response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=answer.headers)
+        await response.prepare(errand.request)
+        try:
+            while piece := await answer.read():
+                await response.write(piece)
+        except Broken as error:
+            # The client has the head already: nothing can be taken back, only cut off.
+            log.warning("request %s: the replica died within its answer (%s)", errand.identity, error)
+            self._counts.roll().failed += 1
+            if errand.request.transport is not None:
+                errand.request.transport.abort()
+            return response
+        await response.write_eof()
+        return response
+
+    def _passed_on(self, busy: Mapping[str, web.Response]) -> web.Response:
+        """What the last of the busy replicas said, when all are."""
+        self._counts.roll().failed += 1
+        return list(busy.values())[-1]
+
+    def _refuse(self, refusal: "Refusal", identity: str) -> web.Response:
+        self._counts.roll().refused += 1
+        return refusal.to(identity)
+
+    def _suspect(self, replica: Replica, error: Exception) -> None:
+        if self._roster.suspect(replica):
+            log.warning("replica %s at %s: %s", replica.id, replica.url, error)
+        self._roster.refresh()  # the daemon may know more by now
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A 503 with a time to come again."""
+
+    seconds: int
+    says: Mapping[str, object]
+
+    def to(self, identity: str) -> web.Response:
+        return reply(503, self.says, identity, retry_after=self.seconds)
+
+
+def closed(serving: ServingSet) -> Refusal:
+    """Outside the opening hours."""
+    seconds = CLOSED_SECONDS
+    if serving.opens_at is not None:
+        seconds = max(1, math.ceil((serving.opens_at - datetime.now(UTC)).total_seconds()))
+    opens_at = serving.opens_at.isoformat().replace("+00:00", "Z") if serving.opens_at else None
+    return Refusal(seconds, {"error": "closed", "reason": serving.reason, "opens_at": opens_at})
+
+
+def absent(reason: str) -> Refusal:
+    """Open, but nobody is there."""
+    return Refusal(AGAIN_SECONDS, {"error": "unavailable", "reason": reason})
+
+
+def reply(
+    status: int,
+    says: Mapping[str, object],
+    identity: str | None = None,
+    *,
+    retry_after: int | None = None,
+    close: bool = False,
+) -> web.Response:
+    """The door's own answer, as JSON."""
+    headers: CIMultiDict[str] = CIMultiDict({"Server": "halve", "Content-Type": "application/json"})
+    if identity:
+        headers["X-Request-Id"] = identity
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
+    response = web.Response(status=status, headers=headers, body=json.dumps(says).encode() + b"\n")
+    if close:
+        response.force_close()
+    return response
+
+
+def _too_large(identity: str) -> web.Response:
+    return reply(413, {"error": "too large", "reason": "a body has at most 64 MiB"}, identity, close=True)
+
+
+async def _small(answer: Reply, identity: str) -> web.Response:
+    """A short answer as a whole; what is beyond 64 KiB of it is left."""
+    said = b""
+    while len(said) < BUSY_BYTES_MAX and (piece := await answer.read()):
+        said += piece
+    headers = answer.headers.copy()
+    headers.popall("Content-Length", None)
+    headers["X-Request-Id"] = identity
+    return web.Response(status=answer.status, reason=answer.reason, headers=headers, body=said)

@@ -1,0 +1,102 @@
+"""Who gets the next request, and who waits until somebody can take it."""
+
+import asyncio
+import time
+from collections.abc import Collection
+
+from orchestrator.door.loads import Counts
+from orchestrator.door.serving import Published, Replica, ServingSet
+
+SUSPECT_SECONDS = 0.5  # a replica that broke is left alone this long, unless a new set is published
+WAITING_MAX = 256
+
+
+class Crowded(Exception):
+    """As many requests wait as may wait."""
+
+
+class Roster:
+    """The replicas of the published set with the requests that each has in flight."""
+
+    def __init__(self, published: Published, counts: Counts) -> None:
+        self._published = published
+        self._counts = counts
+        self._suspects: dict[str, float] = {}  # replica id -> when to try it again, on the monotonic clock
+        self._turn = 0
+        self._waiters: set[asyncio.Future[None]] = set()
+        self.in_flight: dict[str, int] = {}
+
+    @property
+    def serving(self) -> ServingSet:
+        return self._published.serving
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiters)
+
+    def refresh(self) -> bool:
+        """Take a newly published set, if there is one, and wake whoever waits; True when it differs."""
+        if not self._published.refresh():
+            return False
+        self._suspects.clear()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        return True
+
+    def take(self, avoid: Collection[str] = ()) -> Replica | None:
+        """The replica with the fewest requests in flight for its weight, one more counted for it; ties take turns."""
+        replicas = self._published.serving.replicas
+        best: Replica | None = None
+        least = float("inf")
+        now = time.monotonic() if self._suspects else 0.0
+        self._turn += 1
+        for index in range(len(replicas)):
+            replica = replicas[(index + self._turn) % len(replicas)]
+            if replica.id in avoid or (self._suspects and self._suspects.get(replica.id, 0.0) > now):
+                continue
+            outstanding = (self.in_flight.get(replica.id, 0) + 1) / replica.weight
+            if outstanding < least:
+                best, least = replica, outstanding
+        if best is not None:
+            self.in_flight[best.id] = self.in_flight.get(best.id, 0) + 1
+            self._counts.flying(+1)
+        return best
+
+    def give_back(self, replica: Replica) -> None:
+        left = self.in_flight[replica.id] - 1
+        if left:
+            self.in_flight[replica.id] = left
+        else:
+            del self.in_flight[replica.id]
+        self._counts.flying(-1)
+
+    def suspect(self, replica: Replica) -> bool:
+        """Leave a replica alone for a moment; True when it was not suspected already."""
+        now = time.monotonic()
+        known = self._suspects.get(replica.id, 0.0) > now
+        self._suspects[replica.id] = now + SUSPECT_SECONDS
+        return not known
+
+    async def change(self, until: float, *, soon: bool = False) -> None:
+        """Wait for a new set, for a suspect's next chance, or until the monotonic time `until`; `soon`: not for long.
+
+        Raises Crowded.
+        """
+        if len(self._waiters) >= WAITING_MAX:
+            raise Crowded
+        now = time.monotonic()
+        chances = [at for at in self._suspects.values() if at > now]
+        if soon:
+            chances.append(now + SUSPECT_SECONDS)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        self._counts.queued(+1)
+        try:
+            async with asyncio.timeout(max(0.0, min([until, *chances]) - now)):
+                await waiter
+        except TimeoutError:
+            pass
+        finally:
+            self._waiters.discard(waiter)
+            self._counts.queued(-1)

@@ -1,0 +1,78 @@
+"""The door's connections to its replicas.
+
+Written on asyncio rather than on aiohttp's client, which costs more per request than all the rest of the door: with it
+a door carries 0.19 of what a quick server does alone, without 0.35 and more (tests/benchmarks/door.py measures it).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+from orchestrator.door.connection import Connection, Reply
+from orchestrator.door.serving import Replica
+
+CONNECT_SECONDS = 3.0
+
+
+class NotSent(Exception):
+    """The replica took nothing of the request: sending it again, anywhere, is safe."""
+
+
+class Upstream:
+    """All connections to all replicas."""
+
+    def __init__(self) -> None:
+        self._idle: dict[str, list[Connection]] = {}  # by url
+
+    async def send(
+        self, replica: Replica, head: bytes, body: AsyncIterator[bytes] | bytes, *, head_only: bool, anew: bool = False
+    ) -> Reply:
+        """Send a request to a replica and wait for the head of its answer.
+
+        `head_only`: the answer has no body (HEAD). `anew`: on a new connection. Raises NotSent, Broken.
+        """
+        connection = None if anew else self._kept(replica.url)
+        if connection is None:
+            connection = await self._connect(replica.url)
+        try:
+            return await connection.send(head, body, head_only)
+        except BaseException:  # a client that went away included: its answer must not meet the next request
+            connection.close()
+            raise
+
+    def keep(self, urls: set[str]) -> None:
+        """Close idle connections to replicas that are not among `urls`, and those idle for too long."""
+        now = time.monotonic()
+        for url, connections in list(self._idle.items()):
+            kept = [connection for connection in connections if url in urls and connection.fresh(now)]
+            for connection in connections:
+                if connection not in kept:
+                    connection.close()
+            connections[:] = kept
+            if url not in urls:
+                del self._idle[url]
+
+    def _kept(self, url: str) -> Connection | None:
+        connections = self._idle.get(url)
+        now = time.monotonic()
+        while connections:
+            connection = connections.pop()
+            if connection.fresh(now):
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self, url: str) -> Connection:
+        address = urlsplit(url)
+        idle = self._idle.setdefault(url, [])
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(idle), address.hostname or "", address.port or 80
+                )
+        except TimeoutError:
+            raise NotSent(f"no connection within {CONNECT_SECONDS:.0f} s") from None
+        except OSError as error:
+            raise NotSent(error.strerror or str(error)) from None
+        return connection
