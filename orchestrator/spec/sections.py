@@ -1,0 +1,266 @@
+"""The parts of a spec as types. Attributes keep the names of the YAML keys."""
+
+from dataclasses import replace
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from orchestrator import calendars
+from orchestrator.spec import units
+from orchestrator.spec.units import Money
+from policies.snapshot import Purchase
+from policies.windows import Extra, Window
+
+DEFAULT_CURRENCY = "CNY"
+
+
+def _amount(value: object, info: ValidationInfo) -> Money:
+    return units.money(value, (info.context or {}).get("currency", DEFAULT_CURRENCY))
+
+
+def _auto_duration(value: object) -> timedelta | Literal["auto"]:
+    return "auto" if value == "auto" else units.duration(value)
+
+
+def _auto_count(value: object) -> int | Literal["auto"]:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1024):
+        return value
+    raise ValueError("want auto or a whole number from 1 to 1024")
+
+
+def _auto_watts(value: object) -> float | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 100_000:
+        return float(value)
+    raise ValueError("want auto or a number of watts")
+
+
+def _positive(value: object, info: ValidationInfo) -> Money:
+    amount = _amount(value, info)
+    if amount.micros == 0:
+        raise ValueError("a budget of nothing is a deployment that never runs; use halve down instead")
+    return amount
+
+
+def _country(value: object) -> str:
+    if isinstance(value, str) and calendars.is_known(value):
+        return value
+    meant = isinstance(value, str) and value.upper()
+    hint = f", did you mean {meant}?" if meant and calendars.is_known(meant) else ""
+    raise ValueError(f"no such calendar{hint or ': want a country such as CN, DE or US-CA (ISO 3166)'}")
+
+
+def _latency(value: object) -> timedelta:
+    latency = units.duration(value)
+    if not timedelta(milliseconds=1) <= latency <= timedelta(minutes=10):
+        raise ValueError("a latency to promise lies between 1ms and 10m")
+    return latency
+
+
+Amount = Annotated[Money, BeforeValidator(_amount)]
+Currency = Annotated[str, BeforeValidator(units.currency_code)]
+Day = Annotated[date, BeforeValidator(units.day)]
+Duration = Annotated[timedelta, BeforeValidator(units.duration)]
+Share = Annotated[float, BeforeValidator(units.percent)]
+Count = Annotated[int, Field(strict=True, ge=0, le=10_000)]
+Some = Annotated[int, Field(strict=True, ge=1, le=10_000)]
+Text = Annotated[str, Field(min_length=1, max_length=1000)]
+AutoCount = Annotated[int | Literal["auto"], BeforeValidator(_auto_count)]
+
+
+class Section(BaseModel):
+    """Frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
+
+
+class Engine(Section):
+    """How a replica reads images: part of what makes it outdated."""
+
+    backend: Literal["auto", "onnxruntime", "openvino", "torch"] = "auto"
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
+    workers: AutoCount = "auto"
+    threads: AutoCount = "auto"
+
+
+class Rate(Section):
+    """What one unit of another currency is worth in the spec's, on whose word, since when."""
+
+    rate: Decimal = Field(gt=0, le=1_000_000)
+    as_of: Day
+    source: Text
+
+
+class Power(Section):
+    """Electricity of a machine of one's own. watts auto: as the GPU reports."""
+
+    watts: Annotated[float | Literal["auto"], BeforeValidator(_auto_watts)] = "auto"
+    price_per_kwh: Amount
+
+
+class Local(Section):
+    """What owning or renting this machine costs; without a price its cost is unknown, never 0."""
+
+    price_per_hour: Amount | None = None
+    power: Power | None = None
+    amortisation_per_hour: Amount | None = None
+    gpu: Text | None = None
+
+
+class Host(Section):
+    """A machine reached by ssh. With `stop`, billing ends when that has succeeded."""
+
+    address: Text
+    user: Text | None = None
+    port: int = Field(default=22, strict=True, ge=1, le=65535)
+    gpu: Text | None = None
+    price_per_hour: Amount | None = None
+    start: Text | None = None
+    stop: Text | None = None
+
+
+class Ssh(Section):
+    hosts: tuple[Host, ...] = Field(min_length=1)
+
+
+class Aws(Section):
+    """Where and what to rent. `lease`: a replica that has not heard from the daemon for so long ends itself."""
+
+    region: Text
+    subnets: tuple[Text, ...] = ()
+    instance_types: tuple[Text, ...] = Field(min_length=1)
+    image: Text = "auto"
+    bucket: Text | None = None
+    lease: Duration = timedelta(minutes=30)
+    queue: Text | None = None
+
+
+class Simulated(Section):
+    """A market that is not there, for trying things out."""
+
+    gpu: Text = "RTX 3060"
+    price_per_hour: Amount | None = None
+    spot_price_per_hour: Amount | None = None
+    boot: Duration = timedelta(seconds=60)
+    zones: Some = 1
+    preemptions_per_day: float = Field(default=0.0, ge=0, le=1440)  # of each spot machine, on average
+    notice: Duration = timedelta(minutes=2)
+    images_per_second: float = Field(default=2.5, gt=0, le=1_000_000)
+
+
+class Opening(Section):
+    """One line of the weekly hours, with replicas of its own if it says so."""
+
+    when: Annotated[Window, BeforeValidator(units.weekly)]
+    min: Count | None = None
+    max: Some | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        return value if isinstance(value, dict | Opening) else {"when": value}
+
+    @property
+    def window(self) -> Window:
+        return replace(self.when, min=self.min, max=self.max)
+
+
+class OpeningHours(Section):
+    """`windows` None: open all week, but for holidays and closed dates."""
+
+    timezone: Annotated[ZoneInfo, BeforeValidator(units.zone)]
+    windows: tuple[Opening, ...] | None = None
+    holidays: Annotated[str, BeforeValidator(_country)] | None = None
+    closed: tuple[Day, ...] = ()
+    open: tuple[Annotated[Extra, BeforeValidator(units.extra)], ...] = ()
+    prewarm: Annotated[timedelta | Literal["auto"], BeforeValidator(_auto_duration)] = "auto"
+
+
+class Replicas(Section):
+    """How many while open. `surge`: how many more while outdated ones are replaced."""
+
+    min: Count = 1
+    max: Some = 1  # or min, where only min is given
+    surge: Count = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _max_follows_min(cls, value: object) -> object:
+        if isinstance(value, dict) and "max" not in value and isinstance(value.get("min"), int):
+            return {**value, "max": max(1, value["min"])}
+        return value
+
+
+class Slo(Section):
+    """The promise: 95 of 100 images are read within `p95`."""
+
+    p95: Annotated[timedelta, BeforeValidator(_latency)]
+
+
+class Selection(Section):
+    """Which GPUs may be chosen (None: any), and what becomes of those never measured."""
+
+    gpus: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    unmeasured: Literal["exclude", "try-one"] = "exclude"
+
+
+class Spot(Section):
+    """Serving on machines that may be taken back."""
+
+    policy: Text = "hazard"
+    availability: Share = 0.99
+    base_on_demand: Count = 0
+    guard: bool = False
+
+    @field_validator("availability")
+    @classmethod
+    def _possible(cls, value: float) -> float:
+        if not 0 < value < 1:
+            raise ValueError("want a percentage above 0% and below 100%")
+        return value
+
+
+class Budget(Section):
+    """Money per calendar month and day, and what happens at which share of it."""
+
+    monthly: Annotated[Money, BeforeValidator(_positive)] | None = None
+    daily: Annotated[Money, BeforeValidator(_positive)] | None = None
+    at: dict[Share, Literal["warn", "spot-only", "stop"]] = {0.8: "warn", 0.95: "spot-only", 1.0: "stop"}
+
+
+class Baseline(Section):
+    """What savings are measured against. Without a price, the price table's."""
+
+    gpu: Text
+    purchase: Purchase = Purchase.ON_DEMAND
+    replicas: Some = 1
+    always_on: bool = True
+    price_per_hour: Amount | None = None
+
+
+class Tls(Section):
+    """Paths of PEM files."""
+
+    certificate: Text
+    key: Text
+
+
+class Door(Section):
+    """The one stable address."""
+
+    listen: Annotated[str, BeforeValidator(units.address)] = "127.0.0.1:7860"
+    token: Annotated[str, Field(min_length=16, max_length=1000)] | None = Field(default=None, repr=False)
+    tls: Tls | None = None
+
+    @property
+    def host(self) -> str:
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """0: a free one is taken."""
+        return int(self.listen.rpartition(":")[2])
