@@ -82,7 +82,9 @@ def _terminate(world: World, intent: Intent, machine: Machine, provider: Provide
             with world.ledger.write() as tx:
                 fleet.settle(tx, machine.intent_id, "void", now=now, error=intent.reason)
                 reason = f"never launched: {intent.reason}"
-                fleet.save(tx, replace(machine, status=move(machine.status, Status.FAILED), ended_at=now, reason=reason))
+                fleet.save(
+                    tx, replace(machine, status=move(machine.status, Status.FAILED), ended_at=now, reason=reason)
+                )
         return
     error: str | None = None
     try:

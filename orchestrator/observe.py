@@ -78,7 +78,7 @@ def _each(ask: Callable[[T], R], questions: Iterable[T]) -> list[R]:
 
 def believe(tx: sa.Connection, world: World, seen: Seen) -> None:
     """Write what was seen into the ledger: statuses, settled launches, charges, offers and prices, demand."""
-    moved = offers.record(tx, seen.offers, "provider", seen.at)
+    moved = _record_offers(tx, seen)
     prices = {offer.id: offer for offer in offers.known(tx)}
     leaving = {intent.instance_id for intent in fleet.open_intents(tx, world.deployment) if intent.kind == "terminate"}
     for before in fleet.machines(tx, world.deployment):
@@ -96,10 +96,22 @@ def believe(tx: sa.Connection, world: World, seen: Seen) -> None:
         if after != before:
             fleet.save(tx, after)
             _settle(tx, before, after, offer, seen.at)
-        elif moved and offer is not None and after.launched_at is not None:
+        if before.offer_id in moved and offer is not None and after.status not in OVER:
             fleet.reprice(tx, after.id, offer.price_per_hour_micros, offer.currency, seen.at)
     if seen.load is not None:
         deployments.record_loads(tx, seen.load.minutes)
+
+
+def _record_offers(tx: sa.Connection, seen: Seen) -> set[str]:
+    """Write down offers that are new or changed; return the ids of those whose price did."""
+
+    def described(offer: Offer) -> Offer:
+        return replace(offer, refusals=0, refused_at=None, lost_at=None)
+
+    before = {offer.id: described(offer) for offer in offers.known(tx)}
+    news = [offer for offer in seen.offers if before.get(offer.id) != described(offer)]
+    offers.record(tx, news, "provider", seen.at)
+    return {offer.id for offer in news if offer.id in before}
 
 
 def reflect(
@@ -166,9 +178,7 @@ def _settle(tx: sa.Connection, before: Machine, after: Machine, offer: Offer | N
     if before.launched_at is None and after.launched_at is not None:
         fleet.settle(tx, after.intent_id, "done", now=now)
         price, currency = (offer.price_per_hour_micros, offer.currency) if offer else (None, "")
-        fleet.open_charge(
-            tx, after, price_per_hour_micros=price, currency=currency, started_at=after.launched_at
-        )
+        fleet.open_charge(tx, after, price_per_hour_micros=price, currency=currency, started_at=after.launched_at)
     if before.status is Status.LOST and after.status is Status.DRAINING and before.missing_since is not None:
         price, currency = (offer.price_per_hour_micros, offer.currency) if offer else (None, "")
         fleet.open_charge(tx, after, price_per_hour_micros=price, currency=currency, started_at=before.missing_since)
@@ -187,11 +197,12 @@ def _settle(tx: sa.Connection, before: Machine, after: Machine, offer: Offer | N
 def snapshot(tx: sa.Connection, world: World, policy: Policy, seen: Seen) -> Snapshot:
     """All that the decision may know, from the ledger and from what was seen."""
     closing = {intent.instance_id for intent in fleet.open_intents(tx, world.deployment) if intent.kind == "terminate"}
+    on_offer = {offer.id for offer in seen.offers}
     return Snapshot(
         now=seen.at,
         deployment=world.deployment,
         digest=world.digest,
-        offers=tuple(offer for offer in offers.known(tx) if offer.provider in world.providers),
+        offers=tuple(offer for offer in offers.known(tx) if offer.id in on_offer),
         profiles=offers.profiles(tx, policy.model),
         instances=tuple(_instance(machine, world, seen, closing) for machine in fleet.machines(tx, world.deployment)),
         load=_load(tx, world, seen),
@@ -231,11 +242,9 @@ def spend(tx: sa.Connection, deployment: str, now: datetime, policy: Policy) -> 
     unknown = 0.0
     for row in rows:
         for start in totals:
-            amount = billing.between(row, start, now, now)
+            amount = billing.between(row, start, now)
             if amount is not None and row.currency == currency:
                 totals[start] += amount
         if row.price_per_hour_micros is None and row.amount_micros is None:
-            unknown += ((row.ended_at or now) - max(row.started_at, month)) / timedelta(hours=1)
-    return Spend(
-        month_micros=totals[month], day_micros=totals[day], currency=currency, unknown_hours=unknown
-    )
+            unknown += float(billing.hours([row], month, now))
+    return Spend(month_micros=totals[month], day_micros=totals[day], currency=currency, unknown_hours=unknown)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from policies import budget, disruption, scaling, selection, windows
+from policies import budget, disruption, scaling, selection, throughput, windows
 from policies.lifecycle import LIVE, Status
 from policies.plan import Action, Drain, Launch, Plan, Target, Terminate
 from policies.snapshot import Instance, Offer, Purchase, Snapshot
@@ -26,7 +26,7 @@ class Policy:
     try_unmeasured: bool = False
     spot: bool = False
     surge: int = 1
-    scaling: scaling.Scaling = field(default_factory=lambda: scaling.Scaling(images_per_second=None))
+    utilisation: float = 0.7  # share of the measured throughput that is planned with
     disruption: disruption.Disruption = field(default_factory=disruption.Disruption)
     budget: budget.Budget | None = None
     wanted: bool = True  # False: the deployment was taken down
@@ -46,7 +46,8 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     ]
     serving = sum(one.status is Status.READY for one in staying)
     if policy.wanted:
-        target = scaling.target(snapshot.load, snapshot.jobs, serving, bounds, policy.scaling)
+        speed = scaling.Scaling(images_per_second=_speed(snapshot, policy), utilisation=policy.utilisation)
+        target = scaling.target(snapshot.load, snapshot.jobs, serving, bounds, speed)
     else:
         target = Target(replicas=0, reason="taken down")
     capped = budget.cap(target, bounds.min, snapshot.spend, policy.budget)
@@ -65,6 +66,15 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     if capped.note:
         notes = (capped.note, *notes)
     return Plan(target=target, actions=(*actions, *launches), notes=notes)
+
+
+def _speed(snapshot: Snapshot, policy: Policy) -> float | None:
+    """Measured images per second of one replica: of the slowest GPU that runs, else of the slowest on offer."""
+    gpus = {one.gpu for one in snapshot.instances if one.status in LIVE}
+    gpus = gpus or {offer.gpu for offer in snapshot.offers if offer.provider in policy.providers}
+    found = [throughput.measured(snapshot.profiles, policy.model, gpu) for gpu in gpus]
+    speeds = [profile.images_per_second for profile in found if profile and profile.images_per_second]
+    return min(speeds, default=None)
 
 
 def _launches(
@@ -91,7 +101,9 @@ def _launches(
             taken[one.offer_id] = taken.get(one.offer_id, 0) + 1
     launches = []
     for _ in range(min(missing, allowed)):
-        found = next((c for c in candidates if c.offer.capacity is None or taken.get(c.offer.id, 0) < c.offer.capacity), None)
+        found = next(
+            (c for c in candidates if c.offer.capacity is None or taken.get(c.offer.id, 0) < c.offer.capacity), None
+        )
         if found is None:
             notes = (*notes, "every offer is at its capacity")
             break
@@ -100,9 +112,7 @@ def _launches(
     return tuple(launches), notes
 
 
-def _candidates(
-    snapshot: Snapshot, policy: Policy, spot_only: bool
-) -> tuple[list[selection.Ranked], tuple[str, ...]]:
+def _candidates(snapshot: Snapshot, policy: Policy, spot_only: bool) -> tuple[list[selection.Ranked], tuple[str, ...]]:
     """Offers that may be taken now, best first: by provider preference, then by cost per image."""
     notes: list[str] = []
     usable: list[Offer] = []
@@ -121,10 +131,14 @@ def _candidates(
             notes.append(f"{offer.id} refused {offer.refusals} times: left alone until {until:%H:%M:%S} UTC")
             continue
         usable.append(offer)
-    ranked = selection.rank(usable, snapshot.profiles, policy.model, policy.p95_ms, try_unmeasured=policy.try_unmeasured)
+    ranked = selection.rank(
+        usable, snapshot.profiles, policy.model, policy.p95_ms, try_unmeasured=policy.try_unmeasured
+    )
     order = {name: place for place, name in enumerate(policy.providers)}
     eligible = [one for one in ranked if one.eligible]
     notes += [f"{one.offer.id}: {one.reason}" for one in ranked if not one.eligible]
+    if not eligible:  # one's own machine, too slow, is better than none; the note says what it misses
+        eligible = [one for one in ranked if one.offer.purchase is Purchase.OWNED]
     return sorted(eligible, key=lambda one: order[one.offer.provider]), tuple(dict.fromkeys(notes))
 
 
@@ -132,4 +146,5 @@ def backed_off_until(offer: Offer) -> datetime | None:
     """When a refused pool may be asked again; None when it was not refused."""
     if offer.refused_at is None or offer.refusals == 0:
         return None
-    return offer.refused_at + min(BACKOFF_FIRST * 2 ** min(offer.refusals - 1, 16), BACKOFF_LONGEST)
+    wait = min(BACKOFF_FIRST * (1 << min(offer.refusals - 1, 16)), BACKOFF_LONGEST)
+    return offer.refused_at + wait

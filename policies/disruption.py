@@ -40,7 +40,9 @@ def doomed(instances: Sequence[Instance], disruption: Disruption, now: datetime)
 def _doom(instance: Instance, disruption: Disruption, now: datetime) -> str | None:
     if instance.reclaim_at is not None:
         return f"the provider takes it back at {instance.reclaim_at:%H:%M:%S} UTC"
-    if instance.silent_since is not None and now - instance.silent_since >= timedelta(seconds=disruption.silent_seconds):
+    if instance.silent_since is not None and now - instance.silent_since >= timedelta(
+        seconds=disruption.silent_seconds
+    ):
         return f"no answer since {instance.silent_since:%H:%M:%S} UTC"
     started = instance.launched_at or instance.requested_at
     if instance.status is Status.BOOTING and now - started >= timedelta(seconds=disruption.start_seconds):

@@ -11,6 +11,8 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from orchestrator.ledger import tables as t
 
+LOAD_KEY = ["deployment", "instance_id", "at"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
@@ -29,7 +31,9 @@ class Deployment:
 
 def known(tx: sa.Connection) -> tuple[Deployment, ...]:
     """All deployments ever put up, by name."""
-    return tuple(Deployment(**row._mapping) for row in tx.execute(sa.select(t.deployments).order_by(t.deployments.c.name)))
+    return tuple(
+        Deployment(**row._mapping) for row in tx.execute(sa.select(t.deployments).order_by(t.deployments.c.name))
+    )
 
 
 def get(tx: sa.Connection, name: str) -> Deployment | None:
@@ -42,7 +46,15 @@ def put_up(tx: sa.Connection, name: str, spec: str, source: str, now: datetime) 
     """Keep this spec true from now on. Returns its version, which grows when the text has changed."""
     before = get(tx, name)
     if before is None:
-        row = {"name": name, "spec": spec, "source": source, "version": 1, "wanted": "up", "created_at": now, "updated_at": now}
+        row = {
+            "name": name,
+            "spec": spec,
+            "source": source,
+            "version": 1,
+            "wanted": "up",
+            "created_at": now,
+            "updated_at": now,
+        }
         tx.execute(t.deployments.insert().values(row))
         return 1
     version = before.version + (before.spec != spec)
@@ -67,7 +79,9 @@ def record_loads(tx: sa.Connection, minutes: Iterable[Mapping[str, Any]]) -> Non
     insert = postgresql_insert if tx.dialect.name == "postgresql" else sqlite_insert
     for minute in minutes:
         statement = insert(t.loads).values(dict(minute))
-        told_again = {name: statement.excluded[name] for name in minute if name not in ("deployment", "instance_id", "at")}
+        told_again = {
+            name: statement.excluded[name] for name in minute if name not in ("deployment", "instance_id", "at")
+        }
         tx.execute(statement.on_conflict_do_update(index_elements=["deployment", "instance_id", "at"], set_=told_again))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from orchestrator.billing import Charge
 from orchestrator.ledger import tables as t
 from policies.lifecycle import OVER, Status, move
 from policies.plan import Drain, Launch, Plan, Terminate
@@ -173,7 +174,9 @@ def _record_launch(
     payload: Mapping[str, Any],
 ) -> None:
     offer = action.offer
-    intent_id = _insert_intent(tx, deployment, tick_id, "launch", "", {**payload, "offer": offer.id}, action.reason, now)
+    intent_id = _insert_intent(
+        tx, deployment, tick_id, "launch", "", {**payload, "offer": offer.id}, action.reason, now
+    )
     machine_id = f"{deployment}-{intent_id}"
     token = token_of(key, intent_id)
     tx.execute(t.intents.update().where(t.intents.c.id == intent_id).values(instance_id=machine_id, token=token))
@@ -201,7 +204,9 @@ def _record_leaving(
 ) -> None:
     kind = "drain" if isinstance(action, Drain) else "terminate"
     _insert_intent(tx, deployment, tick_id, kind, action.instance_id, {}, action.reason, now)
-    (machine,) = (_machine(row) for row in tx.execute(sa.select(t.instances).where(t.instances.c.id == action.instance_id)))
+    (machine,) = (
+        _machine(row) for row in tx.execute(sa.select(t.instances).where(t.instances.c.id == action.instance_id))
+    )
     if machine.status in (Status.BOOTING, Status.READY):
         save(tx, replace(machine, status=move(machine.status, Status.DRAINING), draining_at=now, reason=action.reason))
 
@@ -322,15 +327,13 @@ def reprice(tx: sa.Connection, machine_id: str, price_per_hour_micros: int | Non
     return True
 
 
-def charged_between(
-    tx: sa.Connection, deployment: str, start: datetime, end: datetime
-) -> Sequence[sa.Row[Any]]:
+def charged_between(tx: sa.Connection, deployment: str, start: datetime, end: datetime) -> tuple[Charge, ...]:
     """The charges of a deployment that touch [start, end)."""
     c = t.charges.c
-    query = sa.select(t.charges).where(
+    query = sa.select(c.started_at, c.ended_at, c.price_per_hour_micros, c.currency, c.amount_micros).where(
         c.deployment == deployment, c.started_at < end, sa.or_(c.ended_at.is_(None), c.ended_at > start)
     )
-    return tx.execute(query).all()
+    return tuple(Charge(**row._mapping) for row in tx.execute(query))
 
 
 def last_tick(tx: sa.Connection, deployment: str) -> sa.Row[Any] | None:
@@ -352,3 +355,12 @@ def prune_snapshots(tx: sa.Connection, before: datetime, keep: timedelta = timed
     """Forget the snapshots of decisions older than `keep` before `before`; the decisions stay."""
     query = t.ticks.update().where(t.ticks.c.at < before - keep, t.ticks.c.snapshot.is_not(sa.null()))
     return int(tx.execute(query.values(snapshot=sa.null())).rowcount)
+
+
+def start_seconds(tx: sa.Connection, deployment: str, latest: int = 20) -> float | None:
+    """The p95 (nearest rank) of the last starts, launch to ready; None when nothing has started yet."""
+    c = t.instances.c
+    query = sa.select(c.launched_at, c.ready_at).where(c.deployment == deployment, c.ready_at.is_not(None))
+    rows = tx.execute(query.order_by(c.intent_id.desc()).limit(latest)).all()
+    waits = sorted((row.ready_at - row.launched_at).total_seconds() for row in rows)
+    return waits[min(len(waits) - 1, int(0.95 * len(waits)))] if waits else None

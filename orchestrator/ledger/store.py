@@ -82,7 +82,8 @@ def said_plainly(engine: sa.Engine) -> Iterator[None]:
         words = str(error.orig).lower()
         if any(sign in words for sign in NO_ROOM):
             raise LedgerUnwritable(
-                f"ledger {engine.url.database}: {error.orig}; nothing was lost: make room (or allow writing), it goes on by itself"
+                f"ledger {engine.url.database}: {error.orig}; nothing was lost: "
+                "make room (or allow writing), it goes on by itself"
             ) from None
         raise
 

@@ -138,8 +138,9 @@ def engine_command(payload: Mapping[str, Any], announce: Path) -> list[str]:
     """The engine's command line: a pure function of the frozen payload and of where it should announce itself."""
     command = [sys.executable, "-m", "inference", "--host", "127.0.0.1", "--port", "0", "--announce", str(announce)]
     command += ["--model", str(payload["model"])]
-    for name, value in sorted(payload["engine"].items()):
-        command += [f"--{name}", str(value)]
+    for name in ("workers", "threads"):
+        if name in payload["engine"]:
+            command += [f"--{name}", str(payload["engine"][name])]
     return command
 
 

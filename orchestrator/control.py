@@ -1,0 +1,201 @@
+"""Talking to the daemon: hand it a spec, start one when none lives, and wait for what was asked."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+
+from orchestrator import spec
+from orchestrator.clock import SystemClock
+from orchestrator.daemon import is_alive
+from orchestrator.door.client import Door
+from orchestrator.doorway import published
+from orchestrator.errors import Refused
+from orchestrator.ledger import deployments, fleet, leases
+from orchestrator.ledger.deployments import Deployment
+from orchestrator.ledger.store import Ledger
+from orchestrator.spec import Spec
+from policies.lifecycle import Status
+
+START_SECONDS = 20.0
+UP_SECONDS = 600.0
+POLL_SECONDS = 0.1
+#: what this version can do; the spec's language is wider
+BUILT = {
+    "provider": ("local", "simulated"),
+    "model": ("ppocr",),
+    "engine.backend": ("auto", "onnxruntime"),
+    "engine.precision": ("auto", "fp32"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What `halve up` has to say: serving at `url`, or closed there until `opens_at`."""
+
+    deployment: str
+    url: str
+    open: bool
+    replicas: int
+    opens_at: datetime | None
+    reason: str
+
+
+def check(wanted: Spec, home: Path) -> None:
+    """Raise Refused for what would keep this spec from running here, before anything is started."""
+    asked = {
+        "provider": wanted.provider,
+        "model": (wanted.model,) if "local" in wanted.provider else (),
+        "engine.backend": (wanted.engine.backend,),
+        "engine.precision": (wanted.engine.precision,),
+    }
+    for key, values in asked.items():
+        for value in values:
+            if value not in BUILT[key]:
+                raise Refused(f"{key}: {value} is not part of this version; use {' or '.join(BUILT[key])}")
+    if "local" in wanted.provider and not all(find_spec(name) for name in ("onnxruntime", "rapidocr", "uvicorn")):
+        raise Refused("provider: local needs the engine on this machine; install it with: pip install 'halve[cpu]'")
+    if Door(home, wanted.name).running() is None and wanted.door.port:
+        with socket.socket(socket.AF_INET6 if ":" in wanted.door.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((wanted.door.host, wanted.door.port))
+            except OSError as error:
+                raise Refused(
+                    f"door.listen: {wanted.door.listen}: {error.strerror}; free it, or set door.listen in the spec"
+                ) from None
+
+
+def up(home: Path, ledger: Ledger, path: Path, say: Callable[[str], None]) -> Outcome:
+    """Keep the spec at `path` true, and return once it serves or is known to be closed. Raises Refused otherwise."""
+    wanted = spec.load(path)
+    check(wanted, home)
+    now = SystemClock().now()
+    with ledger.write() as tx:
+        deployments.put_up(tx, wanted.name, path.read_text(encoding="utf-8"), str(path), now)
+    started = ensure_daemon(home, ledger, say)
+    deadline = time.monotonic() + UP_SECONDS
+    said = ""
+    while time.monotonic() < deadline:
+        outcome, waiting_for = _outcome(home, ledger, wanted, now)
+        if outcome is not None:
+            return outcome
+        if waiting_for != said:
+            say(waiting_for)
+            said = waiting_for
+        if started is not None and started.poll() is not None:
+            raise Refused(f"the daemon ended: {last_line(home / 'daemon.log')}; its log is {home / 'daemon.log'}")
+        time.sleep(POLL_SECONDS)
+    raise Refused(f"{wanted.name} does not serve after {UP_SECONDS:.0f} s: {said}; `halve why {wanted.name}` says more")
+
+
+def _outcome(home: Path, ledger: Ledger, wanted: Spec, since: datetime) -> tuple[Outcome | None, str]:
+    """The outcome, if it is known yet, and else what is being waited for."""
+    with ledger.read() as tx:
+        lease = leases.held(tx)
+        machines = fleet.machines(tx, wanted.name)
+        tick = fleet.last_tick(tx, wanted.name)
+    if lease is None or lease.last_tick_at is None or lease.last_tick_at <= since:
+        return None, "waiting for the daemon's first tick"
+    process, serving = Door(home, wanted.name).running(), published(home, wanted.name)
+    if process is None or serving is None:
+        return None, lease.last_error or "waiting for the door"
+    url = f"http://{wanted.door.listen}" if wanted.door.port else process.url
+    ready = [machine for machine in machines if machine.status is Status.READY]
+    if not serving.open or serving.replicas:
+        outcome = Outcome(
+            deployment=wanted.name,
+            url=url,
+            open=serving.open,
+            replicas=len(serving.replicas),
+            opens_at=serving.opens_at,
+            reason=serving.reason,
+        )
+        return outcome, ""
+    if tick is not None and tick.target == 0 and not ready:
+        idle = Outcome(
+            deployment=wanted.name,
+            url=url,
+            open=True,
+            replicas=0,
+            opens_at=None,
+            reason="idle: the first request wakes it",
+        )
+        return idle, ""
+    states = ", ".join(f"{machine.id} {machine.status}" for machine in machines)
+    notes = "; ".join(tick.plan["notes"]) if tick is not None else ""
+    return None, notes or (f"starting: {states}" if states else "nothing is being launched yet")
+
+
+def ensure_daemon(home: Path, ledger: Ledger, say: Callable[[str], None]) -> "subprocess.Popen[bytes] | None":
+    """Start a detached daemon unless one lives. Returns the process that was started, or None."""
+    clock = SystemClock()
+    with ledger.read() as tx:
+        if is_alive(leases.held(tx), clock.now()):
+            return None
+    with (home / "daemon.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", "daemon"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=home,
+            env={**os.environ, "HALVE_HOME": str(home)},
+            start_new_session=True,
+        )
+    say(f"daemon started: pid {child.pid}, log {home / 'daemon.log'}")
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with ledger.read() as tx:
+            if is_alive(leases.held(tx), clock.now()):
+                return child
+        if child.poll() is not None:
+            raise Refused(f"the daemon ended: {last_line(home / 'daemon.log')}; its log is {home / 'daemon.log'}")
+        time.sleep(POLL_SECONDS)
+    raise Refused(f"the daemon took no lease within {START_SECONDS:.0f} s; its log is {home / 'daemon.log'}")
+
+
+def down(home: Path, ledger: Ledger, name: str, say: Callable[[str], None]) -> None:
+    """Drain a deployment, end its machines and its door, and wait until nothing of it costs money."""
+    find(ledger, name)
+    with ledger.write() as tx:
+        deployments.take_down(tx, name, SystemClock().now())
+    ensure_daemon(home, ledger, say)
+    deadline = time.monotonic() + UP_SECONDS
+    said = ""
+    while time.monotonic() < deadline:
+        with ledger.read() as tx:
+            machines = fleet.machines(tx, name)
+        if not machines and Door(home, name).running() is None:
+            return
+        states = ", ".join(f"{machine.id} {machine.status}" for machine in machines) or "the door closes"
+        if states != said:
+            say(states)
+            said = states
+        time.sleep(POLL_SECONDS)
+    raise Refused(f"{name} is not down after {UP_SECONDS:.0f} s: {said}; the daemon goes on trying")
+
+
+def find(ledger: Ledger, name: str) -> Deployment:
+    """The deployment of that name. Raises Refused, naming those that there are."""
+    with ledger.read() as tx:
+        row = deployments.get(tx, name)
+        others = ", ".join(one.name for one in deployments.known(tx)) or "none yet"
+    if row is None:
+        raise Refused(f"no deployment is called {name}; there are: {others}")
+    return row
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log file; empty when there is none."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""

@@ -1,0 +1,233 @@
+"""Run forever: hold the lease, tick, sleep until something is due. A restart is just the next tick."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+
+import psutil
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from orchestrator.clock import SystemClock
+from orchestrator.deployment import Running, open_running
+from orchestrator.errors import Refused
+from orchestrator.ledger import deployments, fleet, leases
+from orchestrator.ledger.deployments import Deployment
+from orchestrator.ledger.store import Ledger, Stale
+from orchestrator.scheduler import tick
+from policies import windows
+
+log = logging.getLogger("halve.daemon")
+
+LEASE = timedelta(seconds=15)
+RENEW_SECONDS = 4.0
+#: between ticks; a window's edge or a signal wakes it sooner
+TICK_SECONDS = 1.0
+
+
+class Daemon:
+    """One process that may act on this ledger. `open_one` wires a deployment to the outside."""
+
+    def __init__(
+        self,
+        home: Path,
+        ledger: Ledger,
+        clock: SystemClock,
+        open_one: Callable[[Path, SystemClock, Ledger, Deployment], Running] = open_running,
+    ) -> None:
+        self._home = home
+        self._ledger = ledger
+        self._clock = clock
+        self._open_one = open_one
+        self._running: dict[str, Running] = {}
+        self._stopping = threading.Event()
+        self._had_one = False
+
+    def run(self, *, wait: bool = True) -> None:
+        """Hold the lease and tick until stopped by a signal or left by the last deployment.
+
+        Raises Refused when another daemon holds the lease and `wait` is False.
+        """
+        with self._signals():
+            if not self._take_lease(wait):
+                return
+            alarm = BackgroundScheduler(timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True})
+            alarm.add_job(self._clock.wake, "interval", seconds=TICK_SECONDS)
+            alarm.start()
+            renewal = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
+            renewal.start()
+            try:
+                notify_systemd("READY=1")
+                while not self._stopping.is_set() and not self._round(alarm):
+                    self._clock.sleep(60.0)
+            except Stale as stale:
+                log.warning("another daemon took over (%s): leaving the field", stale)
+            finally:
+                notify_systemd("STOPPING=1")
+                self._stopping.set()
+                alarm.shutdown(wait=False)
+                renewal.join()
+                for running in self._running.values():
+                    running.close()
+                self._give_up_lease()
+
+    def stop(self) -> None:
+        """Finish the tick, then leave. Replicas and doors go on."""
+        self._stopping.set()
+        self._clock.wake()
+
+    def _round(self, alarm: BackgroundScheduler) -> bool:
+        """One tick of every deployment. True when the last one has gone."""
+        error: str | None = None
+        try:
+            with self._ledger.read() as tx:
+                rows = deployments.known(tx)
+                costing = {machine.deployment for machine in fleet.machines(tx)}
+        except Refused as refusal:
+            log.error("%s", refusal)
+            return False
+        for row in rows:
+            if row.wanted == "down" and row.name not in costing:
+                self._forget(row)
+                continue
+            self._had_one = True
+            error = self._tick(row, alarm) or error
+            if self._stopping.is_set():
+                break
+        self._note_tick(error)
+        left = any(row.wanted == "up" or row.name in costing for row in rows)
+        return self._had_one and not left
+
+    def _tick(self, row: Deployment, alarm: BackgroundScheduler) -> str | None:
+        """One deployment's tick. An error is logged and counted; the others go on."""
+        try:
+            running = self._running.get(row.name)
+            if running is None or running.row != row:
+                if running is not None:
+                    running.close()
+                running = self._running[row.name] = self._open_one(self._home, self._clock, self._ledger, row)
+            running.ensure_door()
+            tick(running.world)
+            now = self._clock.now()
+            edge = windows.next_edge(running.world.policy(now).schedule, now)
+            if edge is not None:
+                alarm.add_job(self._clock.wake, "date", run_date=edge, id=row.name, replace_existing=True)
+        except Stale:
+            raise
+        except Refused as refusal:
+            log.error("deployment=%s %s", row.name, refusal)
+            return f"{row.name}: {refusal}"
+        except Exception as error:  # noqa: BLE001: whatever went wrong, the other deployments go on, and it is counted
+            log.exception("deployment=%s tick failed", row.name)
+            return f"{row.name}: {type(error).__name__}: {error}"
+        return None
+
+    def _forget(self, row: Deployment) -> None:
+        """A deployment that is down and costs nothing: its door closes."""
+        running = self._running.pop(row.name, None)
+        if running is None:
+            try:
+                running = self._open_one(self._home, self._clock, self._ledger, row)
+            except Refused:
+                return
+        running.close()
+        running.stop_door()
+
+    def _note_tick(self, error: str | None) -> None:
+        try:
+            with self._ledger.write() as tx:
+                leases.ticked(tx, self._clock.now(), error)
+        except Refused as refusal:
+            log.error("%s", refusal)
+
+    def _take_lease(self, wait: bool) -> bool:
+        owner = identity()
+        said = False
+        while not self._stopping.is_set():
+            with self._ledger.write() as tx:
+                now = self._clock.now()
+                held = leases.held(tx)
+                if held is None or held.expires_at <= now or is_dead(held.owner):
+                    self._generation = leases.take(tx, owner, os.getpid(), now + LEASE)
+                    break
+            who = f"daemon {held.owner} holds the lease of this ledger until {held.expires_at:%H:%M:%S} UTC"
+            if not wait:
+                raise Refused(f"{who}; stop it first, or leave out --no-wait to wait for it")
+            if not said:
+                log.warning("%s: waiting", who)
+                said = True
+            self._clock.sleep(1.0)
+        else:
+            return False
+        self._ledger.generation = self._generation
+        log.info("lease taken: generation %d, pid %d", self._generation, os.getpid())
+        return True
+
+    def _keep_renewing(self) -> None:
+        while not self._stopping.wait(RENEW_SECONDS):
+            try:
+                with self._ledger.write() as tx:
+                    leases.renew(tx, self._clock.now() + LEASE)
+            except Stale:
+                self.stop()
+                return
+            except Refused as refusal:
+                log.error("%s", refusal)
+
+    def _give_up_lease(self) -> None:
+        try:
+            with self._ledger.write() as tx:
+                leases.give_up(tx, self._clock.now())
+        except (Stale, Refused):
+            pass  # somebody else holds it, or it cannot be written: it expires by itself
+        self._ledger.generation = None
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def leave(number: int, frame: FrameType | None) -> None:
+            self.stop()
+
+        before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def identity() -> str:
+    """This process, in words that another one can check: host, pid, and when it started."""
+    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the owner of a lease is known to be dead. On another host it is not known."""
+    host, pid, started = owner.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(int(pid))
+        return abs(process.create_time() - float(started)) > 1.0 or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def is_alive(lease: leases.Lease | None, now: datetime) -> bool:
+    """Whether a daemon holds the lease and is not known to be dead."""
+    return lease is not None and lease.expires_at > now and not is_dead(lease.owner)
+
+
+def notify_systemd(state: str) -> None:
+    """Tell a `Type=notify` unit how far we are. Nothing happens outside systemd."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.connect("\0" + address[1:] if address.startswith("@") else address)
+        channel.sendall(state.encode())

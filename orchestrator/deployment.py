@@ -1,0 +1,207 @@
+"""From a spec to a running deployment: the one function where everything is wired."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from orchestrator import machine, spec
+from orchestrator.clock import Clock
+from orchestrator.doorway import HttpDoor
+from orchestrator.errors import Refused
+from orchestrator.ledger import fleet, offers
+from orchestrator.ledger.deployments import Deployment
+from orchestrator.ledger.store import Ledger
+from orchestrator.probes import HttpProbes, Probes
+from orchestrator.providers import Provider
+from orchestrator.providers.local import LocalProvider
+from orchestrator.providers.simulated import Conditions, SimulatedProvider
+from orchestrator.spec import Spec
+from orchestrator.world import World
+from policies import budget as budgets
+from policies.decide import Policy
+from policies.snapshot import Offer, Profile, Purchase
+from policies.windows import Override
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A deployment that is being kept true, and its door."""
+
+    row: Deployment
+    spec: Spec
+    world: World
+    door: HttpDoor
+
+    def ensure_door(self) -> None:
+        """Have the door's process up. Raises Refused when its address is taken."""
+        self.door.ensure(self.spec)
+
+    def stop_door(self) -> None:
+        self.door.stop()
+
+    def close(self) -> None:
+        """Let go of connections. Replicas and the door go on."""
+        self.door.close()
+        if isinstance(self.world.probes, HttpProbes):
+            self.world.probes.close()
+
+
+def open_running(home: Path, clock: Clock, ledger: Ledger, row: Deployment) -> Running:
+    """Wire one deployment of the ledger to the outside. Raises Refused for a spec that no longer parses."""
+    wanted = spec.parse(row.spec, row.source)
+    providers = open_providers(wanted, home, clock)
+    if "simulated" in providers:
+        record_simulated_speed(ledger, wanted, clock.now())
+    door = HttpDoor(home, row.name)
+    world = World(
+        deployment=row.name,
+        digest=wanted.replica_digest(),
+        payload=payload_of(wanted),
+        policy=policy_of(wanted, row, ledger),
+        clock=clock,
+        ledger=ledger,
+        providers=providers,
+        probes=probes_for(providers),
+        door=door,
+    )
+    return Running(row=row, spec=wanted, world=world, door=door)
+
+
+def open_providers(wanted: Spec, home: Path, clock: Clock) -> dict[str, Provider]:
+    """The spec's providers, in its order of preference. Raises Refused for one that is not built yet."""
+    opened: dict[str, Provider] = {}
+    for name in wanted.provider:
+        if name == "local":
+            opened[name] = LocalProvider(home, clock, local_offer(wanted))
+        elif name == "simulated":
+            conditions = Conditions(
+                offers=simulated_offers(wanted),
+                boot_seconds=wanted.simulated.boot.total_seconds(),
+                notice_seconds=wanted.simulated.notice.total_seconds(),
+            )
+            opened[name] = SimulatedProvider(clock, conditions, home / "simulated.json")
+        else:
+            raise Refused(f"{wanted.name}: provider {name} is not part of this version; local and simulated are")
+    return opened
+
+
+def probes_for(providers: Mapping[str, Provider]) -> Probes:
+    """Simulated replicas answer for themselves; all others are asked over HTTP."""
+    simulated = providers.get("simulated")
+    return simulated if isinstance(simulated, SimulatedProvider) else HttpProbes()
+
+
+def payload_of(wanted: Spec) -> dict[str, object]:
+    """What a replica is started with, frozen into its launch intent."""
+    options = wanted.engine.model_dump(mode="json")
+    return {
+        "deployment": wanted.name,
+        "model": wanted.model,
+        "engine": {name: value for name, value in options.items() if value != "auto"},
+    }
+
+
+def policy_of(wanted: Spec, row: Deployment, ledger: Ledger) -> Callable[[datetime], Policy]:
+    """The spec in the policies' words. What depends on the moment: holidays, the override, the measured start."""
+    override = None
+    if row.override_state in ("open", "closed") and row.override_until is not None:
+        override = Override(state="open" if row.override_state == "open" else "closed", until=row.override_until)
+
+    def policy(now: datetime) -> Policy:
+        with ledger.read() as tx:
+            start_seconds = fleet.start_seconds(tx, row.name)
+        live = override if override is not None and now < override.until else None
+        return Policy(
+            model=wanted.model,
+            schedule=wanted.schedule_for(now, live, start_seconds),
+            providers=wanted.provider,
+            gpus=wanted.selection.gpus or (),
+            p95_ms=wanted.slo.p95.total_seconds() * 1000 if wanted.slo else None,
+            try_unmeasured=wanted.selection.unmeasured == "try-one",
+            spot=wanted.spot is not None,
+            surge=wanted.replicas.surge,
+            budget=budget_of(wanted),
+            wanted=row.wanted == "up",
+        )
+
+    return policy
+
+
+def budget_of(wanted: Spec) -> budgets.Budget | None:
+    """The spec's budget in its own currency; None when there is none."""
+    if wanted.budget is None:
+        return None
+
+    def micros(amount: spec.Money | None) -> int | None:
+        converted = None if amount is None else wanted.convert(amount)
+        return None if converted is None else converted.micros
+
+    return budgets.Budget(
+        monthly_micros=micros(wanted.budget.monthly),
+        daily_micros=micros(wanted.budget.daily),
+        at=tuple((share, budgets.Step(step)) for share, step in wanted.budget.at.items()),
+    )
+
+
+def local_offer(wanted: Spec) -> Offer:
+    """This machine as an offer: rent, amortisation and electricity added up; unknown as soon as one part is."""
+    name, measured_watts = machine.device()
+    local = wanted.local
+    parts = [wanted.convert(amount) for amount in (local.price_per_hour, local.amortisation_per_hour) if amount]
+    if local.power is not None:
+        tariff = wanted.convert(local.power.price_per_kwh)
+        watts = measured_watts if local.power.watts == "auto" else local.power.watts
+        if tariff is None or watts is None:
+            parts.append(None)
+        else:
+            parts.append(spec.Money(round(tariff.micros * watts / 1000), wanted.currency))
+    known = [amount.micros for amount in parts if amount is not None]
+    micros = sum(known) if parts and len(known) == len(parts) else None
+    return Offer(
+        id="local/this",
+        provider="local",
+        zone="this",
+        instance_type="this",
+        gpu=local.gpu or name,
+        purchase=Purchase.OWNED,
+        price_per_hour_micros=micros,
+        currency=wanted.currency if micros is not None else "",
+    )
+
+
+def simulated_offers(wanted: Spec) -> tuple[Offer, ...]:
+    """Every zone of the simulated market: on demand, and spot where the spec gives its price."""
+    market = wanted.simulated
+    terms = [(Purchase.ON_DEMAND, market.price_per_hour), (Purchase.SPOT, market.spot_price_per_hour)]
+    return tuple(
+        Offer(
+            id=f"simulated/sim-{zone}/{market.gpu.lower().replace(' ', '-')}/{purchase}",
+            provider="simulated",
+            zone=f"sim-{zone}",
+            instance_type=market.gpu.lower().replace(" ", "-"),
+            gpu=market.gpu,
+            purchase=purchase,
+            price_per_hour_micros=price.micros,
+            currency=price.currency,
+        )
+        for purchase, price in terms
+        if price is not None
+        for zone in range(1, market.zones + 1)
+    )
+
+
+def record_simulated_speed(ledger: Ledger, wanted: Spec, now: datetime) -> None:
+    """Give the simulated GPU the speed that the spec says, marked as simulated."""
+    profile = Profile(
+        model=wanted.model,
+        gpu=wanted.simulated.gpu,
+        precision="simulated",
+        batch=1,
+        images_per_second=wanted.simulated.images_per_second,
+        p95_ms=1000 / wanted.simulated.images_per_second,
+        source="simulated",
+    )
+    with ledger.write() as tx:
+        if profile not in offers.profiles(tx, wanted.model):
+            offers.add_profile(tx, profile, now, note="from the spec's simulated section")

@@ -1,0 +1,93 @@
+"""The loop's side of the door: the seam of world.py over the door's client."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+from orchestrator.door.client import Door
+from orchestrator.door.process import Files
+from orchestrator.door.serving import ServingSet, from_json
+from orchestrator.errors import Refused
+from orchestrator.spec import Spec
+from orchestrator.world import DoorLoad
+
+
+class HttpDoor:
+    """One deployment's door process. Its counts are asked for once a tick."""
+
+    def __init__(self, home: Path, deployment: str) -> None:
+        self._home = home
+        self._deployment = deployment
+        self._door = Door(home, deployment)
+        self._in_flight: dict[str, int] | None = None
+
+    def ensure(self, wanted: Spec) -> None:
+        """Have the door's process up. Raises Refused when its address is taken."""
+        door = wanted.door
+        token_file = None
+        if door.token is not None:
+            token_file = self._home / "doors" / f"{self._deployment}.token"
+            write_secret(token_file, door.token)
+        certificate, key = (Path(door.tls.certificate), Path(door.tls.key)) if door.tls else (None, None)
+        self._door.ensure(door.listen, token_file=token_file, tls_cert=certificate, tls_key=key)
+
+    def publish(self, serving: ServingSet) -> None:
+        self._door.publish(serving)
+
+    def load(self, after: datetime) -> DoorLoad | None:
+        status = self._door.status()
+        self._in_flight = None if status is None else dict(status["in_flight"])
+        loads = self._door.loads(after)
+        if loads is None:
+            return None
+        rows = []
+        for minute in loads.minutes:
+            rows += [
+                {"deployment": self._deployment, "instance_id": replica, "at": minute.at, "images": images}
+                for replica, images in minute.images_by_replica.items()
+            ]
+            total = {
+                "deployment": self._deployment,
+                "instance_id": "",
+                "at": minute.at,
+                "images": minute.images - sum(minute.images_by_replica.values()),
+                "requests": minute.requests,
+                "failed": minute.failed,
+                "refused": minute.refused,
+                "latency_ms_sum": minute.latency_ms_sum,
+                "latency_ms_p95": minute.latency_ms_p95,
+                "queue_max": minute.queue_max,
+            }
+            rows.append(total)
+        current = loads.current
+        return DoorLoad(minutes=tuple(rows), images_per_second=current.requests_per_second, waiting=current.waiting)
+
+    def in_flight(self, replica_id: str) -> int | None:
+        return None if self._in_flight is None else self._in_flight.get(replica_id, 0)
+
+    def stop(self) -> None:
+        """Close the door's process; its in-flight requests finish first."""
+        self._door.stop()
+
+    def close(self) -> None:
+        """Let go of the connection; the door's process goes on."""
+        self._door.close()
+
+
+def published(home: Path, deployment: str) -> ServingSet | None:
+    """What the door was last told; None when it was told nothing yet."""
+    try:
+        return from_json(Files.of(home, deployment).serving.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def write_secret(path: Path, secret: str) -> None:
+    """Write a file that only its owner may read. Raises Refused when it cannot."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(secret)
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}; it keeps the door's token") from None
