@@ -17,7 +17,7 @@ def page(
 ) -> dict[str, Any]:
     """One image as JSON-ready values; `milliseconds` is from decoding to fields."""
     return {
-        "original_filename": filename.encode("utf-8", "replace").decode(),
+        "original_filename": printable(filename),
         "width": reading.width,
         "height": reading.height,
         "recognized_text": "\n".join(line.text for line in reading.lines),
@@ -30,3 +30,8 @@ def page(
         "model": model,
         "precision": precision,
     }
+
+
+def printable(filename: str) -> str:
+    """A file name that is not valid UTF-8 still has to go into JSON: what cannot is shown as `?`."""
+    return filename.encode("utf-8", "replace").decode()

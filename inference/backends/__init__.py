@@ -10,6 +10,9 @@ Floats = NDArray[np.float32]
 Accelerator = Literal["auto", "cuda", "cpu"]
 """auto tries CUDA and falls back to the CPU, cuda refuses to fall back, cpu does not try."""
 
+#: distributions whose versions belong beside a measurement
+RUNTIME_PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+
 
 class Session(Protocol):
     """One loaded network. `run` may be called by several threads at once."""

@@ -1,7 +1,12 @@
 """The models that can be read with, by name."""
 
+import cv2
+
 from inference.backends import Accelerator
 from inference.engine import Engine
+from inference.models.weights import WeightsError
+
+__all__ = ["NAMES", "UnknownModel", "WeightsError", "load"]
 
 NAMES = ("ppocr",)
 
@@ -20,4 +25,5 @@ def load(name: str = "ppocr", *, accelerator: Accelerator = "auto", threads: int
     from inference.backends.ort import OrtRuntime  # here, because a runtime takes long to import
     from inference.models import ppocr
 
+    cv2.setNumThreads(threads)  # the image library's own pool would otherwise take every core in every worker
     return ppocr.load(OrtRuntime(accelerator=accelerator, threads=threads))

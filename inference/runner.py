@@ -1,0 +1,148 @@
+"""A folder of images -> a folder of JSON, with as many workers as cores and the longest work first."""
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from inference import fields, images, schema
+from inference.engine import Engine
+from inference.images import BadImage, File
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """`images` found, `failed` of them not read, `seconds` from the first byte read to the last one written."""
+
+    images: int
+    failed: int
+    seconds: float
+
+
+def page_of(engine: Engine, file: File, wanted: Sequence[str] | None = None) -> dict[str, Any]:
+    """One image file as JSON-ready values. Raises BadImage."""
+    started = time.perf_counter()
+    reading = engine.read([images.decode(file.content)])[0]
+    structured = fields.extract(reading.lines, wanted)
+    return schema.page(
+        file.name,
+        reading,
+        structured,
+        milliseconds=(time.perf_counter() - started) * 1000,
+        model=engine.model,
+        precision=engine.precision,
+    )
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files right inside a folder, by name. Hidden files and other kinds are not ours to read."""
+    found = (path for path in folder.iterdir() if path.suffix.lower() in images.SUFFIXES)
+    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+
+
+def run(
+    engine: Engine,
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    workers: int,
+    done: Callable[[int], None] = lambda count: None,
+) -> Summary:
+    """Write `<file name>.json` for each image, each in one piece, and a line to results.jsonl or errors.jsonl.
+
+    A bad image is a line in errors.jsonl and stops nothing. `done` hears how many images are behind us.
+    Raises OSError when the output cannot be written; what was written before stays.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    # the largest files first: at the end no worker is left alone with a long one
+    queue = deque(sorted(inputs, key=_size, reverse=True))
+    with (output / "results.jsonl").open("w") as results, (output / "errors.jsonl").open("w") as errors:
+        shelf = _Shelf(output, results, errors, done)
+        _work_off(engine, queue, shelf, workers)
+    return Summary(images=len(inputs), failed=shelf.failed, seconds=round(time.perf_counter() - started, 3))
+
+
+class _Shelf:
+    """Where results go. Several workers put things there."""
+
+    def __init__(self, folder: Path, results: TextIO, errors: TextIO, done: Callable[[int], None]) -> None:
+        self.failed = 0
+        self._folder = folder
+        self._results = results
+        self._errors = errors
+        self._done = done
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def put(self, name: str, page: dict[str, Any]) -> None:
+        partial = self._folder / f".{name}.partial"
+        partial.write_text(json.dumps(page, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        partial.replace(self._folder / f"{name}.json")
+        self._line(self._results, page)
+
+    def put_error(self, name: str, reason: str) -> None:
+        with self._lock:
+            self.failed += 1
+        self._line(self._errors, {"original_filename": schema.printable(name), "error": reason})
+
+    def _line(self, file: TextIO, content: dict[str, Any]) -> None:
+        with self._lock:
+            file.write(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
+            file.flush()
+            self._count += 1
+            self._done(self._count)
+
+
+def _work_off(engine: Engine, queue: deque[Path], shelf: _Shelf, workers: int) -> None:
+    """Every worker takes from the one queue until it is empty. The first that cannot write stops all."""
+
+    def work() -> None:
+        try:
+            while (path := _next(queue)) is not None:
+                _read_one(engine, path, shelf)
+        except BaseException:
+            queue.clear()
+            raise
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="engine") as threads:
+        running = [threads.submit(work) for _ in range(workers)]
+        try:
+            for worker in running:
+                worker.result()
+        finally:
+            queue.clear()
+
+
+def _next(queue: deque[Path]) -> Path | None:
+    try:
+        return queue.popleft()
+    except IndexError:
+        return None
+
+
+def _read_one(engine: Engine, path: Path, shelf: _Shelf) -> None:
+    try:
+        page = page_of(engine, File(path.name, path.read_bytes()))
+    except BadImage as bad:
+        shelf.put_error(path.name, bad.reason)
+    except OSError as error:
+        shelf.put_error(path.name, error.strerror or str(error))
+    except Exception as error:  # noqa: BLE001  one page the networks choke on must not take the others with it
+        shelf.put_error(path.name, f"reading failed: {error}")
+    else:
+        shelf.put(path.name, page)
+
+
+def _size(path: Path) -> int:
+    """Pixels, which is what takes the time; 0 for what is not an image."""
+    try:
+        head = images.header(path.read_bytes())
+    except (BadImage, OSError):
+        return 0
+    return head.width * head.height

@@ -1,0 +1,27 @@
+"""What the commands that run the engine in this process share."""
+
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import Refused
+
+if TYPE_CHECKING:
+    from inference.engine import Engine
+
+
+def require_engine() -> None:
+    """Raises Refused when the engine's packages are not installed."""
+    import inference
+
+    if absent := inference.absent_packages():
+        raise Refused(f"the engine is not installed ({', '.join(absent)} missing): pip install 'halve[cpu]'")
+
+
+def load_engine(model: str = "ppocr", threads: int = 1) -> "Engine":
+    """The model, loaded. Raises Refused with the reason when it cannot be."""
+    require_engine()
+    from inference import models
+
+    try:
+        return models.load(model, threads=threads)
+    except (models.UnknownModel, models.WeightsError) as error:
+        raise Refused(str(error)) from None

@@ -1,0 +1,37 @@
+"""halve serve"""
+
+import typer
+
+from orchestrator.errors import Refused
+
+
+def serve(
+    host: str = typer.Option("127.0.0.1", "--host", help="Address to listen on."),
+    port: int = typer.Option(7860, "--port", min=0, max=65535, help="Port to listen on; 0 picks a free one."),
+    workers: int = typer.Option(None, "--workers", min=1, help="Images read at once. Default: one per core."),
+    threads: int = typer.Option(1, "--threads", min=1, help="Threads per worker."),
+) -> None:
+    """Serve the engine over HTTP in the foreground.
+
+    Ctrl-C finishes the requests in flight, then ends.
+
+    Example: halve serve --port 7860, then: curl -F file=@invoice.png http://127.0.0.1:7860/v1/ocr
+    """
+    import logging
+
+    from orchestrator.cli.engine import require_engine
+
+    require_engine()
+    from inference import listener
+    from inference.service import Settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        listener.serve(
+            Settings(workers=workers, threads=threads),
+            host=host,
+            port=port,
+            listening=lambda url: print(f"{url}  (POST /v1/ocr, GET /healthz, GET /metrics)", flush=True),
+        )
+    except listener.CannotServe as error:
+        raise Refused(str(error)) from None
