@@ -35,7 +35,7 @@ class Body:
         self._memory = memory
         self._charged = 0
         self._pieces: list[bytes] = []
-        self._deadline = asyncio.get_running_loop().time() + UPLOAD_SECONDS
+        self._deadline = 0.0
         self.length = request.content_length  # None: chunked
         self.seen = 0
         self.whole = False
@@ -86,9 +86,10 @@ class Body:
         content = self._content
         if content.is_eof() and content.at_eof():
             return b""
-        loop = asyncio.get_running_loop()
+        now = asyncio.get_running_loop().time()
+        self._deadline = self._deadline or now + UPLOAD_SECONDS
         try:
-            async with asyncio.timeout_at(min(self._deadline, loop.time() + SILENT_SECONDS)):
+            async with asyncio.timeout_at(min(self._deadline, now + SILENT_SECONDS)):
                 piece = await content.readany()
         except TimeoutError:
             raise TooSlow from None

@@ -97,6 +97,10 @@ class Door:
             raise Refused(f"the door of {self._deployment} does not answer; see {self._files.log}")
         return 0
 
+    def close(self) -> None:
+        """Let go of the connection; the door's process goes on."""
+        self._http.close()
+
     def stop(self) -> None:
         """Close the door: in-flight requests finish first, within 30 s. Done when the lock is free; closed is success.
 

@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator
 
 from multidict import CIMultiDict
 
-REPLY_SECONDS = 120.0  # the longest silence of a replica at work
+REPLY_SECONDS = 120.0  # the longest silence of a replica at work, or of one that should take a request's body
 IDLE_SECONDS = 3.0  # less than servers keep an idle connection (uvicorn: 5 s), so it is ours to close
 IDLE_MAX = 64  # idle connections kept to one replica
 HEAD_BYTES_MAX = 64 * 1024
 WINDOW_BYTES = 256 * 1024  # read ahead of a slow client by this much, and written to a slow replica in such pieces
+
+_FRAMING = frozenset(("transfer-encoding", "content-length"))
+_HOP = frozenset(("connection", "transfer-encoding", "keep-alive", "proxy-connection", "upgrade", "trailer"))
 
 
 class Broken(Exception):
@@ -84,7 +87,8 @@ class Reply:
 class Connection(asyncio.Protocol):
     """One connection to one replica."""
 
-    def __init__(self, idle: "list[Connection]") -> None:
+    def __init__(self, busy: "set[Connection]", idle: "list[Connection]") -> None:
+        self._busy = busy
         self._idle = idle
         self._buffer = b""
         self._head_only = False
@@ -103,7 +107,7 @@ class Connection(asyncio.Protocol):
         self._error: str | None = None
         self.complete = False
         self.used = 0
-        self.idle_since = 0.0
+        self.stirred_at = 0.0  # when something last went over it, on the monotonic clock
 
     # What the door does with it
 
@@ -113,15 +117,14 @@ class Connection(asyncio.Protocol):
         self._head_only, self._answer, self.complete = head_only, None, False
         self.used += 1
         self._reply = asyncio.get_running_loop().create_future()
+        self._busy.add(self)
+        self.stirred_at = time.monotonic()
         try:
             if isinstance(body, bytes) and len(body) <= WINDOW_BYTES:
                 self._transport.write(head + body if body else head)
             else:
                 await self._send_body(head, body)
-            async with asyncio.timeout(REPLY_SECONDS):
-                return await self._reply
-        except TimeoutError:
-            raise self._broken(f"silent for {REPLY_SECONDS:.0f} s") from None
+            return await self._reply
         finally:
             self._reply.cancel()  # nobody will ask any more
 
@@ -133,8 +136,8 @@ class Connection(asyncio.Protocol):
                 self._reusable = False
                 return
             self._transport.write(piece)
-            async with asyncio.timeout(REPLY_SECONDS):
-                await self._writable.wait()
+            self.stirred_at = time.monotonic()
+            await self._writable.wait()
 
     async def read(self) -> bytes:
         while not self._body and not self.complete:
@@ -142,10 +145,7 @@ class Connection(asyncio.Protocol):
                 raise self._broken(self._error)
             self._reading = asyncio.get_running_loop().create_future()
             try:
-                async with asyncio.timeout(REPLY_SECONDS):
-                    await self._reading
-            except TimeoutError:
-                raise self._broken(f"silent for {REPLY_SECONDS:.0f} s") from None
+                await self._reading
             finally:
                 self._reading = None
         content = b"".join(self._body)
@@ -153,23 +153,31 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         if self._paused:
             self._paused = False
+            self.stirred_at = time.monotonic()
             self._transport.resume_reading()
         return content
 
     def release(self) -> None:
         whole = self.complete and not self._body and not self._buffer
         if whole and self._reusable and not self._transport.is_closing() and len(self._idle) < IDLE_MAX:
-            self.idle_since = time.monotonic()
+            self.stirred_at = time.monotonic()
             self._reply = None
+            self._busy.discard(self)
             self._idle.append(self)
         else:
-            self._transport.abort()
+            self.close()
 
     def close(self) -> None:
+        self._busy.discard(self)
         self._transport.abort()
 
+    def expire(self, now: float) -> None:
+        """Give up on a replica that has been silent for too long. Asked now and then: a timer per request is dear."""
+        if now - self.stirred_at > REPLY_SECONDS and not self._paused:
+            self._fail(f"silent for {REPLY_SECONDS:.0f} s")
+
     def fresh(self, now: float) -> bool:
-        return now - self.idle_since < IDLE_SECONDS and not self._transport.is_closing() and self._error is None
+        return now - self.stirred_at < IDLE_SECONDS and not self._transport.is_closing() and self._error is None
 
     # What the event loop does with it
 
@@ -178,6 +186,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        self.stirred_at = time.monotonic()
         if self._reply is None:
             self._fail("spoke without being asked")
         elif self._answer is not None:
@@ -227,41 +236,48 @@ class Connection(asyncio.Protocol):
             self._buffer = rest
             self._take_head()
             return
-        headers: CIMultiDict[str] = CIMultiDict()
+        ends: list[tuple[str, str]] = []
+        hop: dict[str, str] = {}
         for line in lines[1:]:
             name, colon, value = line.partition(":")
             if not colon or not name or name[-1] == " ":
                 raise ValueError(line[:80])
-            headers.add(name, value.strip(" \t"))
-        self._frame(version, status, headers)
+            lower, value = name.lower(), value.strip(" \t")
+            if lower == "connection":
+                hop[lower] = f"{hop[lower]}, {value}" if lower in hop else value
+            elif lower in _FRAMING and hop.setdefault(lower, value) != value:
+                raise ValueError(f"two different {name}")
+            if lower not in _HOP:
+                ends.append((name, value))
+        headers = CIMultiDict(ends)
+        self._frame(version, status, hop)
+        for name in hop.get("connection", "").split(","):
+            if name and (own := name.strip()) in headers:
+                del headers[own]
+        if self._chunks is not None:
+            headers.popall("Content-Length", None)
         self._answer = Reply(self, status, reason, headers)
         self._short = self._left is not None and self._left <= WINDOW_BYTES
         self._feed(rest)
 
-    def _frame(self, version: str, status: int, headers: CIMultiDict[str]) -> None:
-        """Where the body ends (RFC 9112 section 6.3), and off with the headers that end at this hop."""
-        connection = headers.get("Connection", "").lower()
-        self._reusable = version == "HTTP/1.1" and "close" not in connection
-        coding = headers.get("Transfer-Encoding", "").lower()
-        length = headers.get("Content-Length")
+    def _frame(self, version: str, status: int, hop: dict[str, str]) -> None:
+        """Where the body ends (RFC 9112 section 6.3), and whether another answer can follow."""
+        self._reusable = version == "HTTP/1.1" and "close" not in hop.get("connection", "").lower()
+        coding, length = hop.get("transfer-encoding"), hop.get("content-length")
         self._chunks = None
         if self._head_only or status in (204, 304):
             self._left = 0
-        elif coding:
-            if coding != "chunked":
+        elif coding is not None:
+            if coding.lower() != "chunked":
                 raise ValueError(f"transfer coding {coding[:40]!r}")
             self._left = None
             self._chunks = Chunks()
-            headers.popall("Content-Length", None)
         elif length is not None:
-            if not length.isdecimal() or len(headers.getall("Content-Length")) > 1:
+            if not length.isdecimal():
                 raise ValueError(f"content length {length[:40]!r}")
             self._left = int(length)
         else:
             self._left = None
-        for name in (*connection.replace(" ", "").split(","), "Connection", "Keep-Alive", "Transfer-Encoding"):
-            if name:
-                headers.popall(name, None)
 
     def _feed(self, data: bytes) -> None:
         if self._chunks is not None:

@@ -1,5 +1,6 @@
 """What a request's head becomes on its way to a replica."""
 
+import itertools
 import os
 import re
 from urllib.parse import unquote
@@ -12,15 +13,17 @@ _OURS = frozenset(
     b" upgrade http2-settings expect"
     b" content-length host x-forwarded-for x-forwarded-proto x-forwarded-host x-request-id".split()
 )
+_PROCESS = os.urandom(10).hex()
+_NUMBERS = itertools.count(1)
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 #: a replica's paths that are between it and the daemon
 PRIVATE = frozenset(("/drain", "/lease"))
 
 
 def request_id(request: web.BaseRequest) -> str:
-    """The client's, if it is a decent one, or a new one."""
+    """The client's, if it is a decent one, or a new one, unique without asking for randomness each time."""
     given = request.headers.get("X-Request-Id")
-    return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+    return given if given and _REQUEST_ID.fullmatch(given) else f"{_PROCESS}{next(_NUMBERS):012x}"
 
 
 def target(request: web.BaseRequest) -> str:

@@ -16,7 +16,7 @@ _STEP = math.log(1.05)  # latencies are counted in classes 5 % wide: memory stay
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Minute:
-    """What one whole minute saw. `refused` was answered by the door itself, `failed` is what a replica spoilt."""
+    """What one minute saw. `refused` was answered by the door itself, `failed` is what a replica spoilt."""
 
     at: AwareDatetime
     requests: int
@@ -27,6 +27,7 @@ class Minute:
     latency_ms_p95: float | None
     queue_max: int
     in_flight_max: int
+    images_by_replica: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class Tally:
     """Counts over some stretch of time; adds up."""
 
     requests: int = 0
-    images: int = 0
+    images_by_replica: dict[str, int] = field(default_factory=dict)
     failed: int = 0
     refused: int = 0
     latency_ms_sum: float = 0.0
@@ -63,9 +64,13 @@ class Tally:
         index = int(math.log(milliseconds) / _STEP) if milliseconds > 1 else 0
         self.classes[index] = self.classes.get(index, 0) + 1
 
+    def read(self, replica: str, images: int) -> None:
+        self.images_by_replica[replica] = self.images_by_replica.get(replica, 0) + images
+
     def add(self, other: "Tally") -> None:
         self.requests += other.requests
-        self.images += other.images
+        for replica, images in other.images_by_replica.items():
+            self.read(replica, images)
         self.failed += other.failed
         self.refused += other.refused
         self.latency_ms_sum += other.latency_ms_sum
@@ -106,24 +111,28 @@ class Counts:
 
     def flying(self, change: int) -> None:
         self.in_flight += change
-        if self.in_flight > self.roll().in_flight_max:
+        if self.in_flight > self.tally.in_flight_max:
             self.tally.in_flight_max = self.in_flight
 
     def queued(self, change: int) -> None:
         self.waiting += change
-        if self.waiting > self.roll().queue_max:
+        if self.waiting > self.tally.queue_max:
             self.tally.queue_max = self.waiting
 
     def loads(self, after: datetime | None) -> Loads:
-        """The whole minutes that began after `after`, quiet ones included, and the last ten seconds."""
+        """The minutes that began after `after`, quiet ones and the running one included, and the last ten seconds."""
         self.roll()
+        running = Tally()
+        running.add(self._minute)
+        running.add(self.tally)
+        minutes = [*self._minutes, (self._second - self._second % 60, running)]
         since = after.timestamp() if after else 0.0
         recent = Tally()
         for second, tally in self._seconds:
             if second >= self._second - CURRENT_SECONDS:
                 recent.add(tally)
         return Loads(
-            minutes=tuple(_minute(start, tally) for start, tally in self._minutes if start > since),
+            minutes=tuple(_minute(start, tally) for start, tally in minutes if start > since),
             current=Current(
                 requests_per_second=recent.requests / CURRENT_SECONDS,
                 in_flight=self.in_flight,
@@ -152,11 +161,12 @@ def _minute(start: int, tally: Tally) -> Minute:
     return Minute(
         at=datetime.fromtimestamp(start, UTC),
         requests=tally.requests,
-        images=tally.images,
+        images=sum(tally.images_by_replica.values()),
         failed=tally.failed,
         refused=tally.refused,
         latency_ms_sum=round(tally.latency_ms_sum, 3),
         latency_ms_p95=tally.p95_ms(),
         queue_max=tally.queue_max,
         in_flight_max=tally.in_flight_max,
+        images_by_replica=dict(tally.images_by_replica),
     )

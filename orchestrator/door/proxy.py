@@ -160,14 +160,14 @@ class Proxy:
                     busy[replica.id] = await _small(answer, errand.identity)
                     self._roster.refresh()  # it may have been withdrawn a moment ago
                     return None
-                self._count(errand, answer)
+                self._count(errand, replica, answer)
                 return await self._relay(errand, answer)
             finally:
                 answer.close()
         finally:
             self._roster.give_back(replica)
 
-    def _count(self, errand: Errand, answer: Reply) -> None:
+    def _count(self, errand: Errand, replica: Replica, answer: Reply) -> None:
         tally = self._counts.roll()
         if answer.status >= 500:
             tally.failed += 1
@@ -176,9 +176,9 @@ class Proxy:
         if answer.status < 400:
             said = answer.headers.get("X-Halve-Images")
             if said is not None:
-                tally.images += int(said) if said.isdecimal() and len(said) < 9 else 0
+                tally.read(replica.id, int(said) if said.isdecimal() and len(said) < 9 else 0)
             elif errand.request.method == "POST" and errand.target.partition("?")[0] == "/v1/ocr":
-                tally.images += 1
+                tally.read(replica.id, 1)
 
     async def _relay(self, errand: Errand, answer: Reply) -> web.StreamResponse:
         answer.headers["X-Request-Id"] = errand.identity

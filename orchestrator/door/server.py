@@ -116,7 +116,7 @@ async def _watch(front: Front) -> None:
         for _ in range(round(1 / WATCH_SECONDS)):
             await asyncio.sleep(WATCH_SECONDS)
             front.roster.refresh()
-        front.upstream.keep({replica.url for replica in front.roster.serving.replicas})
+        front.upstream.tidy({replica.url for replica in front.roster.serving.replicas})
 
 
 async def _listen(protocols: web.Server, host: str, port: int, tls: ssl.SSLContext | None) -> asyncio.Server:

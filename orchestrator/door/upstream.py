@@ -23,6 +23,7 @@ class Upstream:
     """All connections to all replicas."""
 
     def __init__(self) -> None:
+        self._busy: set[Connection] = set()
         self._idle: dict[str, list[Connection]] = {}  # by url
 
     async def send(
@@ -41,9 +42,14 @@ class Upstream:
             connection.close()
             raise
 
-    def keep(self, urls: set[str]) -> None:
-        """Close idle connections to replicas that are not among `urls`, and those idle for too long."""
+    def tidy(self, urls: set[str]) -> None:
+        """Close idle connections to replicas not among `urls`, those idle for too long, and those silent for too long.
+
+        To be called about once a second.
+        """
         now = time.monotonic()
+        for connection in list(self._busy):
+            connection.expire(now)
         for url, connections in list(self._idle.items()):
             kept = [connection for connection in connections if url in urls and connection.fresh(now)]
             for connection in connections:
@@ -69,7 +75,7 @@ class Upstream:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(idle), address.hostname or "", address.port or 80
+                    lambda: Connection(self._busy, idle), address.hostname or "", address.port or 80
                 )
         except TimeoutError:
             raise NotSent(f"no connection within {CONNECT_SECONDS:.0f} s") from None

@@ -75,7 +75,8 @@ def override(tx: sa.Connection, name: str, state: str | None, until: datetime | 
 
 
 def record_loads(tx: sa.Connection, minutes: Iterable[Mapping[str, Any]]) -> None:
-    """Write per-minute demand; a minute that is told again replaces what was told before."""
+    """Write per-minute demand. A minute that is told again replaces what was told, but never by less: a door that was
+    restarted within the minute has forgotten its first part."""
     insert = postgresql_insert if tx.dialect.name == "postgresql" else sqlite_insert
     for minute in minutes:
         statement = insert(t.loads).values(dict(minute))
