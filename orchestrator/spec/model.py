@@ -79,8 +79,13 @@ class Spec(Section):
     door: Door = Door()
     alerts: tuple[Annotated[str, Field(pattern="^[a-zA-Z][a-zA-Z0-9+.-]*://.+")], ...] = Field(default=(), repr=False)
 
+    @property
+    def timezone(self) -> ZoneInfo:
+        """The zone that its hours and days are counted in; UTC without a schedule."""
+        return self.schedule.timezone if self.schedule else _UTC
+
     def digest(self) -> str:
-        """A hash of all that the spec means: comments, order, spelling (5m, 300s) and defaults written out do not count."""
+        """A hash of what the spec means: comments, order, spelling (5m, 300s) and written-out defaults do not count."""
         return _hash(self.model_dump(mode="json", exclude_defaults=True))
 
     def replica_digest(self) -> str:
@@ -121,14 +126,14 @@ class Spec(Section):
     ) -> Schedule:
         hours, calendar = self.schedule, self._calendar(first_year, last_year)
         if hours is None:
-            return Schedule(zone=_UTC, override=override, min=self.replicas.min, max=self.replicas.max)
+            return Schedule(zone=self.timezone, override=override, min=self.replicas.min, max=self.replicas.max)
         prewarm = hours.prewarm
         if prewarm == "auto":
             prewarm_seconds = PREWARM_UNMEASURED_SECONDS if start_seconds is None else start_seconds
         else:
             prewarm_seconds = prewarm.total_seconds()
         return Schedule(
-            zone=hours.timezone,
+            zone=self.timezone,
             windows=_ALL_WEEK if hours.windows is None else tuple(line.window for line in hours.windows),
             holidays=calendar.holidays,
             make_up=calendar.make_up,
