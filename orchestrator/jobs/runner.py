@@ -1,0 +1,321 @@
+"""Runs the jobs of a ledger: leases items, has them read, writes each result once, settles, and finishes.
+
+One thread speaks for the ledger; workers read images and write results. A result lies on the disk before it is
+acknowledged: a crash in between has the item read again and the same file replaced, never two results and never none.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+from orchestrator.clock import Clock
+from orchestrator.errors import Refused
+from orchestrator.executors import Executor, Outcome, Task, Verdict
+from orchestrator.jobs import results
+from orchestrator.jobs.lane import Errand, Lane
+from orchestrator.jobs.retry import next_step
+from orchestrator.ledger import items, jobs
+from orchestrator.ledger.jobs import ItemState, Job, State
+from orchestrator.ledger.store import Ledger, Stale
+
+log = logging.getLogger("halve.jobs")
+
+#: between passes when nothing happens: how soon a pause, a cancel or a new job is seen
+PASS_SECONDS = 0.5
+#: what ends within this long is acknowledged together
+GATHER_SECONDS = 0.05
+LEASE = timedelta(seconds=120)
+#: leased ahead, so that no worker waits for the ledger
+AHEAD = 64
+IN_FLIGHT = 4
+IN_FLIGHT_MAX = 64
+#: a job that paused itself looks this often whether it can go on
+AGAIN = timedelta(seconds=10)
+#: a lane that takes nothing for this long is worth a word in `halve job show`
+SAY_AFTER_SECONDS = 2.0
+
+
+class JobRunner:
+    """Made by the daemon once it holds its lease: items of an older generation are taken over at once.
+
+    `executor_for(deployment)` is asked in every pass and answers the same object until its address changes, or None
+    when nothing serves; `in_flight(deployment)` is how many items may be under way there.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Clock,
+        executor_for: Callable[[str], Executor | None],
+        in_flight: Callable[[str], int] = lambda deployment: IN_FLIGHT,
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._executor_for = executor_for
+        self._in_flight = in_flight
+        self._generation = f"g{ledger.generation or 0:010d}"
+        self.owner = f"{self._generation}.{secrets.token_hex(4)}"
+        self._lanes: dict[str, Lane] = {}
+        self._mine: dict[tuple[int, int], Errand] = {}  # leased, and not settled yet
+        self._ended: list[tuple[Errand, Outcome]] = []  # by workers; settled in the next pass
+        self._open: dict[int, Job] = {}  # as the last pass saw them
+        self._over: dict[int, Job] = {}  # done or cancelled, their last drafts still to be removed
+        self._chores: dict[int, threading.Thread] = {}  # by job: assembling, or trying the destination
+        self._renew_at = clock.now()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Run in a thread of its own until stopped, or until another daemon took over."""
+        self._thread = threading.Thread(target=self._forever, name="jobs", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look now: a deployment has opened, say."""
+        for lane in list(self._lanes.values()):
+            lane.go()
+        self._wake.set()
+
+    def stop(self, timeout: float) -> None:
+        """Take nothing more, wait up to `timeout` seconds for what is under way, and give back the rest."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        until = time.monotonic() + timeout
+        for lane in self._lanes.values():
+            lane.close()
+        for lane in self._lanes.values():
+            lane.wait_idle(until - time.monotonic())
+        with suppress(Stale, Refused):
+            self._settle()
+            self._give_back(list(self._mine.values()))
+
+    def run_once(self) -> None:
+        """One pass: settle what has ended, see what is wanted, lease, finish. Raises Stale, or Refused when out of disk."""
+        self._settle()
+        self._keep()
+        now = self._clock.now()
+        with self._ledger.read() as tx:
+            self._open, before = {job.id: job for job in jobs.known(tx, still_open=True)}, self._open
+        running = [job for job in self._open.values() if job.state is State.RUNNING and job.left]
+        self._match_lanes(running)
+        for name, lane in self._lanes.items():
+            self._lease(lane, [job for job in running if job.deployment == name])
+        self._say_why(running)
+        for job in self._open.values():
+            if job.state is State.RUNNING and not job.left:
+                self._chore(job, self._finish)
+            elif job.state is State.PAUSED and job.resumes_at is not None and job.resumes_at <= now:
+                self._chore(job, self._try_again)
+        self._over |= {job_id: before[job_id] for job_id in before.keys() - self._open.keys()}
+        for job_id in self._over.keys() - {job_id for job_id, _ in self._mine}:
+            results.clear(self._over.pop(job_id))
+
+    def _forever(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.run_once()
+            except Stale as stale:
+                log.warning("another daemon took over (%s): jobs are its own now", stale)
+                for lane in self._lanes.values():
+                    lane.close()
+                return
+            except Refused as refusal:
+                log.error("%s", refusal)
+            except Exception:
+                log.exception("a pass over the jobs failed; the next one starts from the ledger")
+            if self._wake.wait(PASS_SECONDS):
+                self._stopping.wait(GATHER_SECONDS)
+            self._wake.clear()
+
+    def _settle(self) -> None:
+        """Acknowledge what workers have ended, in one transaction. What does not reach the ledger is tried again."""
+        batch = self._ended[:]
+        if not batch:
+            return
+        now = self._clock.now()
+        barred = {errand.job.id: outcome.reason for errand, outcome in batch if outcome.verdict is Verdict.BARRED}
+        steps = [next_step(errand.item, outcome, now) for errand, outcome in batch]
+        with self._ledger.write() as tx:
+            counted = items.settle(tx, self.owner, steps, now)
+            paused = [job_id for job_id in barred if jobs.pause(tx, job_id, barred[job_id], now + AGAIN)]
+        del self._ended[: len(batch)]
+        for step in steps:
+            self._mine.pop(step.item.key, None)
+        for job_id in paused:
+            log.warning("job=%d paused: %s", job_id, barred[job_id])
+        for step in counted:
+            if step.state is ItemState.FAILED:
+                log.warning("job=%d item=%d failed: %s", step.item.job_id, step.item.number, step.error)
+
+    def _keep(self) -> None:
+        """Hold on to what is ours, and take over what nobody holds any more."""
+        now = self._clock.now()
+        if now < self._renew_at:
+            return
+        with self._ledger.write() as tx:
+            items.renew(tx, self.owner, (errand.item for errand in self._mine.values()), now + LEASE)
+            freed = items.reclaim(tx, self._generation, now)
+        self._renew_at = now + LEASE / 4
+        if freed:
+            log.info("%d items of owners that are gone wait again", freed)
+
+    def _match_lanes(self, running: Iterable[Job]) -> None:
+        """A lane for every deployment with work, open where somebody reads; what is no longer wanted goes back."""
+        wanted = {job.id for job in running}
+        names = {job.deployment for job in running}
+        for name in names - self._lanes.keys():
+            self._lanes[name] = Lane(self._work)
+        unwanted: list[Errand] = []
+        for name, lane in list(self._lanes.items()):
+            executor = self._executor_for(name) if name in names else None
+            lane.open(executor, max(1, min(IN_FLIGHT_MAX, self._in_flight(name))))
+            unwanted += lane.withdraw(keep=wanted if executor is not None else set())
+            if name not in names and not lane.busy:
+                lane.close()
+                del self._lanes[name]
+        self._give_back(unwanted)
+
+    def _give_back(self, errands: list[Errand]) -> None:
+        if not errands:
+            return
+        with self._ledger.write() as tx:
+            items.settle(tx, self.owner, items.given_back(errand.item for errand in errands), self._clock.now())
+        for errand in errands:
+            self._mine.pop(errand.item.key, None)
+
+    def _lease(self, lane: Lane, running: Iterable[Job]) -> None:
+        """Keep a lane supplied from its jobs, oldest first.
+
+        A suspect goes out when nothing else of the lane is under way, and nothing goes out beside it: if it is lost
+        then, it was not for its neighbour's sake.
+        """
+        out = {errand.item.suspect for errand in self._mine.values() if self._lanes.get(errand.job.deployment) is lane}
+        if not lane.is_open or True in out:
+            return
+        ahead = max(AHEAD, 2 * lane.bound)
+        for job in running:
+            if lane.waiting > ahead // 2:
+                return
+            with self._ledger.read() as tx:
+                ready = items.leasable(tx, job.id, self._clock.now())
+            if ItemState.WAITING in ready:
+                self._take(job, lane, ahead - lane.waiting)
+                out.add(False)
+            elif ItemState.SUSPECT in ready:
+                if not out:
+                    self._take(job, lane, 1, suspects=True)
+                return
+
+    def _take(self, job: Job, lane: Lane, limit: int, *, suspects: bool = False) -> None:
+        now = self._clock.now()
+        with self._ledger.write() as tx:
+            leased = items.lease(tx, job.id, self.owner, limit, now, now + LEASE, suspects=suspects)
+        errands = [Errand(job=job, item=item) for item in leased]
+        self._mine |= {errand.item.key: errand for errand in errands}
+        lane.put(errands)
+
+    def _say_why(self, running: Iterable[Job]) -> None:
+        said = {job.id: self._lanes[job.deployment].why_still(SAY_AFTER_SECONDS) for job in running}
+        news = {job.id: said[job.id] for job in running if said[job.id] != job.reason}
+        if news:
+            with self._ledger.write() as tx:
+                for job_id, reason in news.items():
+                    jobs.say(tx, job_id, reason)
+
+    def _chore(self, job: Job, work: Callable[[Job], None]) -> None:
+        """What may take long is done beside the passes, one thing at a time for a job."""
+        under_way = self._chores.get(job.id)
+        if under_way is None or not under_way.is_alive():
+            self._chores[job.id] = threading.Thread(target=self._do, args=(job, work), name="job-chore", daemon=True)
+            self._chores[job.id].start()
+
+    def _do(self, job: Job, work: Callable[[Job], None]) -> None:
+        try:
+            work(job)
+        except Stale:
+            pass  # the pass will notice too
+        except Refused as refusal:
+            log.error("job=%d %s", job.id, refusal)
+        except Exception:
+            log.exception("job=%d", job.id)
+
+    def _finish(self, job: Job) -> None:
+        """Every item is settled: assemble the results, then say so."""
+        try:
+            gone = results.assemble(job, results.settled(self._ledger, job.id))
+        except results.Unwritable as error:
+            with self._ledger.write() as tx:
+                jobs.pause(tx, job.id, str(error), self._clock.now() + AGAIN)
+            return
+        reason = f"{gone} results had been taken away before results.jsonl was written" if gone else ""
+        with self._ledger.write() as tx:
+            jobs.finish(tx, job.id, reason, self._clock.now())
+        log.info("job=%d done: %d read, %d failed", job.id, job.done, job.failed)
+
+    def _try_again(self, job: Job) -> None:
+        """Go on with a job that paused itself, if its destination takes results."""
+        try:
+            results.takes_results(job)
+        except results.Unwritable:
+            with self._ledger.write() as tx:
+                jobs.postpone(tx, job.id, self._clock.now() + AGAIN)
+            return
+        with self._ledger.write() as tx:
+            jobs.resume(tx, job.id, by_itself=True)
+
+    def _work(self, lane: Lane) -> None:
+        """A worker: one errand after the other, until the lane closes."""
+        while (taken := lane.take()) is not None:
+            executor, errand = taken
+            outcome = self._attempt(executor, errand)
+            if outcome.verdict is Verdict.UNAVAILABLE:
+                lane.put_back(errand, outcome.reason, outcome.retry_after_seconds)
+                continue
+            self._ended.append((errand, outcome))
+            lane.ended(errand)
+            self._wake.set()
+
+    def _attempt(self, executor: Executor, errand: Errand) -> Outcome:
+        job, item = errand.job, errand.item
+        task = Task(path=job.source / item.name, name=Path(item.name).name, fields=job.fields)
+        try:
+            outcome = executor.read(task)
+            if outcome.verdict is Verdict.READ:
+                # if somebody else has it by now, the result is theirs to write, and the ledger will not count ours
+                results.write(job, item, outcome.result, lambda: self._holds(item))
+            return outcome
+        except results.Unnameable as error:
+            return Outcome(verdict=Verdict.REFUSED, reason=str(error))
+        except results.Unwritable as error:
+            return Outcome(verdict=Verdict.BARRED, reason=str(error))
+        except OSError as error:
+            return _unreadable(job, error)
+        except Refused as refusal:
+            return Outcome(verdict=Verdict.UNAVAILABLE, reason=str(refusal))
+        except Exception as error:
+            log.exception("job=%d item=%d", job.id, item.number)
+            return Outcome(verdict=Verdict.FAULT, reason=f"{type(error).__name__}: {error}")
+
+    def _holds(self, item: items.Item) -> bool:
+        with self._ledger.read() as tx:
+            return bool(items.held(tx, self.owner, [item]))
+
+
+def _unreadable(job: Job, error: OSError) -> Outcome:
+    """An image that cannot be read is its own affair, unless the whole source is gone: unmounted, say."""
+    try:
+        there = any(job.source.iterdir())
+    except OSError:
+        there = False
+    if not there:
+        reason = f"source {job.source}: gone or empty; bring it back, and it goes on by itself"
+        return Outcome(verdict=Verdict.BARRED, reason=reason)
+    return Outcome(verdict=Verdict.REFUSED, reason=f"cannot be read: {error.strerror}")
