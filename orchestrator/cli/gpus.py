@@ -7,7 +7,7 @@ def gpus(
     model: str = typer.Option(
         "cv_resnet18_ocr-detection", "--model", help="Model whose speed counts; `ppocr` is the engine's own."
     ),
-    latency: float = typer.Option(None, "--latency", min=0.001, help="Seconds within which 95 of 100 images are read."),
+    latency: float | None = typer.Option(None, "--latency", min=0.001, help="Seconds for 95 of 100 images."),
     spot: bool = typer.Option(False, "--spot", help="Compare spot prices too."),
     json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
@@ -20,6 +20,7 @@ def gpus(
     from orchestrator import prices
     from orchestrator.home import home
     from orchestrator.ledger.store import open_ledger
+    from orchestrator.reports.figures import console
     from orchestrator.reports.gpus import compare, show, to_json
 
     ledger = open_ledger(home())
@@ -33,6 +34,4 @@ def gpus(
 
         print(dumps(to_json(comparison), indent=2, ensure_ascii=False))
     else:
-        from rich.console import Console
-
-        show(comparison, Console())
+        show(comparison, console())

@@ -116,14 +116,12 @@ def prices_at(tx: sa.Connection, at: datetime, offer_ids: Collection[str]) -> tu
     return tuple(map(_price, rows))
 
 
-def history(tx: sa.Connection, gpu: str | None = None, purchase: Purchase | None = None) -> tuple[Price, ...]:
-    """All prices ever recorded, of one GPU and purchase or of all, oldest first."""
-    query = sa.select(t.prices).join(t.offers, t.prices.c.offer_id == t.offers.c.id)
-    if gpu is not None:
-        query = query.where(sa.func.lower(t.offers.c.gpu) == gpu.lower())
-    if purchase is not None:
-        query = query.where(t.offers.c.purchase == purchase)
-    return tuple(map(_price, tx.execute(query.order_by(t.prices.c.effective_at, t.prices.c.id))))
+def history(tx: sa.Connection, offer_ids: Collection[str] | None = None) -> tuple[Price, ...]:
+    """All prices ever recorded, of these offers or of all, oldest first."""
+    query = sa.select(t.prices).order_by(t.prices.c.effective_at, t.prices.c.id)
+    if offer_ids is not None:
+        query = query.where(t.prices.c.offer_id.in_(offer_ids))
+    return tuple(map(_price, tx.execute(query)))
 
 
 def sources(tx: sa.Connection, offer_ids: Collection[str]) -> dict[str, str]:

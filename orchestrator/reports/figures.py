@@ -1,9 +1,23 @@
 """How money and hours are written for people. What is not known is the word unknown, never 0."""
 
+import os
+import sys
 from decimal import Decimal
 from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 UNKNOWN = "unknown"
+PIPED_WIDTH = 100
+
+
+def console() -> "Console":
+    """The terminal at its own width; what is piped is PIPED_WIDTH columns wide, unless COLUMNS says otherwise."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=PIPED_WIDTH)
 
 
 def money(micros: int | None, places: int = 2) -> str:
@@ -16,11 +30,9 @@ def exact(micros: int | None) -> str:
     return "" if micros is None else f"{Decimal(micros).scaleb(-6):f}"
 
 
-def hours(value: Fraction | None) -> str:
-    """Hours to a tenth, or to the minute below ten."""
-    if value is None:
-        return UNKNOWN
-    return f"{float(value):,.1f}" if value >= 10 else f"{float(value):.2f}"
+def hours(value: Fraction) -> str:
+    """Hours to a hundredth."""
+    return f"{float(value):,.2f}"
 
 
 def count(value: int | None) -> str:
