@@ -9,7 +9,8 @@ from inference.values import narrowed, normalised
 
 CONFIDENT = 0.8  # least score of the lines of a pair that nobody asked for
 LONGEST_NAME = 16  # characters; what stands before a colon and is longer is a sentence
-REACH_RIGHT = 12.0  # line heights between a name and its value
+LONGEST_LABEL = 8  # of a name without a colon
+REACH_RIGHT = 20.0  # line heights between a name and its value
 REACH_DOWN = 1.5
 
 _LABELS = """
@@ -25,7 +26,10 @@ LABELS = frozenset(_LABELS.split())
 
 _QUOTED = re.compile(r"‘([^‘’]+)’|“([^“”]+)”|「([^「」]+)」|『([^『』]+)』|'([^']+)'|\"([^\"]+)\"")
 _COLON = re.compile(r"(?<!\d)[:：](?!//)|(?<=\d)[:：](?!\d|//)")
-_ASIDE = re.compile(r"[(（][^()（）]*[)）]$")
+_ASIDE = re.compile(r"\([^()]*\)$")
+_SENTENCE = re.compile(r"[，。！？；,;!?]|^[\W\d_]+$")
+_LABEL_LIKE = re.compile(rf"[\u4e00-\u9fff]{{2,{LONGEST_LABEL}}}")
+_VARIANTS = str.maketrans("凈", "净")  # one character to a reader, two to the alphabet
 
 
 def wanted(fields: str | None, prompt: str | None) -> tuple[str, ...] | None:
@@ -42,15 +46,17 @@ def extract(lines: Sequence[Line], wanted: Sequence[str] | None) -> dict[str, st
     """Name -> normalised value. Every wanted name is there, None when it was not found; without any, all pairs of
     which each line is read with a score of at least 0.8, in reading order."""
     cells = [_Cell.of(line) for line in lines]
-    if wanted is None:
-        pairs = _pairs(cells, LABELS)
-        found: dict[str, str | None] = {}
-        for pair in pairs:
-            if pair.score >= CONFIDENT:
-                found.setdefault(pair.name, normalised(pair.name, pair.value))
-        return found
-    pairs = [*_pairs(cells, {*LABELS, *wanted}), *_run_on(cells, wanted)]
-    return {name: _best(name, pairs) for name in wanted}
+    if wanted is not None:
+        known = {_bare(name) for name in (*LABELS, *wanted)}
+        pairs = [*_pairs(cells, known, strict=False), *_run_on(cells, wanted, after=r"[\s\d¥$+A-Za-z]")]
+        return {name: _best(name, pairs) for name in wanted}
+    known = {_bare(name) for name in LABELS}
+    known |= _column_names(cells, known)
+    found: dict[str, str | None] = {}
+    for pair in (*_pairs(cells, known, strict=True), *_run_on(cells, LABELS, after=r"\s*[\d¥$A-Za-z]")):
+        if pair.score >= CONFIDENT:
+            found.setdefault(pair.name, normalised(pair.name, pair.value))
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +93,8 @@ class _Cell:
         return shared >= 0.5 * min(self.height, other.height)
 
 
-def _pairs(cells: Sequence[_Cell], names: Iterable[str]) -> list[_Pair]:
-    known = {_bare(name) for name in names}
+def _pairs(cells: Sequence[_Cell], known: set[str], *, strict: bool) -> list[_Pair]:
+    """`strict` leaves the columns of a table alone: a name beside another name heads many values."""
     pairs: list[_Pair] = []
     for cell in cells:
         inside = list(_inside(cell.text, known))
@@ -97,9 +103,26 @@ def _pairs(cells: Sequence[_Cell], names: Iterable[str]) -> list[_Pair]:
         for i, (name, value) in enumerate(inside):
             if value:
                 pairs.append(_Pair(name=_clean(name), value=value, score=cell.score))
-            elif i == len(inside) - 1 and (there := _value_of(cell, cells, known)):
+            elif i == len(inside) - 1 and (there := _value_of(cell, cells, known, strict=strict)):
                 pairs.append(_Pair(name=_clean(name), value=there.text, score=min(cell.score, there.score)))
     return pairs
+
+
+def _column_names(cells: Sequence[_Cell], known: set[str]) -> set[str]:
+    """Names that nobody listed: short Chinese words under one another, at least one of them known, each with something
+    to its right that is no name."""
+    columns: dict[int, list[_Cell]] = {}
+    for cell in cells:
+        if _LABEL_LIKE.fullmatch(_bare(cell.text)) and _right_of(cell, cells):
+            near = next((left for left in columns if abs(left - cell.left) <= 0.5 * cell.height), round(cell.left))
+            columns.setdefault(near, []).append(cell)
+    found: set[str] = set()
+    for column in columns.values():
+        values = [value for cell in column if (value := _right_of(cell, cells))]
+        names = {_bare(cell.text) for cell in column}
+        if len(names) >= 3 and names & known and not any(_bare(value.text) in known for value in values):
+            found |= names
+    return found
 
 
 def _inside(text: str, known: set[str]) -> Iterator[tuple[str, str]]:
@@ -109,7 +132,7 @@ def _inside(text: str, known: set[str]) -> Iterator[tuple[str, str]]:
     for colon in _COLON.finditer(text):
         before = text[starts[-1][2] if starts else 0 : colon.start()]
         name = before if not starts else _last_name(before, known)
-        if name is None or not 0 < len(_bare(name)) <= LONGEST_NAME:
+        if name is None or not 0 < len(_bare(name)) <= LONGEST_NAME or _SENTENCE.search(name):
             if not starts:
                 return
             continue
@@ -128,50 +151,67 @@ def _last_name(before: str, known: set[str]) -> str | None:
     return None
 
 
-def _value_of(name: _Cell, cells: Sequence[_Cell], known: set[str]) -> _Cell | None:
+def _value_of(name: _Cell, cells: Sequence[_Cell], known: set[str], *, strict: bool) -> _Cell | None:
     """The nearest cell to the right in the same row, or else the nearest one right below."""
 
-    def is_value(cell: _Cell) -> bool:
-        return cell is not name and _bare(cell.text) not in known and not any(_inside(cell.text, known))
+    def is_name(cell: _Cell) -> bool:
+        return _bare(cell.text) in known or any(_inside(cell.text, known))
 
-    right = [
+    right = _right_of(name, cells)
+    if right and not is_name(right):
+        return right
+    heads_column = any(_bare(cell.text) in known and _right_of(cell, cells) is name for cell in cells)
+    if strict and (right or heads_column):
+        return None
+    below = (
+        cell
+        for cell in cells
+        if cell is not name
+        and -0.3 * name.height <= cell.top - name.bottom <= REACH_DOWN * name.height
+        and cell.left < name.right
+        and cell.right > name.left
+    )
+    nearest = min(below, key=lambda cell: cell.top, default=None)
+    return nearest if nearest and not is_name(nearest) else None
+
+
+def _right_of(name: _Cell, cells: Sequence[_Cell]) -> _Cell | None:
+    row = (
         cell
         for cell in cells
         if cell is not name
         and name.beside(cell)
         and -0.5 * name.height <= cell.left - name.right <= REACH_RIGHT * name.height
-    ]
-    if right:
-        nearest = min(right, key=lambda cell: cell.left)
-        return nearest if is_value(nearest) else None
-    below = [
-        cell
-        for cell in cells
-        if is_value(cell)
-        and -0.3 * name.height <= cell.top - name.bottom <= REACH_DOWN * name.height
-        and cell.left < name.right
-        and cell.right > name.left
-    ]
-    return min(below, key=lambda cell: cell.top, default=None)
+    )
+    return min(row, key=lambda cell: cell.left, default=None)
 
 
-def _run_on(cells: Sequence[_Cell], wanted: Sequence[str]) -> Iterator[_Pair]:
-    """ "签订日期 2026年3月1日": a wanted name at the start of a line, its value behind it without a colon."""
+def _run_on(cells: Sequence[_Cell], names: Iterable[str], *, after: str) -> Iterator[_Pair]:
+    """ "签订日期 2026年3月1日": a name at the start of a line, its value behind it without a colon. `after` is what
+    must follow the name for it to be one, an aside in brackets apart."""
+    spelt = {name: r"\s*".join(re.escape(c) for c in _bare(name)) for name in names}
     for cell in cells:
-        for name in wanted:
-            spelt = r"\s*".join(re.escape(c) for c in _bare(name))
-            found = re.match(rf"{spelt}(?=[\s\d¥$+A-Za-z])\s*(.+)", cell.text, re.I)
-            if found and not _COLON.match(found[1]):
+        text = cell.text.translate(_VARIANTS)
+        for name, letters in spelt.items():
+            found = re.match(rf"{letters}\s*(?:\([^()]*\)|(?={after}))\s*([^\s:：].*)", text, re.I)
+            if found:
                 yield _Pair(name=name, value=found[1], score=cell.score)
 
 
 def _best(name: str, pairs: Sequence[_Pair]) -> str | None:
-    """Of the pairs with that name, or one that ends with it, starts with it, holds it, in that order, the first."""
+    """Of the pairs with that name, or one that ends with it, starts with it, holds it, or differs by one character
+    that may be misread, in that order, the first."""
     bare = _bare(name)
     fits: dict[int, _Pair] = {}
     for pair in reversed(pairs):
         other = _bare(pair.name)
-        fit = (other == bare, other.endswith(bare), other.startswith(bare), bare in other)
+        fit = (
+            other == bare,
+            other.endswith(bare),
+            other.startswith(bare),
+            bare in other,
+            len(bare) >= 3 and len(other) == len(bare) and sum(a != b for a, b in zip(bare, other, strict=True)) == 1,
+        )
         if any(fit):
             fits[fit.index(True)] = pair
     return normalised(name, fits[min(fits)].value) if fits else None
@@ -179,11 +219,11 @@ def _best(name: str, pairs: Sequence[_Pair]) -> str | None:
 
 def _bare(name: str) -> str:
     """A name for comparison: no spaces, no aside in brackets, no colon, lower case."""
-    plain = re.sub(r"[\s:：*＊·]", "", narrowed(name))
+    plain = re.sub(r"[\s:：*·]", "", narrowed(name).translate(_VARIANTS))
     return (_ASIDE.sub("", plain) or plain).casefold()
 
 
 def _clean(name: str) -> str:
-    """A name as it is shown: "甲 方（盖章）" -> "甲方"; Latin words keep their spaces."""
-    shown = re.sub(r"(?<=[\u4e00-\u9fff])\s+(?=[\u4e00-\u9fff])", "", name).strip(" :：*·")
+    """A name as it is shown: "甲 方(盖章)" -> "甲方"; Latin words keep their spaces."""
+    shown = re.sub(r"(?<=[\u4e00-\u9fff])\s+(?=[\u4e00-\u9fff])", "", name.translate(_VARIANTS)).strip(" :：*·")
     return _ASIDE.sub("", shown) or shown

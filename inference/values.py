@@ -4,11 +4,11 @@ import re
 from datetime import date
 from decimal import Decimal
 
-#: full-width letters, digits and signs; Chinese punctuation stays, it belongs to Chinese text
+#: full-width letters, digits, signs and brackets; the other Chinese punctuation belongs to Chinese text and stays
 _WIDE = {
     code: code - 0xFEE0 for a, b in ((0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A)) for code in range(a, b + 1)
 }
-_WIDE |= {ord(wide): ord(narrow) for wide, narrow in zip("％＋－．／＠＃＆￥　", "%+-./@#&¥ ", strict=True)}
+_WIDE |= {ord(wide): ord(narrow) for wide, narrow in zip("％＋－．／＠＃＆￥　（）", "%+-./@#&¥ ()", strict=True)}
 
 _AMOUNT_NAMES = re.compile(r"金额|单价|总价|价格|售价|合计|总计|小计|税额|费用?$|款$|[价额]$|amount|total|price", re.I)
 _DATE_NAMES = re.compile(r"日期|时间|date", re.I)
@@ -25,11 +25,11 @@ _DATE = re.compile(
 _COMPACT_DATE = re.compile(r"(\d{4})(\d{2})(\d{2})")
 _MOBILE = re.compile(r"(?:\+?86[-\s]?)?(1[3-9]\d)[-\s]?(\d{4})[-\s]?(\d{4})")
 _SERVICE = re.compile(r"([48]00)[-\s]?(\d{3})[-\s]?(\d{4})")
-_LANDLINE = re.compile(r"[(（]?(?:\+?86[-\s]?)?(0\d{2,3})[)）]?[-\s]?(\d{7,8})(?:\s*[-转]\s*(\d{1,6}))?")
+_LANDLINE = re.compile(r"\(?(?:\+?86[-\s]?)?(0\d{2,3})\)?[-\s]?(\d{7,8})(?:\s*[-转]\s*(\d{1,6}))?")
 
 
 def narrowed(text: str) -> str:
-    """Full-width letters, digits and signs as plain ones."""
+    """Full-width letters, digits, signs and brackets as plain ones."""
     return text.translate(_WIDE)
 
 
