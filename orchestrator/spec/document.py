@@ -83,12 +83,12 @@ def read(raw: bytes) -> Document:
     except (RecursionError, ValueError) as error:
         return _broken(f"not a spec: {error}" if isinstance(error, ValueError) else "not a spec: nested too deeply")
     lines: dict[Path, int] = {}
-    twice: dict[Path, int] = {}
+    twice: dict[Path, str] = {}
     for path, line in walked:
         if path in lines and not any(path[:depth] in twice for depth in range(len(path))):
-            twice[path] = line
-        lines.setdefault(path, line)
-    problems = (Problem(path=p, message=f"given twice, first on line {lines[p]}", line=at) for p, at in twice.items())
+            twice[path] = f"given twice, first on line {lines[path]}"
+        lines[path] = line  # of the last one: it is the one that is read
+    problems = (Problem(path=path, message=message, line=lines[path]) for path, message in twice.items())
     if not isinstance(data, dict):
         kind = "a list" if isinstance(data, list) else "one value"
         return _broken(f"want keys such as name: and model:, not {kind}", 1)

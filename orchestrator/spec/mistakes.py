@@ -35,7 +35,7 @@ _GONE = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mistake:
-    """`touched` are the places that cannot be judged until it is mended."""
+    """`touched` are the places that cannot be judged until it is mended: what to leave out, then what was meant."""
 
     path: Path
     message: str
@@ -66,7 +66,8 @@ def understood(data: dict[Any, Any]) -> tuple[Spec | None, tuple[Mistake, ...]]:
         except ValidationError as error:
             found = [_mistake(details, kept) for details in error.errors(include_url=False)]
             if attempt == 0:
-                mistakes = found
+                meant = {mistake.touched[-1] for mistake in found if len(mistake.touched) > 1}
+                mistakes = [mistake for mistake in found if mistake.path not in meant]  # misspelt, not missing
             for mistake in found:
                 _leave_out(data, mistake.touched[0])
         else:
@@ -83,7 +84,6 @@ def _contradictory(spec: Spec, kept: _Kept, mistakes: list[Mistake]) -> Iterator
 
 
 def _mistake(details: ErrorDetails, kept: _Kept) -> Mistake:
-    """The first of `touched` is what to leave out."""
     here = kept.original(_written(details["loc"], kept.data))
     if details["type"] == "missing":
         absent = (*here, str(details["loc"][-1]))
