@@ -121,7 +121,7 @@ def _waterfall(report: MonthReport, saved: Savings) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(justify="right")
-    table.add_column()
+    table.add_column(justify="right")
     places = _places(report)
     table.add_row("  baseline", money(saved.baseline_micros, places), "")
     causes = {
@@ -131,16 +131,18 @@ def _waterfall(report: MonthReport, saved: Savings) -> Table:
         "  spot": saved.spot_micros,
     }
     for name, micros in causes.items():
-        table.add_row(name, money(-micros, places), _share(micros, saved.baseline_micros))
+        sign = "+" if micros < 0 else ""
+        table.add_row(name, sign + money(-micros, places), _share(-micros, saved.baseline_micros))
     table.add_row("  paid", money(saved.actual_micros, places), "")
     all_saved = saved.baseline_micros - saved.actual_micros
     label = "  saved" if all_saved >= 0 else "  spent more"
-    table.add_row(label, money(abs(all_saved), places), _share(all_saved, saved.baseline_micros), style="bold")
+    table.add_row(label, money(abs(all_saved), places), _share(abs(all_saved), saved.baseline_micros), style="bold")
     return table
 
 
 def _share(micros: int, whole: int) -> str:
-    return f"{micros / whole:.0%}" if whole and micros else ""
+    share = round(100 * micros / whole) if whole else 0
+    return f"{share}%" if share else ""
 
 
 def _places(report: MonthReport) -> int:
