@@ -24,7 +24,7 @@ ssh:
   hosts:
     - {address: box1, user: halve, gpu: GTX 1060, price_per_hour: 0.90, start: rentctl start 17, stop: rentctl stop 17}
 aws:
-  {region: us-east-1, subnets: [subnet-1], instance_types: [g4dn.xlarge], image: auto, bucket: b, lease: 30m, queue: null}
+  {region: us-east-1, subnets: [subnet-1], instance_types: [g4dn.xlarge], image: auto, lease: 30m, queue: null}
 schedule:
   timezone: Asia/Shanghai
   windows: ["Mon-Fri 08:00-20:00", {when: "Sat 10:00-16:00", min: 0, max: 1}]
@@ -274,6 +274,7 @@ def wrong_specs() -> dict[str, tuple[list[str], list[str]]]:
         name, *lines = block.strip().splitlines()
         written = [line for line in lines if not line.startswith("-> ")]
         cases[name] = (written, [line.removeprefix("-> ") for line in lines if line.startswith("-> ")])
+    assert len(cases) > 50
     return cases
 
 
@@ -281,7 +282,7 @@ WRONG = wrong_specs()
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong(name: str) -> None:
+def test_every_error_has_its_place_and_remedy(name: str) -> None:
     lines, expected = WRONG[name]
     assert errors(with_lines(*lines)) == expected
 
