@@ -52,8 +52,9 @@ def write(job: Job, item: Item, result: Mapping[str, Any], still_wanted: Callabl
                 file.write(line({**result, "original_filename": item.name}))
             if not still_wanted():
                 return False
-            target.parent.mkdir(parents=True, exist_ok=True)
-            draft.replace(target)
+            with _named(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                draft.replace(target)
             _sync(target.parent)
         return True
     finally:
@@ -135,9 +136,17 @@ def _said_plainly(job: Job) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in NAME_ERRORS:
-            raise Unnameable(f"its result cannot be written: {error.strerror}") from None
         raise Unwritable(f"{job.destination}: {error.strerror}; put that right, and it goes on by itself") from None
+
+
+@contextmanager
+def _named(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NAME_ERRORS:
+            raise
+        raise Unnameable(f"no result of the name {target.name!r} can be written: {error.strerror}") from None
 
 
 @contextmanager

@@ -98,7 +98,7 @@ class JobRunner:
             self._give_back(list(self._mine.values()))
 
     def run_once(self) -> None:
-        """One pass: settle what has ended, see what is wanted, lease, finish. Raises Stale, or Refused when out of disk."""
+        """One pass: settle what has ended, see what is wanted, lease, finish. Raises Stale or Refused (no room)."""
         self._settle()
         self._keep()
         now = self._clock.now()

@@ -42,7 +42,7 @@ OPEN = (State.RUNNING, State.PAUSED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One row of `jobs`. `items` is how many there are; `done` and `failed` are how many of them are settled."""
+    """One row of `jobs`. `total` is how many items there are; `done` and `failed` are how many of them are settled."""
 
     id: int
     deployment: str
@@ -52,7 +52,7 @@ class Job:
     state: State
     reason: str
     resumes_at: datetime | None
-    items: int
+    total: int
     done: int
     failed: int
     submitted_at: datetime
@@ -61,7 +61,7 @@ class Job:
 
     @property
     def left(self) -> int:
-        return self.items - self.done - self.failed
+        return self.total - self.done - self.failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ def create(
         "destination": quoted(str(destination)),
         "fields": list(fields),
         "state": State.RUNNING,
-        "items": len(names),
+        "total": len(names),
         "submitted_at": now,
         "deadline_at": deadline_at,
     }
@@ -136,7 +136,7 @@ def known(tx: sa.Connection, *, still_open: bool = False) -> tuple[Job, ...]:
 def demand(tx: sa.Connection, deployment: str, now: datetime) -> tuple[JobState, ...]:
     """The running jobs of a deployment that still want replicas, as a snapshot has them."""
     c = t.jobs.c
-    left = c.items - c.done - c.failed
+    left = c.total - c.done - c.failed
     running = sa.or_(c.state == State.RUNNING, sa.and_(c.state == State.PAUSED, c.resumes_at <= now))
     query = sa.select(c.id, left, c.deadline_at).where(c.deployment == deployment, running, left > 0).order_by(c.id)
     return tuple(JobState(id=row[0], items_left=row[1], deadline_at=row[2]) for row in tx.execute(query))
@@ -196,7 +196,7 @@ def cancel(tx: sa.Connection, job_id: int, now: datetime) -> bool:
 
 def finish(tx: sa.Connection, job_id: int, reason: str, now: datetime) -> bool:
     """Every item is settled and the results are assembled."""
-    complete = t.jobs.c.done + t.jobs.c.failed >= t.jobs.c.items
+    complete = t.jobs.c.done + t.jobs.c.failed >= t.jobs.c.total
     return _set(tx, job_id, (State.RUNNING,), complete, state=State.DONE, reason=reason, finished_at=now)
 
 

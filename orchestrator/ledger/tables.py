@@ -239,7 +239,7 @@ jobs = Table(
     Column("reason", Text, nullable=False, default=""),  # why it is paused, or why nothing moves
     Column("resumes_at", Moment),  # of a job that paused itself: when it tries again
     # kept in the transaction that settles an item, so that no question has to count a million rows
-    Column("items", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
     Column("done", Integer, nullable=False, default=0),
     Column("failed", Integer, nullable=False, default=0),
     Column("submitted_at", Moment, nullable=False),

@@ -98,7 +98,7 @@ def upgrade() -> None:
     sa.Column('state', sa.String(length=12), nullable=False),
     sa.Column('reason', sa.Text(), nullable=False),
     sa.Column('resumes_at', Moment(), nullable=True),
-    sa.Column('items', sa.Integer(), nullable=False),
+    sa.Column('total', sa.Integer(), nullable=False),
     sa.Column('done', sa.Integer(), nullable=False),
     sa.Column('failed', sa.Integer(), nullable=False),
     sa.Column('submitted_at', Moment(), nullable=False),
