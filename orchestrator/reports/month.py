@@ -106,7 +106,7 @@ def month(
     period = Span(opens_at=whole.opens_at, closes_at=max(whole.opens_at, min(whole.closes_at, now)))
     rates = _rates(currency, terms)
     with ledger.read() as tx:
-        booked = reporting.charges(tx, period.opens_at, period.closes_at)
+        touching = reporting.charges(tx, period.opens_at, period.closes_at)
         served = reporting.served(tx, period.opens_at, period.closes_at)
         ready = reporting.ready(tx, period.opens_at, period.closes_at)
         evidence = reporting.evidence(tx, period.opens_at, period.closes_at)
@@ -115,6 +115,7 @@ def month(
             history=tuple(price for price in offers.history(tx) if price.effective_at < period.closes_at),
             profiles={one.model: offers.profiles(tx, one.model) for one in terms},
         )
+    booked = [one for one in touching if one.charge.amount_micros is not None or _ran(one, period)]
     rows = _rows(booked, served, period, rates)
     known = [row.cost_micros for row in rows if row.cost_micros is not None]
     saved, against, notes = savings(terms, booked, served, market, period, currency, rates)
@@ -183,10 +184,9 @@ def _row(key: tuple[str, str, Purchase], booked: Sequence[Booked], images: int, 
     for one in booked:
         rate = rates.get(one.charge.currency)
         amount = between(one.charge, period.opens_at, period.closes_at, rate=1 if rate is None else rate)
-        ran = elapsed_microseconds(one.charge, period.closes_at) - elapsed_microseconds(one.charge, period.opens_at)
         if one.kind == "compute":
-            elapsed += ran
-            unknown += ran if amount is None else 0
+            elapsed += _ran(one, period)
+            unknown += _ran(one, period) if amount is None else 0
         if amount is not None and rate is None:
             foreign.append((one.charge.currency, amount))
         elif amount is not None:
@@ -202,6 +202,11 @@ def _row(key: tuple[str, str, Purchase], booked: Sequence[Booked], images: int, 
         unconverted=_added(foreign),
         images=images,
     )
+
+
+def _ran(one: Booked, period: Span) -> int:
+    """Microseconds of the period that a charge is for."""
+    return elapsed_microseconds(one.charge, period.closes_at) - elapsed_microseconds(one.charge, period.opens_at)
 
 
 def _added(pairs: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
