@@ -137,7 +137,11 @@ class Door:
         deadline = time.monotonic() + OPEN_SECONDS
         while time.monotonic() < deadline:
             process = self.running()
-            if process is not None:  # our child, or that of somebody who was quicker
+            if process is not None:
+                if process.pid != child.pid:  # somebody was quicker: ours must not wait for that one's lock
+                    child.kill()
+                    child.wait()
+                    self._child = None
                 return process
             if child.poll() is not None and not held(self._files.lock):
                 break

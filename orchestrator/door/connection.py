@@ -126,15 +126,26 @@ class Connection(asyncio.Protocol):
                 await self._send_body(head, body)
             return await self._reply
         finally:
-            self._reply.cancel()  # nobody will ask any more
+            # Nobody will ask any more; an error that came too late to be raised is no news.
+            if not self._reply.cancel() and not self._reply.cancelled():
+                self._reply.exception()
 
     async def _send_body(self, head: bytes, body: AsyncIterator[bytes] | bytes) -> None:
+        """Send a long body piece by piece; stop when the replica answers, or dies, before it has it all."""
         assert self._reply is not None
         self._transport.write(head)
-        async for piece in _pieces(body) if isinstance(body, bytes) else body:
-            if self._reply.done():  # answered (or dead) before it had it all: the rest is of no use to it
+        sending = asyncio.create_task(self._write_all(_pieces(body) if isinstance(body, bytes) else body))
+        try:
+            await asyncio.wait((sending, self._reply), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not sending.done():
                 self._reusable = False
-                return
+                sending.cancel()
+        if sending.done():
+            sending.result()  # raises what reading the body has raised
+
+    async def _write_all(self, pieces: AsyncIterator[bytes]) -> None:
+        async for piece in pieces:
             self._transport.write(piece)
             self.stirred_at = time.monotonic()
             await self._writable.wait()

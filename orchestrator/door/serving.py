@@ -46,7 +46,7 @@ _JSON = TypeAdapter(ServingSet)
 def to_json(serving: ServingSet) -> bytes:
     """The file's content. Raises ValueError when the set says something that a door would not take."""
     content = _JSON.dump_json(serving, indent=1)
-    _JSON.validate_json(content)
+    from_json(content)
     return content
 
 

@@ -1,0 +1,441 @@
+"""What somebody sees who calls the door: real processes, real HTTP."""
+
+import asyncio
+import hashlib
+import http.client
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import httpx
+import pytest
+
+from orchestrator.door import Door, Replica, ServingSet
+from tests.orchestrator.door_upstream import Upstream, upstream
+
+
+def serving(*upstreams: Upstream, **but: object) -> ServingSet:
+    replicas = tuple(Replica(id=up.name, url=up.url) for up in upstreams)
+    return ServingSet(**{"deployment": "ocr", "open": True, "replicas": replicas, **but})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def door(home: Path) -> Iterator[Door]:
+    """One door for all: each test publishes what it needs."""
+    door = Door(home, "ocr")
+    door.ensure("127.0.0.1:0")
+    yield door
+    door.stop()
+    door.close()
+
+
+@pytest.fixture(scope="module")
+def url(door: Door) -> str:
+    process = door.running()
+    assert process is not None
+    return process.url
+
+
+def publish(door: Door, said: ServingSet) -> None:
+    door.publish(said)
+    assert door.status() is not None  # it looks before it answers
+
+
+def eventually(true: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# Passing on
+
+
+def test_passes_requests_on_with_who_asked_and_a_request_id(door: Door, url: str) -> None:
+    with upstream("a") as a, httpx.Client(base_url=url) as client:
+        publish(door, serving(a))
+        answer = client.request(
+            "PUT",
+            "/some%20path?x=%C3%A9&y",
+            headers={
+                "X-Request-Id": "mine-1",
+                "X-Forwarded-For": "9.9.9.9",
+                "Connection": "close, X-Hop",
+                "X-Hop": "1",
+            },
+            content=b"body",
+        )
+        said = answer.json()
+        sent = {name.lower(): value for name, value in said["headers"]}
+        assert (said["method"], said["path"]) == ("PUT", "/some%20path?x=%C3%A9&y")
+        assert sent["host"] == urlsplit(url).netloc
+        assert sent["x-forwarded-for"] == "9.9.9.9, 127.0.0.1"
+        assert sent["x-forwarded-proto"] == "http"
+        assert sent["x-request-id"] == answer.headers["X-Request-Id"] == "mine-1"
+        assert "x-hop" not in sent and "close" not in sent.get("connection", "")
+        assert answer.headers["X-Own"] == "yes" and "Keep-Alive" not in answer.headers
+        made = {client.get("/").headers["X-Request-Id"] for _ in range(3)}
+        assert len(made) == 3
+        assert client.get("/", headers={"X-Request-Id": "x" * 500}).headers["X-Request-Id"] != "x" * 500
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "DELETE", "PATCH"])
+def test_passes_every_method(door: Door, url: str, method: str) -> None:
+    with upstream("a") as a, httpx.Client(base_url=url) as client:
+        publish(door, serving(a))
+        for _ in range(2):  # the second over a kept connection
+            answer = client.request(method, "/x")
+            assert answer.status_code == 200
+            assert int(answer.headers["Content-Length"]) > 0
+            assert answer.content == b"" if method == "HEAD" else answer.json()["method"] == method
+
+
+def test_control_and_a_replicas_own_affairs_do_not_pass(door: Door, url: str) -> None:
+    with upstream("a") as a, httpx.Client(base_url=url) as client:
+        publish(door, serving(a))
+        for path in ("/drain", "/lease", "/%64rain", "/drain/", "/drain?x", "/-/anything"):
+            assert client.post(path).status_code == 404, path
+        assert client.post("/v1/ocr", content=b"1").json()["replica"] == "a"
+        assert client.get("/-/status", headers={"X-Forwarded-For": "8.8.8.8"}).status_code == 403
+
+
+def test_a_large_body_goes_through_and_a_larger_one_does_not(door: Door, url: str) -> None:
+    with upstream("a") as a, httpx.Client(base_url=url, timeout=30) as client:
+        publish(door, serving(a))
+        for size in (1, 300_000, 33 * 2**20):  # the last is more than the door keeps in memory
+            body = random.Random(size).randbytes(size)
+            for content in (body, iter([body[: size // 2], body[size // 2 :]])):  # with a length, and in chunks
+                said = client.post("/v1/ocr", content=content).json()
+                assert said["sha256"] == hashlib.sha256(body).hexdigest()
+        pieces = (bytes(2**20) for _ in range(65))
+        assert client.post("/v1/ocr", content=pieces).status_code == 413
+    host = urlsplit(url)
+    connection = http.client.HTTPConnection(host.hostname or "", host.port or 0, timeout=5)
+    connection.putrequest("POST", "/v1/ocr")
+    connection.putheader("Content-Length", str(64 * 2**20 + 1))
+    connection.endheaders()  # not one byte of it has to be sent to be told
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_whoever_expects_100_continue_gets_it(door: Door, url: str) -> None:
+    with upstream("a") as a:
+        publish(door, serving(a))
+        host = urlsplit(url)
+        with socket.create_connection((host.hostname or "", host.port or 0), timeout=5) as raw:
+            raw.sendall(b"POST /v1/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+            assert raw.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            raw.sendall(b"abc")
+            assert b'"bytes": 3' in raw.recv(10_000)
+
+
+@pytest.mark.parametrize("length", ["", "&length"])
+def test_streams_a_long_answer_while_it_is_made(door: Door, url: str, length: str) -> None:
+    with upstream("a") as a, httpx.Client(base_url=url, timeout=10) as client:
+        publish(door, serving(a))
+        with client.stream("GET", f"/stream?pieces=8&seconds=0.1{length}") as answer:
+            begun = time.monotonic()
+            first = next(pieces := answer.iter_raw())
+            assert time.monotonic() - begun < 0.5
+            got = first + b"".join(pieces)
+        assert got == b"".join(bytes([index]) * 65536 for index in range(8))
+        assert client.get("/stream?pieces=400").content[-65536:] == bytes([399 % 256]) * 65536
+
+
+def test_an_answer_cut_off_is_cut_off_and_never_looks_whole(door: Door, url: str) -> None:
+    with upstream("a") as a, httpx.Client(base_url=url, timeout=10) as client:
+        publish(door, serving(a))
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get("/stream?pieces=20&die=1")
+        eventually(lambda: door.in_flight("a") == 0)
+
+
+def test_a_head_too_large_or_no_http_is_refused_and_the_door_lives(door: Door, url: str) -> None:
+    with upstream("a") as a, httpx.Client(base_url=url) as client:
+        publish(door, serving(a))
+        assert client.get("/", headers={"X-Bomb": "x" * 100_000}).status_code == 400
+        host = urlsplit(url)
+        both = b"POST /v1/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        for garbage in (b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 5000 + b"\r\n", both):
+            with socket.create_connection((host.hostname or "", host.port or 0), timeout=5) as raw:
+                raw.sendall(garbage)
+                assert raw.recv(100).startswith(b"HTTP/1.0 400") or raw.recv(100) == b"", garbage[:40]
+        assert client.get("/").status_code == 200
+
+
+# Closed, absent, waiting
+
+
+def test_closed_says_when_it_opens(door: Door, url: str) -> None:
+    opens_at = datetime.now(UTC) + timedelta(hours=2)
+    with upstream("a") as a:
+        publish(door, serving(a, open=False, opens_at=opens_at, reason="outside Mon-Fri 08:00-20:00"))
+        answer = httpx.post(f"{url}/v1/ocr", content=b"x")
+        assert answer.status_code == 503
+        assert 7190 <= int(answer.headers["Retry-After"]) <= 7200
+        said = answer.json()
+        assert said["error"] == "closed" and said["reason"] == "outside Mon-Fri 08:00-20:00"
+        assert datetime.fromisoformat(said["opens_at"]) == opens_at
+        publish(door, serving(a, open=False, opens_at=datetime.now(UTC) - timedelta(minutes=1)))
+        assert httpx.get(url).headers["Retry-After"] == "1"
+        publish(door, serving(a, open=False))
+        assert (httpx.get(url).headers["Retry-After"], httpx.get(url).json()["opens_at"]) == ("3600", None)
+
+
+def test_open_without_a_replica_is_told_at_once(door: Door, url: str) -> None:
+    publish(door, serving())
+    answer = httpx.get(url)
+    assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_holds_requests_while_a_replica_starts(door: Door, url: str) -> None:
+    publish(door, serving(starting=True))
+    with ThreadPoolExecutor(8) as clients, upstream("a") as a:
+        asked = [clients.submit(httpx.post, f"{url}/v1/ocr", content=b"x" * n, timeout=20) for n in range(8)]
+        eventually(lambda: (door.status() or {})["waiting"] == 8)
+        publish(door, serving(a))
+        assert [one.result().json()["bytes"] for one in asked] == list(range(8))
+        assert (door.status() or {})["waiting"] == 0
+
+
+def test_requests_held_are_turned_away_when_it_closes(door: Door, url: str) -> None:
+    publish(door, serving(starting=True))
+    with ThreadPoolExecutor(1) as clients:
+        asked = clients.submit(httpx.get, url, timeout=20)
+        eventually(lambda: (door.status() or {})["waiting"] == 1)
+        publish(door, serving(open=False, reason="night"))
+        assert asked.result().json()["reason"] == "night"
+
+
+def test_a_client_that_gives_up_waiting_is_forgotten(door: Door, url: str) -> None:
+    publish(door, serving(starting=True))
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.get(url, timeout=0.2)
+    eventually(lambda: (door.status() or {})["waiting"] == 0)
+
+
+# Replicas that leave
+
+
+def test_a_dead_replica_costs_no_request(door: Door, url: str) -> None:
+    with upstream("a") as a, upstream("b") as b, httpx.Client(base_url=url) as client:
+        publish(door, serving(a, b))
+        seen = {client.post("/v1/ocr", content=b"x").json()["replica"] for _ in range(6)}
+        assert seen == {"a", "b"}
+        a.kill()
+        for _ in range(6):
+            assert client.post("/v1/ocr", content=b"x").json()["replica"] == "b"
+
+
+def test_a_replica_that_dies_at_work_has_its_work_done_elsewhere(door: Door, url: str) -> None:
+    with upstream("a") as a, upstream("b") as b, ThreadPoolExecutor(1) as clients:
+        publish(door, serving(a))
+        asked = clients.submit(httpx.post, f"{url}/v1/ocr?seconds=1", content=b"x" * 400_000, timeout=20)
+        eventually(lambda: door.in_flight("a") == 1)
+        publish(door, serving(a, b))
+        time.sleep(0.1)
+        a.kill()
+        assert asked.result().json() | {"sha256": ""} == {"replica": "b", "bytes": 400_000, "sha256": ""}
+
+
+def test_an_image_that_kills_its_reader_meets_three_of_them(door: Door, url: str) -> None:
+    with ExitStack() as stack:
+        ups = [stack.enter_context(upstream(name)) for name in "abcd"]
+        publish(door, serving(*ups))
+        answer = httpx.post(f"{url}/v1/ocr?die=1", content=b"x", timeout=20)
+        assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
+        assert httpx.post(f"{url}/v1/ocr", content=b"x").status_code == 200
+
+
+def test_what_is_not_repeatable_is_not_repeated(door: Door, url: str) -> None:
+    with upstream("a") as a, upstream("b") as b:
+        publish(door, serving(a, b))
+        host = urlsplit(url)
+        with ThreadPoolExecutor(1) as clients:
+            # The body stops halfway: the replica has part of it when it dies.
+            asked = clients.submit(_half_of_33_mib, host.hostname or "", host.port or 0, lambda: _holder(door))
+            name = asked.result()[0]
+            (a if name == "a" else b).kill()
+            assert asked.result()[1]().startswith(b"HTTP/1.1 502")
+
+
+def _holder(door: Door) -> str | None:
+    in_flight = (door.status() or {})["in_flight"]
+    return next(iter(in_flight), None)
+
+
+def _half_of_33_mib(host: str, port: int, holder: Callable[[], str | None]) -> tuple[str, Callable[[], bytes]]:
+    raw = socket.create_connection((host, port), timeout=10)
+    raw.sendall(b"POST /v1/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (33 * 2**20) + bytes(2**20))
+    eventually(lambda: holder() is not None)
+    name = holder()
+    assert name is not None
+
+    def answer() -> bytes:
+        with raw:
+            return raw.recv(1000)
+
+    return name, answer
+
+
+def test_a_draining_replica_sends_its_guests_elsewhere(door: Door, url: str) -> None:
+    with upstream("a") as a, upstream("b") as b, httpx.Client(base_url=url) as client:
+        publish(door, serving(a, b))
+        httpx.post(f"{a.url}/drain")
+        assert {client.post("/v1/ocr", content=b"x").json()["replica"] for _ in range(6)} == {"b"}
+        httpx.post(f"{b.url}/drain")
+        last = client.post("/v1/ocr", content=b"x")
+        assert (last.status_code, last.headers["Retry-After"], last.json()) == (503, "3", {"error": "draining"})
+
+
+def test_a_withdrawn_replica_finishes_and_gets_nothing_new(door: Door, url: str) -> None:
+    with upstream("a") as a, upstream("b") as b, ThreadPoolExecutor(1) as clients:
+        publish(door, serving(a))
+        asked = clients.submit(httpx.post, f"{url}/v1/ocr?seconds=0.7", content=b"x")
+        eventually(lambda: door.in_flight("a") == 1)
+        publish(door, serving(b))
+        assert door.in_flight("a") == 1
+        assert {httpx.post(f"{url}/v1/ocr", content=b"x").json()["replica"] for _ in range(4)} == {"b"}
+        assert asked.result().json()["replica"] == "a"
+        assert door.in_flight("a") == 0
+
+
+def test_the_stronger_replica_gets_the_more(door: Door, url: str) -> None:
+    with upstream("a") as a, upstream("b") as b, ThreadPoolExecutor(8) as clients:
+        replicas = (Replica(id="a", url=a.url, weight=3), Replica(id="b", url=b.url, weight=1))
+        publish(door, serving(replicas=replicas))
+        asked = [clients.submit(httpx.post, f"{url}/v1/ocr?seconds=1", content=b"x") for _ in range(8)]
+        eventually(lambda: sum((door.status() or {})["in_flight"].values()) == 8)
+        assert (door.status() or {})["in_flight"] == {"a": 6, "b": 2}
+        assert all(one.result().status_code == 200 for one in asked)
+
+
+def test_no_request_fails_while_replicas_come_and_go_under_load(door: Door, url: str) -> None:
+    """add, drain, remove, kill -9, kill the last one and start another in its place."""
+    stop = threading.Event()
+    done: list[int] = []
+    failed: list[str] = []
+
+    async def client(session: aiohttp.ClientSession, seed: int) -> None:
+        chance = random.Random(seed)
+        while not stop.is_set():
+            body = chance.randbytes(2 ** chance.randrange(0, 21))
+            async with session.post(f"{url}/v1/ocr", data=body) as answer:
+                said = await answer.json()
+                if answer.status != 200 or said["sha256"] != hashlib.sha256(body).hexdigest():
+                    failed.append(f"{answer.status} {said}")
+                done.append(1)
+
+    async def load() -> None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+            results = await asyncio.gather(*(client(session, seed) for seed in range(12)), return_exceptions=True)
+            failed.extend(repr(result) for result in results if isinstance(result, BaseException))
+
+    with ExitStack() as stack, ThreadPoolExecutor(1) as loads:
+        stack.callback(stop.set)
+        a, b, c = (stack.enter_context(upstream(name)) for name in "abc")
+        publish(door, serving(a))
+        running = loads.submit(asyncio.run, load())
+        eventually(lambda: len(done) > 50, 20)
+        publish(door, serving(a, b))  # add
+        time.sleep(0.3)
+        publish(door, serving(b))  # withdraw, drain
+        httpx.post(f"{a.url}/drain")
+        eventually(lambda: door.in_flight("a") == 0)
+        a.kill()  # remove
+        publish(door, serving(b, c))
+        time.sleep(0.3)
+        b.kill()  # a loss that the daemon has not seen yet
+        time.sleep(0.5)
+        publish(door, serving(c, starting=True))
+        time.sleep(0.2)
+        c.kill()  # the last one
+        time.sleep(0.3)
+        publish(door, serving(starting=True))
+        before = len(done)
+        publish(door, serving(stack.enter_context(upstream("d"))))
+        eventually(lambda: len(done) > before + 50, 20)
+        stop.set()
+        running.result()
+    assert failed == []
+    load_seen = door.loads()
+    assert load_seen is not None and load_seen.current.in_flight == 0
+
+
+# What it tells
+
+
+def test_counts_what_it_carried(tmp_path: Path) -> None:
+    door = Door(tmp_path, "ocr")
+    url = door.ensure("127.0.0.1:0").url
+    with closing(door), upstream("a") as a, httpx.Client(base_url=url) as client:
+        publish(door, serving(a))
+        for query in ("", "?images=5", "?status=400", "?status=500", "?seconds=0.2"):
+            client.post(f"/v1/ocr{query}", content=b"x")
+        client.get("/healthz")
+        publish(door, serving(open=False))
+        client.get("/")
+        time.sleep(1.05)
+        loads = door.loads()
+        door.stop()
+    assert loads is not None
+    assert loads.current.requests_per_second == pytest.approx(0.7)
+    assert loads.current.p95_ms == pytest.approx(205, rel=0.1)
+    minutes = loads.minutes  # one, or two when it ended just now
+    assert sum(minute.requests for minute in minutes) == 7
+    assert sum(minute.images for minute in minutes) == 7
+    assert sum(minute.images_by_replica.get("a", 0) for minute in minutes) == 7
+    assert (sum(minute.failed for minute in minutes), sum(minute.refused for minute in minutes)) == (1, 1)
+
+
+# What it is told
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b'{"deployment":"ocr","open":tr',
+        b"[]",
+        b'{"deployment":"other","open":true,"reason":"","opens_at":null,"starting":false,"replicas":[]}',
+        b'{"deployment":"ocr","open":true,"replicas":[{"id":"a","url":"file:///etc/passwd","weight":1}]}',
+        b'{"deployment":"ocr","open":true,"replicas":[{"id":"a","url":"http://127.0.0.1:1","weight":0}]}',
+        b"\xff\xfe" * 1000,
+        None,
+    ],
+)
+def test_a_set_that_is_none_changes_nothing(home: Path, door: Door, url: str, garbage: bytes | None) -> None:
+    with upstream("a") as a:
+        publish(door, serving(a))
+        file = home / "doors/ocr.json"
+        said_before = len((home / "doors/ocr.log").read_text())
+        if garbage is None:
+            file.unlink()
+        else:
+            file.write_bytes(garbage)
+        time.sleep(0.15)
+        assert httpx.get(url).json()["replica"] == "a"
+        assert "keeping the set read before" in (home / "doors/ocr.log").read_text()[said_before:]
+        publish(door, serving(open=False))
+        assert httpx.get(url).status_code == 503
+
+
+def test_the_door_sees_a_new_set_without_being_asked(door: Door, url: str) -> None:
+    with upstream("a") as a:
+        publish(door, serving(open=False))
+        door.publish(serving(a))
+        eventually(lambda: httpx.get(url).status_code == 200, 1.0)

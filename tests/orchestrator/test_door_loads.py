@@ -1,0 +1,87 @@
+"""What the door counts, minute by minute, on a clock that the test turns."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+
+from orchestrator.door.loads import KEPT_MINUTES, Counts, Loads
+
+START = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
+
+
+class Hands:
+    """A clock's."""
+
+    def __init__(self) -> None:
+        self.at = START
+
+    def __call__(self) -> float:
+        return self.at.timestamp()
+
+
+def requests(loads: Loads) -> list[tuple[str, int]]:
+    return [(f"{minute.at:%H:%M}", minute.requests) for minute in loads.minutes]
+
+
+@pytest.fixture
+def clock() -> Hands:
+    return Hands()
+
+
+def test_a_minute_is_the_sum_of_its_seconds(clock: Hands) -> None:
+    counts = Counts(clock)
+    for second in range(130):
+        clock.at = START + timedelta(seconds=second)
+        tally = counts.roll()
+        tally.requests += 2
+        tally.read("a", 1)
+        tally.latency(10 if second % 10 else 1000)
+    assert requests(counts.loads(None)) == [("08:00", 120), ("08:01", 120), ("08:02", 20)]
+    assert requests(counts.loads(START)) == [("08:01", 120), ("08:02", 20)]
+    first = counts.loads(None).minutes[0]
+    assert first.images_by_replica == {"a": 60} and first.images == 60
+    assert first.latency_ms_sum == 54 * 10 + 6 * 1000
+    assert first.latency_ms_p95 == pytest.approx(1000, rel=0.05)
+    assert counts.loads(None).current.requests_per_second == 2
+
+
+def test_quiet_minutes_are_rows_too_and_carry_what_is_still_in_flight(clock: Hands) -> None:
+    counts = Counts(clock)
+    counts.flying(+3)
+    counts.flying(-1)
+    clock.at += timedelta(minutes=3)
+    seen = counts.loads(None).minutes
+    assert [(minute.requests, minute.in_flight_max) for minute in seen] == [(0, 3), (0, 2), (0, 2), (0, 2)]
+    assert seen[0].latency_ms_p95 is None
+    assert counts.loads(None).current.requests_per_second == 0
+
+
+def test_48_hours_are_kept(clock: Hands) -> None:
+    counts = Counts(clock)
+    for jump in (timedelta(minutes=1), timedelta(days=40), timedelta(days=1)):
+        counts.roll().requests += 1
+        clock.at += jump
+        minutes = counts.loads(None).minutes
+        assert len(minutes) <= KEPT_MINUTES + 1
+        assert all(later.at - earlier.at == timedelta(minutes=1) for earlier, later in pairwise(minutes))
+    assert sum(minute.requests for minute in minutes) == 1
+    assert minutes[-1].at == clock.at
+
+
+def test_a_clock_set_back_loses_nothing_and_counts_nothing_twice(clock: Hands) -> None:
+    counts = Counts(clock)
+    counts.roll().requests += 1
+    clock.at -= timedelta(hours=1)
+    counts.roll().requests += 1
+    clock.at += timedelta(hours=1, minutes=1)
+    counts.roll().requests += 1
+    assert requests(counts.loads(None)) == [("08:00", 2), ("08:01", 1)]
+
+
+@pytest.mark.parametrize("milliseconds", [0.0, 0.5, 1.0, 3.7, 120.0, 45_000.0])
+def test_a_percentile_is_near_the_truth(clock: Hands, milliseconds: float) -> None:
+    counts = Counts(clock)
+    counts.roll().latency(milliseconds)
+    p95 = counts.loads(None).minutes[0].latency_ms_p95
+    assert p95 == pytest.approx(milliseconds, rel=0.026) or (milliseconds < 1 and p95 is not None and p95 < 1.1)

@@ -1,0 +1,238 @@
+"""The door as a process: opened, adopted, guarded by its lock, closed."""
+
+import ipaddress
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from orchestrator.door import Door, Replica, ServingSet
+from orchestrator.door.process import Files, held, hold, read_note
+from orchestrator.errors import Refused
+from tests.orchestrator.door_upstream import free_port, upstream
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    door = Door(tmp_path, "ocr")
+    yield door
+    door.stop()
+    door.close()
+
+
+def run_door(home: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "orchestrator.door", "--home", str(home), "--deployment", "ocr", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20)
+
+
+def test_opens_adopts_and_closes(tmp_path: Path, door: Door) -> None:
+    assert (door.running(), door.status(), door.loads(), door.in_flight("a")) == (None, None, None, 0)
+    opened = door.ensure("127.0.0.1:0")
+    assert (tmp_path / "doors/ocr.process.json").exists()
+    assert os.getsid(opened.pid) == opened.pid  # a session of its own
+    said = door.status()
+    assert said is not None and (said["pid"], said["deployment"]) == (opened.pid, "ocr")
+    again = Door(tmp_path, "ocr")
+    assert again.ensure("127.0.0.1:0") == opened
+    again.stop()
+    again.close()
+    assert door.running() is None
+    assert psutil.wait_procs([psutil.Process(opened.pid)] if psutil.pid_exists(opened.pid) else [], timeout=5)[1] == []
+    assert not (tmp_path / "doors/ocr.process.json").exists()
+    door.stop()  # closed is success
+
+
+def test_a_door_outlives_whoever_opened_it_and_is_adopted(tmp_path: Path, door: Door) -> None:
+    starter = (
+        "import sys, time; from pathlib import Path; from orchestrator.door import Door\n"
+        "print(Door(Path(sys.argv[1]), 'ocr').ensure('127.0.0.1:0').pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", starter, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.kill()
+    time.sleep(0.1)
+    adopted = door.ensure("127.0.0.1:0")
+    assert adopted.pid == pid
+    assert httpx.get(f"{adopted.url}/-/status").json()["pid"] == pid
+
+
+def test_many_who_open_at_once_get_one_door(tmp_path: Path, door: Door) -> None:
+    doors = [Door(tmp_path, "ocr") for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        pids = {process.pid for process in threads.map(lambda one: one.ensure("127.0.0.1:0"), doors)}
+    for one in doors:
+        one.close()
+    assert len(pids) == 1
+    door.stop()
+    time.sleep(0.6)  # as long as a process waits for the lock: none of the others steps in
+    assert not held(Files.of(tmp_path, "ocr").lock)
+
+
+def test_a_door_killed_is_opened_anew_with_what_was_published(tmp_path: Path, door: Door) -> None:
+    port = free_port()
+    first = door.ensure(f"127.0.0.1:{port}")
+    door.publish(ServingSet(deployment="ocr", open=False, reason="night"))
+    os.kill(first.pid, signal.SIGKILL)
+    while held(Files.of(tmp_path, "ocr").lock):
+        time.sleep(0.01)
+    assert door.running() is None  # the note is still there, the lock is not held
+    second = door.ensure(f"127.0.0.1:{port}")
+    assert second.pid != first.pid
+    assert httpx.get(second.url).json()["reason"] == "night"
+
+
+def test_a_changed_address_moves_the_door(door: Door) -> None:
+    first, port = door.ensure("127.0.0.1:0"), free_port()
+    second = door.ensure(f"127.0.0.1:{port}")
+    assert (second.url, second.pid != first.pid) == (f"http://127.0.0.1:{port}", True)
+
+
+def test_a_taken_port_is_one_clear_line(tmp_path: Path, door: Door) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run_door(tmp_path, "--listen", f"127.0.0.1:{port}")
+        line = f"port {port} on 127.0.0.1 is taken; free it or set door.listen in the spec"
+        assert (ended.returncode, ended.stderr) == (1, f"halve: {line}\n")
+        with pytest.raises(Refused, match=line):
+            door.ensure(f"127.0.0.1:{port}")
+    assert door.running() is None
+
+
+def test_a_second_door_says_who_holds_the_first(tmp_path: Path, door: Door) -> None:
+    process = door.ensure("127.0.0.1:0")
+    ended = run_door(tmp_path, "--listen", "127.0.0.1:0")
+    assert ended.returncode == 1
+    assert f"process {process.pid}" in ended.stderr and ended.stderr.count("\n") == 1
+    assert door.running() == process
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--listen", "0.0.0.0:0"], "door.token and door.tls"),
+        (["--listen", "7860"], "HOST:PORT"),
+        (["--listen", "127.0.0.1:999999"], "HOST:PORT"),
+        (["--listen", "192.0.2.1:7860", "--token-file", "TOKEN", "--tls-cert", "CERT"], "CERT"),
+        (["--listen", "127.0.0.1:0", "--token-file", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_refuses_in_one_line(tmp_path: Path, options: list[str], word: str) -> None:
+    (tmp_path / "TOKEN").write_text("secret")
+    ended = run_door(tmp_path, *[option.replace("TOKEN", str(tmp_path / "TOKEN")) for option in options])
+    assert ended.returncode == 1
+    assert word in ended.stderr and ended.stderr.count("\n") == 1
+
+
+def test_stop_lets_requests_finish(door: Door) -> None:
+    with upstream("a") as a, ThreadPoolExecutor(1) as clients:
+        url = door.ensure("127.0.0.1:0").url
+        door.publish(ServingSet(deployment="ocr", open=True, replicas=(Replica(id="a", url=a.url),)))
+        asked = clients.submit(httpx.post, f"{url}/v1/ocr?seconds=1", content=b"x")
+        while door.in_flight("a") == 0:
+            time.sleep(0.01)
+        door.stop()
+        assert asked.result().json()["replica"] == "a"
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
+
+
+def test_stop_kills_nobody_but_the_door(tmp_path: Path) -> None:
+    """A stale note names a process that is none of ours; so does a lock that somebody else holds."""
+    files = Files.of(tmp_path, "ocr")
+    door = Door(tmp_path, "ocr")
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        files.lock.parent.mkdir()
+        note = {"pid": other.pid, "url": "http://127.0.0.1:1", "listen": "127.0.0.1:1"}
+        files.process.write_text(json.dumps(note | {"started_at": "2020-01-01T00:00:00+00:00"}))
+        door.stop()
+        lock = hold(files.lock)
+        assert lock is not None
+        with lock, pytest.raises(Refused, match="unknown process"):
+            door.stop()
+        assert other.poll() is None
+        other.kill()
+    door.close()
+
+
+def test_a_note_that_is_none(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    for content in ("", "{}", "[]", '{"pid": "x"}', '{"pid":1,"url":"","listen":"","started_at":"never"}'):
+        note.write_text(content)
+        assert read_note(note) is None
+
+
+def test_publish_writes_only_news(tmp_path: Path) -> None:
+    door = Door(tmp_path, "ocr")
+    said = ServingSet(deployment="ocr", open=False, opens_at=datetime(2026, 1, 1, tzinfo=UTC), reason="night")
+    assert [door.publish(said), door.publish(said)] == [True, False]
+    assert json.loads((tmp_path / "doors/ocr.json").read_text()) == {
+        "deployment": "ocr",
+        "open": False,
+        "opens_at": "2026-01-01T00:00:00Z",
+        "reason": "night",
+        "starting": False,
+        "replicas": [],
+    }
+    with pytest.raises(ValueError, match="greater than 0"):
+        door.publish(ServingSet(deployment="ocr", open=True, replicas=(Replica(id="a", url="http://h:1", weight=0),)))
+    twins = (Replica(id="a", url="http://h:1"), Replica(id="a", url="http://h:2"))
+    with pytest.raises(ValueError, match="one id"):
+        door.publish(ServingSet(deployment="ocr", open=True, replicas=twins))
+    assert [path.name for path in (tmp_path / "doors").iterdir()] == ["ocr.json"]
+    door.close()
+
+
+def test_beyond_loopback_with_token_and_certificate(tmp_path: Path, door: Door) -> None:
+    certificate, key, token = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "token"
+    write_certificate(certificate, key)
+    token.write_text("secret\n")
+    process = door.ensure("0.0.0.0:0", token_file=token, tls_cert=certificate, tls_key=key)
+    assert process.url.startswith("https://127.0.0.1:")
+    assert (door.status() or {})["deployment"] == "ocr"
+    door.publish(ServingSet(deployment="ocr", open=False))
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    with httpx.Client(base_url=process.url, verify=trusting) as client:
+        for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
+            answer = client.get("/", headers=header)
+            assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert client.get("/", headers={"Authorization": "Bearer secret"}).status_code == 503
+
+
+def write_certificate(certificate: Path, key: Path) -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "door")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(private, hashes.SHA256())
+    )
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
