@@ -24,7 +24,10 @@ from orchestrator.spec import Spec
 from policies.lifecycle import Status
 
 START_SECONDS = 20.0
-UP_SECONDS = 600.0
+UP_SECONDS = 300.0
+DOWN_SECONDS = 300.0
+#: ticks that may fail before `halve up` stops waiting for the daemon to recover
+PATIENT_ERRORS = 10
 POLL_SECONDS = 0.1
 #: what this version can do; the spec's language is wider
 BUILT = {
@@ -103,6 +106,8 @@ def _outcome(home: Path, ledger: Ledger, wanted: Spec, since: datetime) -> tuple
         tick = fleet.last_tick(tx, wanted.name)
     if lease is None or lease.last_tick_at is None or lease.last_tick_at <= since:
         return None, "waiting for the daemon's first tick"
+    if lease.tick_errors >= PATIENT_ERRORS and lease.last_error is not None:
+        raise Refused(f"the daemon's ticks fail: {lease.last_error}; its log is {home / 'daemon.log'}")
     process, serving = Door(home, wanted.name).running(), published(home, wanted.name)
     if process is None or serving is None:
         return None, lease.last_error or "waiting for the door"
@@ -167,7 +172,7 @@ def down(home: Path, ledger: Ledger, name: str, say: Callable[[str], None]) -> N
     with ledger.write() as tx:
         deployments.take_down(tx, name, SystemClock().now())
     ensure_daemon(home, ledger, say)
-    deadline = time.monotonic() + UP_SECONDS
+    deadline = time.monotonic() + DOWN_SECONDS
     said = ""
     while time.monotonic() < deadline:
         with ledger.read() as tx:
@@ -179,7 +184,7 @@ def down(home: Path, ledger: Ledger, name: str, say: Callable[[str], None]) -> N
             say(states)
             said = states
         time.sleep(POLL_SECONDS)
-    raise Refused(f"{name} is not down after {UP_SECONDS:.0f} s: {said}; the daemon goes on trying")
+    raise Refused(f"{name} is not down after {DOWN_SECONDS:.0f} s: {said}; the daemon goes on trying")
 
 
 def find(ledger: Ledger, name: str) -> Deployment:

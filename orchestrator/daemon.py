@@ -125,7 +125,7 @@ class Daemon:
             return f"{row.name}: {refusal}"
         except Exception as error:  # noqa: BLE001: whatever went wrong, the other deployments go on, and it is counted
             log.exception("deployment=%s tick failed", row.name)
-            return f"{row.name}: {type(error).__name__}: {error}"
+            return f"{row.name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         return None
 
     def _forget(self, row: Deployment) -> None:

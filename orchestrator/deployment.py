@@ -121,7 +121,7 @@ def policy_of(wanted: Spec, row: Deployment, ledger: Ledger) -> Callable[[dateti
             try_unmeasured=wanted.selection.unmeasured == "try-one",
             spot=wanted.spot is not None,
             surge=wanted.replicas.surge,
-            budget=budget_of(wanted),
+            limit=budget_of(wanted),
             wanted=row.wanted == "up",
         )
 

@@ -57,7 +57,5 @@ def cap(target: Target, minimum: int, spend: Spend, budget: Budget | None) -> Ca
     if step is Step.STOP:
         return Capped(target=Target(replicas=0, reason=note), note=note)
     if step is Step.MINIMUM:
-        return Capped(
-            target=Target(replicas=min(target.replicas, minimum), reason=note), spot_only=True, note=note
-        )
+        return Capped(target=Target(replicas=min(target.replicas, minimum), reason=note), spot_only=True, note=note)
     return Capped(target=target, spot_only=step is Step.SPOT_ONLY, note=note)

@@ -27,8 +27,8 @@ class Policy:
     spot: bool = False
     surge: int = 1
     utilisation: float = 0.7  # share of the measured throughput that is planned with
-    disruption: disruption.Disruption = field(default_factory=disruption.Disruption)
-    budget: budget.Budget | None = None
+    patience: disruption.Disruption = field(default_factory=disruption.Disruption)
+    limit: budget.Budget | None = None
     wanted: bool = True  # False: the deployment was taken down
 
     def launches_per_hour(self, maximum: int) -> int:
@@ -39,7 +39,7 @@ class Policy:
 def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     """Compare what is with what should be. An unchanged world gives an empty plan."""
     bounds = windows.bounds(policy.schedule, snapshot.now)
-    lost_causes = disruption.doomed(snapshot.instances, policy.disruption, snapshot.now)
+    lost_causes = disruption.doomed(snapshot.instances, policy.patience, snapshot.now)
     dropped = {one.instance.id for one in lost_causes}
     staying = [
         one for one in snapshot.instances if one.status in LIVE and one.id not in dropped and not one.terminating
@@ -50,7 +50,7 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
         target = scaling.target(snapshot.load, snapshot.jobs, serving, bounds, speed)
     else:
         target = Target(replicas=0, reason="taken down")
-    capped = budget.cap(target, bounds.min, snapshot.spend, policy.budget)
+    capped = budget.cap(target, bounds.min, snapshot.spend, policy.limit)
     target = capped.target
     gone = lost_causes + disruption.leaving(staying, target.replicas, policy.surge, snapshot.digest)
     actions: list[Action] = []
@@ -60,7 +60,7 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
         elif one.instance.reclaim_at is None:
             actions.append(Terminate(instance_id=one.instance.id, reason=one.reason))
     for instance in snapshot.instances:
-        if reason := disruption.finished(instance, policy.disruption, snapshot.now):
+        if reason := disruption.finished(instance, policy.patience, snapshot.now):
             actions.append(Terminate(instance_id=instance.id, reason=reason))
     launches, notes = _launches(snapshot, policy, target, bounds.max, staying, capped.spot_only)
     if capped.note:

@@ -78,10 +78,15 @@ def record_loads(tx: sa.Connection, minutes: Iterable[Mapping[str, Any]]) -> Non
     """Write per-minute demand. A minute that is told again replaces what was told, but never by less: a door that was
     restarted within the minute has forgotten its first part."""
     insert = postgresql_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    greatest = sa.func.greatest if tx.dialect.name == "postgresql" else sa.func.max
     for minute in minutes:
         statement = insert(t.loads).values(dict(minute))
         told_again = {
-            name: statement.excluded[name] for name in minute if name not in ("deployment", "instance_id", "at")
+            name: statement.excluded[name]
+            if value is None
+            else greatest(sa.func.coalesce(t.loads.c[name], 0), statement.excluded[name])
+            for name, value in minute.items()
+            if name not in LOAD_KEY
         }
         tx.execute(statement.on_conflict_do_update(index_elements=["deployment", "instance_id", "at"], set_=told_again))
 

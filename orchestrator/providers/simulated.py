@@ -1,0 +1,219 @@
+"""A market that is not there: machines that boot, cost, and are taken back on a clock of one's own choosing.
+
+It bears the same conformance suite as the others and keeps its own billing meter, which knows nothing of the ledger.
+Replicas are simulated too: `health` and `drain` answer for `sim://<token>`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from orchestrator.clock import Clock
+from orchestrator.files import read_json, write_json
+from orchestrator.probes import Health
+from orchestrator.providers import Listed, NoCapacity, ProviderError, Request, State
+from policies.snapshot import Offer, Purchase
+
+SCHEME = "sim://"
+MICROSECONDS_PER_HOUR = 3_600_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """While it lasts, a zone has no spot machines, and those that run when it starts are taken back."""
+
+    zone: str
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """How the market behaves."""
+
+    offers: tuple[Offer, ...]
+    boot_seconds: float = 60.0
+    listing_delay_seconds: float = 0.0
+    notice_seconds: float = 120.0
+    outages: tuple[Outage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rented:
+    """A machine of the market."""
+
+    token: str
+    offer_id: str
+    zone: str
+    purchase: Purchase
+    price_per_hour_micros: int
+    launched_at: datetime
+    ended_at: datetime | None = None
+    preempted: bool = False
+    draining: bool = False
+
+
+@dataclass
+class Faults:
+    """Errors to come, in order: raised before the call takes effect, or after it did."""
+
+    before: list[ProviderError] = field(default_factory=list)
+    after: list[ProviderError] = field(default_factory=list)
+
+
+_STATE = TypeAdapter(dict[str, Rented])
+
+
+class SimulatedProvider:
+    """The market as a provider, as its replicas' probes, and as its own meter. `path` lets it outlive the process."""
+
+    name = "simulated"
+
+    def __init__(self, clock: Clock, conditions: Conditions, path: Path | None = None) -> None:
+        self._clock = clock
+        self._conditions = conditions
+        self._path = path
+        self._offers = {offer.id: offer for offer in conditions.offers}
+        self.listing_deadline_seconds = conditions.listing_delay_seconds + 5.0
+        self.faults = Faults()
+        kept = read_json(path) if path else None
+        self._rented = _STATE.validate_python(kept) if kept is not None else {}
+
+    def offers(self) -> Sequence[Offer]:
+        return self._conditions.offers
+
+    def instances(self) -> Sequence[Listed]:
+        self._advance()
+        now = self._clock.now()
+        delay = timedelta(seconds=self._conditions.listing_delay_seconds)
+        return tuple(self._listed(one) for one in self._rented.values() if now - one.launched_at >= delay)
+
+    def launch(self, request: Request) -> str:
+        self._advance()
+        self._fail(self.faults.before)
+        if request.token not in self._rented:
+            offer = self._offers[request.offer.id]
+            now = self._clock.now()
+            if offer.purchase is Purchase.SPOT and self._outage(offer.zone, now) is not None:
+                raise NoCapacity(f"no spot capacity in {offer.zone}")
+            alive = sum(one.offer_id == offer.id and one.ended_at is None for one in self._rented.values())
+            if offer.capacity is not None and alive >= offer.capacity:
+                raise NoCapacity(f"{offer.id} has {offer.capacity} machines")
+            self._keep(
+                Rented(
+                    token=request.token,
+                    offer_id=offer.id,
+                    zone=offer.zone,
+                    purchase=offer.purchase,
+                    price_per_hour_micros=offer.price_per_hour_micros or 0,
+                    launched_at=now,
+                )
+            )
+        self._fail(self.faults.after)
+        return f"m-{request.token}"
+
+    def terminate(self, provider_id: str) -> None:
+        self._advance()
+        self._fail(self.faults.before)
+        machine = self._rented.get(provider_id.removeprefix("m-"))
+        if machine is not None and machine.ended_at is None:
+            self._keep(replace(machine, ended_at=self._clock.now()))
+        self._fail(self.faults.after)
+
+    def health(self, url: str) -> Health | None:
+        self._advance()
+        machine = self._rented.get(url.removeprefix(SCHEME))
+        if machine is None or machine.ended_at is not None or not self._booted(machine):
+            return None
+        return Health(ready=not machine.draining, draining=machine.draining)
+
+    def drain(self, url: str) -> bool:
+        machine = self._rented.get(url.removeprefix(SCHEME))
+        if machine is None or machine.ended_at is not None or not self._booted(machine):
+            return False
+        self._keep(replace(machine, draining=True))
+        return True
+
+    def lose(self, token: str) -> None:
+        """Take one machine back now, without a notice."""
+        self._keep(replace(self._rented[token], ended_at=self._clock.now(), preempted=True))
+
+    def crash(self, token: str) -> None:
+        """Let one machine end by itself now."""
+        self._keep(replace(self._rented[token], ended_at=self._clock.now()))
+
+    def running(self) -> tuple[str, ...]:
+        """Tokens of the machines that cost money now."""
+        self._advance()
+        return tuple(one.token for one in self._rented.values() if one.ended_at is None)
+
+    def meter(self, until: datetime | None = None) -> Mapping[str, int]:
+        """What each machine has cost by `until` (now), in micro-units: price x time, per microsecond, rounded down."""
+        self._advance()
+        until = until or self._clock.now()
+        return {
+            one.token: one.price_per_hour_micros
+            * ((min(one.ended_at or until, until) - one.launched_at) // timedelta(microseconds=1))
+            // MICROSECONDS_PER_HOUR
+            for one in self._rented.values()
+        }
+
+    def next_event(self, after: datetime) -> datetime | None:
+        """The next moment at which the market changes by itself."""
+        notice = timedelta(seconds=self._conditions.notice_seconds)
+        boot = timedelta(seconds=self._conditions.boot_seconds)
+        moments = [at for o in self._conditions.outages for at in (o.start - notice, o.start, o.end)]
+        moments += [one.launched_at + boot for one in self._rented.values() if one.ended_at is None]
+        return min((at for at in moments if at > after), default=None)
+
+    def _listed(self, machine: Rented) -> Listed:
+        notice = timedelta(seconds=self._conditions.notice_seconds)
+        reclaim_at = None
+        if machine.purchase is Purchase.SPOT and machine.ended_at is None and notice:
+            coming = self._outage(machine.zone, self._clock.now() + notice)
+            reclaim_at = coming.start if coming is not None else None
+        gone = machine.ended_at is not None
+        return Listed(
+            provider_id=f"m-{machine.token}",
+            token=machine.token,
+            state=State.GONE if gone else State.RUNNING if self._booted(machine) else State.STARTING,
+            launched_at=machine.launched_at,
+            ended_at=machine.ended_at,
+            preempted=machine.preempted,
+            reclaim_at=reclaim_at,
+            url=f"{SCHEME}{machine.token}",
+            detail="taken back by the market" if machine.preempted else "",
+        )
+
+    def _booted(self, machine: Rented) -> bool:
+        return self._clock.now() - machine.launched_at >= timedelta(seconds=self._conditions.boot_seconds)
+
+    def _outage(self, zone: str, at: datetime) -> Outage | None:
+        return next((o for o in self._conditions.outages if o.zone == zone and o.start <= at < o.end), None)
+
+    def _advance(self) -> None:
+        """Take back every spot machine over which an outage has come since its launch."""
+        now = self._clock.now()
+        for machine in list(self._rented.values()):
+            if machine.purchase is not Purchase.SPOT or machine.ended_at is not None:
+                continue
+            hits = [
+                o.start
+                for o in self._conditions.outages
+                if o.zone == machine.zone and machine.launched_at < o.start <= now
+            ]
+            if hits:
+                self._keep(replace(machine, ended_at=min(hits), preempted=True))
+
+    def _keep(self, machine: Rented) -> None:
+        self._rented[machine.token] = machine
+        if self._path is not None:
+            write_json(self._path, _STATE.dump_python(self._rented, mode="json"))
+
+    @staticmethod
+    def _fail(errors: list[ProviderError]) -> None:
+        if errors:
+            raise errors.pop(0)
