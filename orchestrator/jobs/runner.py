@@ -97,6 +97,11 @@ class JobRunner:
             self._settle()
             self._give_back(list(self._mine.values()))
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was started and runs no more: stopped, or another daemon took over."""
+        return self._thread is not None and not self._thread.is_alive()
+
     def run_once(self) -> None:
         """One pass: settle what has ended, see what is wanted, lease, finish. Raises Stale or Refused (no room)."""
         self._settle()

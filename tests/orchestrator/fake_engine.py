@@ -82,6 +82,9 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # clients die here, that is what the tests are about
+
 
 class Replica:
     """The engine as a child process on one port: killed, and started again there."""

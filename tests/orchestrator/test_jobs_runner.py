@@ -1,0 +1,443 @@
+"""Jobs over real HTTP: whatever is killed, every item ends with exactly one result or one error."""
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.clock import SystemClock
+from orchestrator.executors import Outcome, Task, Verdict
+from orchestrator.executors.http import HttpExecutor
+from orchestrator.jobs import JobRunner, results, submit
+from orchestrator.jobs.retry import FAILURES_MAX
+from orchestrator.ledger import items, jobs
+from orchestrator.ledger.jobs import Job, State
+from orchestrator.ledger.store import Ledger
+from tests.orchestrator.batch import (
+    NOW,
+    HurriedClock,
+    find,
+    folder,
+    generation,
+    lines,
+    numbered,
+    opened,
+    runner,
+    until,
+)
+from tests.orchestrator.fake_engine import Replica, replica
+
+__all__ = ["replica"]
+
+
+class Echo:
+    """An executor without a network: reads text files, and can be told to hold still."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.tasks: list[Task] = []
+        self.verdict = Verdict.READ
+
+    def read(self, task: Task) -> Outcome:
+        self.tasks.append(task)
+        content = task.path.read_bytes()
+        self.go.wait(30)
+        return Outcome(verdict=self.verdict, reason="as told", result={"recognized_text": content.decode()})
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return generation(opened(tmp_path / "home"))
+
+
+@pytest.fixture
+def running() -> Iterator[list[JobRunner]]:
+    """Runners started by the test; stopped at its end."""
+    started: list[JobRunner] = []
+    yield started
+    for one in started:
+        one.stop(2.0)
+
+
+def begin(running: list[JobRunner], one: JobRunner) -> JobRunner:
+    running.append(one)
+    one.start()
+    return one
+
+
+def submitted(ledger: Ledger, tmp_path: Path, images: dict[str | bytes, bytes], out: str = "out") -> Job:
+    return submit(ledger, None, folder(tmp_path / f"in-{out}", images), tmp_path / out, [], NOW)
+
+
+def is_done(ledger: Ledger, job: Job) -> bool:
+    return find(ledger, job.id).state is State.DONE
+
+
+def check_whole(job: Job, images: dict[str | bytes, bytes], failed: frozenset[str] = frozenset()) -> None:
+    """Exactly one result or one error per image, in order, and nothing else in the destination."""
+    names = sorted(os.fsdecode(name) for name in images)
+    read = [name for name in names if name not in failed]
+    result = lines(job.destination / "results.jsonl")
+    assert [line["original_filename"] for line in result] == read
+    assert [line["recognized_text"] for line in result] == [images[name].decode() for name in read]
+    assert [line["original_filename"] for line in lines(job.destination / "errors.jsonl")] == sorted(failed)
+    written = {str(path.relative_to(job.destination)) for path in job.destination.rglob("*") if path.is_file()}
+    assert written == {f"{name}.json" for name in read} | {"results.jsonl", "errors.jsonl"}
+    for line in result:
+        assert json.loads((job.destination / f"{line['original_filename']}.json").read_bytes()) == line
+
+
+def test_a_folder_is_read_through_the_door(
+    tmp_path: Path, ledger: Ledger, replica: Replica, running: list[JobRunner]
+) -> None:
+    images = numbered(60) | {"sub/深/z.png": "中文".encode()}
+    job = submitted(ledger, tmp_path, images)
+    begin(running, runner(ledger, HttpExecutor(replica.start().url)))
+    until(lambda: is_done(ledger, job))
+    check_whole(job, images)
+    assert len(replica.seen()) == len(images)
+    assert not list(job.destination.glob(".halve*"))
+    assert find(ledger, job.id).finished_at is not None
+
+
+def test_a_killed_engine_loses_no_item_and_repeats_none(
+    tmp_path: Path, ledger: Ledger, replica: Replica, running: list[JobRunner]
+) -> None:
+    images = numbered(150)
+    job = submitted(ledger, tmp_path, images)
+    begin(running, runner(ledger, HttpExecutor(replica.start().url)))
+    for part in (30, 90):
+        until(lambda part=part: len(replica.seen()) >= part)
+        replica.kill()
+        time.sleep(0.2)
+        replica.start()
+    until(lambda: is_done(ledger, job))
+    check_whole(job, images)
+    assert (find(ledger, job.id).done, find(ledger, job.id).failed) == (150, 0)
+
+
+def test_a_poison_item_fails_alone_and_the_rest_is_read(
+    tmp_path: Path, ledger: Ledger, replica: Replica, running: list[JobRunner]
+) -> None:
+    images = numbered(30) | {"00003.png": b"poison"}
+    job = submitted(ledger, tmp_path, images)
+    begin(running, runner(ledger, HttpExecutor(replica.start().url), clock=HurriedClock()))
+    deaths = 0
+    while not is_done(ledger, job):
+        if replica.dead():
+            replica.kill()
+            replica.start()
+            deaths += 1
+        time.sleep(0.02)
+        assert deaths <= FAILURES_MAX + 1
+    check_whole(job, images, failed=frozenset({"00003.png"}))
+    assert deaths == FAILURES_MAX + 1  # once among others, then alone
+    (error,) = lines(job.destination / "errors.jsonl")
+    assert f"{FAILURES_MAX} times, the last alone" in error["error"]
+
+
+def test_a_refused_image_fails_at_once_with_the_reason(
+    tmp_path: Path, ledger: Ledger, replica: Replica, running: list[JobRunner]
+) -> None:
+    images = numbered(10) | {"00004.png": b"corrupt", "00007.png": b"corrupt"}
+    job = submitted(ledger, tmp_path, images)
+    begin(running, runner(ledger, HttpExecutor(replica.start().url)))
+    until(lambda: is_done(ledger, job))
+    check_whole(job, images, failed=frozenset({"00004.png", "00007.png"}))
+    assert [line["error"] for line in lines(job.destination / "errors.jsonl")] == ["400 damaged PNG image"] * 2
+    assert Counter(asked["name"] for asked in replica.seen()) == dict.fromkeys(map(str, images), 1)
+
+
+def test_an_image_that_the_engine_stumbles_on_is_tried_five_times(
+    tmp_path: Path, ledger: Ledger, replica: Replica, running: list[JobRunner]
+) -> None:
+    images = numbered(3) | {"00001.png": b"broken"}
+    job = submitted(ledger, tmp_path, images)
+    begin(running, runner(ledger, HttpExecutor(replica.start().url), clock=HurriedClock()))
+    until(lambda: is_done(ledger, job))
+    check_whole(job, images, failed=frozenset({"00001.png"}))
+    assert Counter(asked["name"] for asked in replica.seen())["00001.png"] == FAILURES_MAX
+
+
+NAMES: dict[str | bytes, bytes] = {
+    "a b  c.png": b"spaces",
+    "new\nline.png": b"a newline",
+    "quo\"te'\\.png": b"quotes",
+    b"caf\xe9\xff.png": b"bytes",
+    "发票/🧾.png": "中文".encode(),
+    "sub/a..b...png": b"dots",
+    "%2e%2e%2fa.png": b"an escape that nobody undoes",
+    "-rf.png": b"a dash",
+}
+
+
+def test_every_name_ends_as_one_file_inside_the_destination(
+    tmp_path: Path, ledger: Ledger, replica: Replica, running: list[JobRunner]
+) -> None:
+    job = submitted(ledger, tmp_path, NAMES)
+    begin(running, runner(ledger, HttpExecutor(replica.start().url)))
+    until(lambda: is_done(ledger, job))
+    read = {os.fsdecode(name): content for name, content in NAMES.items()}
+    result = {line["original_filename"]: line["recognized_text"] for line in lines(job.destination / "results.jsonl")}
+    assert result == {name: content.decode() for name, content in read.items()}
+    assert all((job.destination / f"{name}.json").is_file() for name in read)
+
+
+def test_a_name_that_leads_out_is_never_written(tmp_path: Path, ledger: Ledger, running: list[JobRunner]) -> None:
+    source = folder(tmp_path / "in", {"a.png": b"a"})
+    names = ["../in/a.png", str(source / "a.png"), "a.png"]  # no folder lists these; a manifest might
+    with ledger.write() as tx:
+        job_id = jobs.create(tx, "ocr", source, tmp_path / "out", (), names, NOW)
+    begin(running, runner(ledger, Echo()))
+    job = find(ledger, job_id)
+    until(lambda: is_done(ledger, job))
+    assert (find(ledger, job_id).done, find(ledger, job_id).failed) == (1, 2)
+    assert sorted(path.name for path in source.iterdir()) == ["a.png"]
+
+
+def test_a_name_too_long_for_its_result_fails_alone(tmp_path: Path, ledger: Ledger, running: list[JobRunner]) -> None:
+    long = "x" * 250 + ".png"
+    job = submitted(ledger, tmp_path, {long: b"a", "b.png": b"b"})
+    begin(running, runner(ledger, Echo()))
+    until(lambda: is_done(ledger, job))
+    assert [line["original_filename"] for line in lines(job.destination / "errors.jsonl")] == [long]
+
+
+def test_an_image_that_is_gone_fails_and_a_source_that_is_gone_pauses(
+    tmp_path: Path, ledger: Ledger, running: list[JobRunner]
+) -> None:
+    job = submitted(ledger, tmp_path, numbered(3))
+    (job.source / "00001.png").unlink()
+    begin(running, runner(ledger, Echo(), clock=HurriedClock()))
+    until(lambda: is_done(ledger, job))
+    assert [line["error"] for line in lines(job.destination / "errors.jsonl")] == [
+        "cannot be read: No such file or directory"
+    ]
+    other = submitted(ledger, tmp_path, numbered(3), "other")
+    with ledger.write() as tx:
+        jobs.pause(tx, other.id, "")
+    other.source.rename(tmp_path / "unmounted")
+    with ledger.write() as tx:
+        jobs.resume(tx, other.id)
+    until(lambda: "gone or empty" in find(ledger, other.id).reason)
+    (tmp_path / "unmounted").rename(other.source)
+    until(lambda: is_done(ledger, other))
+    assert find(ledger, other.id).failed == 0
+
+
+def test_a_closed_door_burns_no_attempts(
+    tmp_path: Path, ledger: Ledger, replica: Replica, running: list[JobRunner]
+) -> None:
+    images: dict[str | bytes, bytes] = {"a.png": b"busy", "b.png": b"busy"}
+    job = submitted(ledger, tmp_path, images)
+    one = begin(running, runner(ledger, HttpExecutor(replica.start().url)))
+    until(lambda: "closed until tomorrow" in find(ledger, job.id).reason)
+    folder(job.source, {"a.png": b"a", "b.png": b"b"})  # the door opens
+    one.wake()
+    until(lambda: is_done(ledger, job), 3.0)  # a Retry-After of a day does not matter
+    assert find(ledger, job.id).reason == ""
+    with ledger.write() as tx:
+        attempts = tx.exec_driver_sql("SELECT attempt, failures FROM items").all()
+    assert attempts == [(1, 0), (1, 0)]
+
+
+def test_without_a_serving_deployment_nothing_is_leased(
+    tmp_path: Path, ledger: Ledger, running: list[JobRunner]
+) -> None:
+    job = submitted(ledger, tmp_path, numbered(3))
+    one: list[Echo | None] = [None]
+    begin(running, JobRunner(ledger, SystemClock(), lambda deployment: one[0]))
+    until(lambda: "does not serve" in find(ledger, job.id).reason)
+    with ledger.read() as tx:
+        assert jobs.progress(tx, job, NOW).leased == 0
+    one[0] = Echo()
+    until(lambda: is_done(ledger, job))
+
+
+@pytest.mark.parametrize("what", ["pause", "cancel", "close"])
+def test_within_a_second_nothing_new_is_sent(
+    tmp_path: Path, ledger: Ledger, running: list[JobRunner], what: str
+) -> None:
+    echo = Echo()
+    job = submitted(ledger, tmp_path, numbered(200))
+    one: list[Echo | None] = [echo]
+    begin(running, JobRunner(ledger, SystemClock(), lambda deployment: one[0], lambda deployment: 2))
+    until(lambda: len(echo.tasks) >= 20)
+    echo.go.clear()
+    with ledger.write() as tx:
+        if what == "pause":
+            assert jobs.pause(tx, job.id, "lunch")
+        elif what == "cancel":
+            assert jobs.cancel(tx, job.id, NOW)
+        else:
+            one[0] = None
+    time.sleep(1.0)
+    sent = len(echo.tasks)
+    echo.go.set()
+    time.sleep(0.7)
+    assert len(echo.tasks) == sent
+    after = find(ledger, job.id)
+    with ledger.read() as tx:
+        assert jobs.progress(tx, after, NOW).leased == 0
+    written = len(list(job.destination.glob("*.json")))
+    if what == "cancel":
+        assert sent - 2 <= written <= sent
+        assert not list(job.destination.glob(".halve*"))
+        assert after.done <= written
+        return
+    assert written == after.done == sent  # what was under way has counted
+    one[0] = echo
+    with ledger.write() as tx:
+        jobs.resume(tx, job.id)
+    until(lambda: is_done(ledger, job))
+    assert len(echo.tasks) == 200
+
+
+def test_a_full_destination_pauses_the_job_until_there_is_room(
+    tmp_path: Path, ledger: Ledger, running: list[JobRunner], small_disk: Path
+) -> None:
+    images = {f"{number:03d}.png": bytes([65 + number % 26]) * 30_000 for number in range(60)}
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(3_500_000))
+    job = submit(ledger, None, folder(tmp_path / "in", images), small_disk / "out", [], NOW)
+    begin(running, runner(ledger, Echo(), clock=HurriedClock()))
+    until(lambda: find(ledger, job.id).state is State.PAUSED)
+    paused = find(ledger, job.id)
+    assert "No space left on device" in paused.reason and str(job.destination) in paused.reason
+    until(lambda: find(ledger, job.id).resumes_at != paused.resumes_at)  # it looked, and there was none
+    assert find(ledger, job.id).failed == 0
+    ballast.unlink()
+    until(lambda: is_done(ledger, job))
+    check_whole(job, images)
+
+
+def test_a_read_only_destination_pauses_the_job(tmp_path: Path, ledger: Ledger, running: list[JobRunner]) -> None:
+    job = submitted(ledger, tmp_path, numbered(5))
+    job.destination.rmdir()
+    job.destination.write_text("in the way")  # as little can be written there as on a read-only disk, even by root
+    begin(running, runner(ledger, Echo(), clock=HurriedClock()))
+    until(lambda: find(ledger, job.id).state is State.PAUSED)
+    assert str(job.destination) in find(ledger, job.id).reason
+    job.destination.unlink()
+    until(lambda: is_done(ledger, job))
+    check_whole(job, numbered(5))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 5 MB. Skips where none may be mounted."""
+    import subprocess
+
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_service_that_bars_us_pauses_the_job_and_fails_nothing(
+    tmp_path: Path, ledger: Ledger, replica: Replica, running: list[JobRunner]
+) -> None:
+    job = submitted(ledger, tmp_path, {"a.png": b"barred", "b.png": b"barred"})
+    begin(running, runner(ledger, HttpExecutor(replica.start().url)))
+    until(lambda: find(ledger, job.id).state is State.PAUSED)
+    assert "401 no token" in find(ledger, job.id).reason
+    assert find(ledger, job.id).failed == 0
+
+
+def test_a_runner_that_lost_its_ledger_stops_quietly_and_writes_nothing_more(
+    tmp_path: Path, ledger: Ledger, running: list[JobRunner]
+) -> None:
+    echo = Echo()
+    job = submitted(ledger, tmp_path, numbered(50))
+    stale = begin(running, runner(ledger, echo))
+    until(lambda: len(echo.tasks) >= 8)
+    echo.go.clear()
+    fresh = generation(opened(tmp_path / "home"))
+    with fresh.write() as tx:
+        items.reclaim(tx, f"g{fresh.generation:010d}", NOW)  # another daemon took over what this one holds
+    before = sorted(job.destination.glob("*.json"))
+    echo.go.set()
+    until(lambda: stale.stopped)
+    time.sleep(0.2)
+    assert sorted(job.destination.glob("*.json")) == before
+    other = Echo()
+    begin(running, runner(fresh, other))
+    until(lambda: is_done(ledger, job))
+    check_whole(job, numbered(50))
+
+
+def test_stopping_gives_back_what_is_not_under_way(tmp_path: Path, ledger: Ledger, running: list[JobRunner]) -> None:
+    echo = Echo()
+    job = submitted(ledger, tmp_path, numbered(200))
+    one = begin(running, runner(ledger, echo, in_flight=3))
+    until(lambda: len(echo.tasks) >= 10)
+    one.stop(5.0)
+    sent = len(echo.tasks)
+    assert find(ledger, job.id).done == sent < 200
+    with ledger.read() as tx:
+        assert jobs.progress(tx, job, NOW).leased == 0
+
+
+def test_no_more_is_under_way_than_allowed(tmp_path: Path, ledger: Ledger, running: list[JobRunner]) -> None:
+    echo = Echo()
+    echo.go.clear()
+    job = submitted(ledger, tmp_path, numbered(30))
+    begin(running, runner(ledger, echo, in_flight=3))
+    until(lambda: len(echo.tasks) >= 3)
+    time.sleep(0.2)
+    assert len(echo.tasks) == 3
+    echo.go.set()
+    until(lambda: is_done(ledger, job))
+
+
+def test_jobs_of_one_deployment_go_in_turn_and_a_suspect_holds_nobody_up_for_good(
+    tmp_path: Path, ledger: Ledger, running: list[JobRunner]
+) -> None:
+    echo = Echo()
+    first = submitted(ledger, tmp_path, numbered(3), "first")
+    second = submitted(ledger, tmp_path, numbered(300), "second")
+    with ledger.write() as tx:
+        tx.exec_driver_sql("UPDATE items SET state = 'suspect' WHERE job_id = ? AND number = 2", (first.id,))
+    begin(running, runner(ledger, echo, in_flight=2))
+    until(lambda: is_done(ledger, first))
+    assert not is_done(ledger, second)
+    until(lambda: is_done(ledger, second))
+    assert len(echo.tasks) == 303
+
+
+def test_results_that_were_taken_away_are_said_and_stop_nothing(
+    tmp_path: Path, ledger: Ledger, running: list[JobRunner]
+) -> None:
+    echo = Echo()
+    job = submitted(ledger, tmp_path, numbered(10))
+    one = begin(running, runner(ledger, echo, in_flight=1))
+    until(lambda: (job.destination / "00000.png.json").exists())
+    (job.destination / "00000.png.json").rename(tmp_path / "mine")
+    until(lambda: is_done(ledger, job))
+    one.stop(1.0)
+    assert find(ledger, job.id).reason.startswith("1 results had been taken away")
+    assert len(lines(job.destination / "results.jsonl")) == 9
+
+
+def test_a_result_is_whole_or_absent(tmp_path: Path, ledger: Ledger) -> None:
+    job = submitted(ledger, tmp_path, {"a.png": b""})
+    with ledger.write() as tx:
+        (item,) = items.lease(tx, job.id, "me", 1, NOW, NOW)
+    seen: list[bool] = []
+
+    def look() -> bool:
+        seen.append((job.destination / "a.png.json").exists())
+        return False
+
+    assert not results.write(job, item, {"recognized_text": "x"}, look)
+    assert seen == [False]
+    assert not list(job.destination.rglob("a.png.json"))
