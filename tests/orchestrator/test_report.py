@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -121,10 +122,7 @@ def test_the_total_covers_every_row(rows: Rows) -> None:
 
 
 def test_todays_price_never_changes_the_past(rows: Rows) -> None:
-    offer = Offer(
-        id="o", provider="simulated", zone="", instance_type="", gpu="RTX 3060", purchase=Purchase.ON_DEMAND,
-        price_per_hour_micros=PRICE, currency="CNY",
-    )  # fmt: skip
+    offer = on_demand("RTX 3060", PRICE)
     with rows.ledger.write() as tx:
         offers.record(tx, [offer], "test", utc("2026-09-01"))
     machine = rows.machine()
@@ -133,14 +131,10 @@ def test_todays_price_never_changes_the_past(rows: Rows) -> None:
     terms = (Terms(name="ocr", currency="CNY", baseline=baseline, opening=(), since=utc("2026-10-01")),)
     before = to_json(october(rows, terms=terms))
     with rows.ledger.write() as tx:
-        offers.record(tx, [Offer(**{**as_fields(offer), "price_per_hour_micros": 9 * PRICE})], "test", AFTER)
+        offers.record(tx, [on_demand("RTX 3060", 9 * PRICE)], "test", AFTER)
     rows.charge(machine, AFTER, None, 9 * PRICE)
     assert to_json(october(rows, now=AFTER + HOUR, terms=terms)) == before
     assert before["savings"]["baseline_micros"] == 744 * PRICE
-
-
-def as_fields(offer: Offer) -> dict[str, object]:
-    return {name: getattr(offer, name) for name in offer.__dataclass_fields__}
 
 
 def test_a_price_that_moved_within_the_month(rows: Rows) -> None:
@@ -386,13 +380,31 @@ def test_nothing_is_saved_before_it_was_put_up_or_after_it_was_taken_down(rows: 
 
 
 def test_a_baseline_price_that_moved_within_the_month(daytime: Rows) -> None:
-    dearer = Offer(
-        id=f"{offers.MARKET}/RTX 3090", provider=offers.MARKET, zone="", instance_type="", gpu="RTX 3090",
-        purchase=Purchase.ON_DEMAND, price_per_hour_micros=8_400_000, currency="CNY",
-    )  # fmt: skip
+    dearer = replace(on_demand("RTX 3090", 8_400_000), id=f"{offers.MARKET}/RTX 3090", provider=offers.MARKET)
     with daytime.ledger.write() as tx:
         offers.record(tx, [dearer], "test", utc("2026-10-31"))
     assert split(october(daytime, terms=(against(),)))["baseline"] == (720 + 2 * 24) * 4_200_000
+
+
+def test_a_price_first_known_after_the_month_says_nothing_about_it(daytime: Rows) -> None:
+    with daytime.ledger.write() as tx:
+        offers.record(tx, [on_demand("B200", 9_000_000)], "test", utc("2026-11-01"))
+    assert october(daytime, terms=(against(gpu="B200"),)).savings is None
+
+
+def test_spots_own_provider_is_asked_first_for_its_on_demand_price(rows: Rows) -> None:
+    prices.seed(rows.ledger, AFTER)
+    with rows.ledger.write() as tx:
+        offers.record(tx, [on_demand("RTX 3060", 3_000_000)], "test", utc("2026-09-01"))
+    rows.charge(rows.machine(purchase="spot"), utc("2026-10-01 08:00"), utc("2026-10-01 18:00"), 600_000)
+    assert split(october(rows, terms=(against(),)))["spot"] == 10 * (3_000_000 - 600_000)
+
+
+def on_demand(gpu: str, price: int) -> Offer:
+    return Offer(
+        id=f"simulated/{gpu}", provider="simulated", zone="", instance_type="", gpu=gpu, purchase=Purchase.ON_DEMAND,
+        price_per_hour_micros=price, currency="CNY",
+    )  # fmt: skip
 
 
 def test_own_measurements_decide_how_fast_the_baseline_is(rows: Rows) -> None:
