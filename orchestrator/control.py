@@ -111,14 +111,13 @@ def _outcome(home: Path, ledger: Ledger, wanted: Spec, since: datetime) -> tuple
     process, serving = Door(home, wanted.name).running(), published(home, wanted.name)
     if process is None or serving is None:
         return None, lease.last_error or "waiting for the door"
-    url = f"http://{wanted.door.listen}" if wanted.door.port else process.url
     ready = [machine for machine in machines if machine.status is Status.READY]
-    if not serving.open or serving.replicas:
+    if not serving.open or ready:
         outcome = Outcome(
             deployment=wanted.name,
-            url=url,
+            url=process.url,
             open=serving.open,
-            replicas=len(serving.replicas),
+            replicas=len(ready),
             opens_at=serving.opens_at,
             reason=serving.reason,
         )
@@ -126,7 +125,7 @@ def _outcome(home: Path, ledger: Ledger, wanted: Spec, since: datetime) -> tuple
     if tick is not None and tick.target == 0 and not ready:
         idle = Outcome(
             deployment=wanted.name,
-            url=url,
+            url=process.url,
             open=True,
             replicas=0,
             opens_at=None,

@@ -17,6 +17,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from orchestrator.clock import SystemClock
 from orchestrator.deployment import Running, open_running
 from orchestrator.errors import Refused
+from orchestrator.executors import Executor
+from orchestrator.jobs.runner import JobRunner
 from orchestrator.ledger import deployments, fleet, leases
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger, Stale
@@ -29,6 +31,8 @@ LEASE = timedelta(seconds=15)
 RENEW_SECONDS = 4.0
 #: between ticks; a window's edge or a signal wakes it sooner
 TICK_SECONDS = 1.0
+#: for items under way when the daemon leaves; those that take longer are read again by the next one
+JOBS_SECONDS = 10.0
 
 
 class Daemon:
@@ -48,6 +52,7 @@ class Daemon:
         self._running: dict[str, Running] = {}
         self._stopping = threading.Event()
         self._had_one = False
+        self._jobs: JobRunner | None = None
 
     def run(self, *, wait: bool = True) -> None:
         """Hold the lease and tick until stopped by a signal or left by the last deployment.
@@ -62,6 +67,8 @@ class Daemon:
             alarm.start()
             renewal = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
             renewal.start()
+            self._jobs = JobRunner(self._ledger, self._clock, self._executor, self._room)
+            self._jobs.start()
             try:
                 notify_systemd("READY=1")
                 while not self._stopping.is_set() and not self._round(alarm):
@@ -72,6 +79,7 @@ class Daemon:
                 notify_systemd("STOPPING=1")
                 self._stopping.set()
                 alarm.shutdown(wait=False)
+                self._jobs.stop(JOBS_SECONDS)
                 renewal.join()
                 for running in self._running.values():
                     running.close()
@@ -113,7 +121,9 @@ class Daemon:
                     running.close()
                 running = self._running[row.name] = self._open_one(self._home, self._clock, self._ledger, row)
             running.ensure_door()
-            tick(running.world)
+            plan = tick(running.world)
+            if plan.actions and self._jobs is not None:
+                self._jobs.wake()
             now = self._clock.now()
             edge = windows.next_edge(running.world.policy(now).schedule, now)
             if edge is not None:
@@ -127,6 +137,14 @@ class Daemon:
             log.exception("deployment=%s tick failed", row.name)
             return f"{row.name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         return None
+
+    def _executor(self, deployment: str) -> Executor | None:
+        running = self._running.get(deployment)
+        return running.executor if running is not None else None
+
+    def _room(self, deployment: str) -> int:
+        running = self._running.get(deployment)
+        return running.room() if running is not None else 1
 
     def _forget(self, row: Deployment) -> None:
         """A deployment that is down and costs nothing: its door closes."""

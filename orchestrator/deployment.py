@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator import machine, spec
 from orchestrator.clock import Clock
 from orchestrator.doorway import HttpDoor
 from orchestrator.errors import Refused
-from orchestrator.ledger import fleet, offers
+from orchestrator.executors.http import HttpExecutor
+from orchestrator.ledger import deployments, fleet, offers
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger
 from orchestrator.probes import HttpProbes, Probes
@@ -20,24 +21,41 @@ from orchestrator.spec import Spec
 from orchestrator.world import World
 from policies import budget as budgets
 from policies.decide import Policy
+from policies.lifecycle import Status
 from policies.snapshot import Offer, Profile, Purchase
 from policies.windows import Override
 
+#: batch items under way for each ready replica: one that is read, one that waits at its side
+ITEMS_PER_REPLICA = 4
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(slots=True, kw_only=True)
 class Running:
-    """A deployment that is being kept true, and its door."""
+    """A deployment that is being kept true, its door, and the batch items' way through that door."""
 
     row: Deployment
     spec: Spec
     world: World
     door: HttpDoor
+    executor: HttpExecutor | None = None
+
+    def room(self) -> int:
+        """How many batch items may be under way at once: enough to keep every replica busy."""
+        with self.world.ledger.read() as tx:
+            ready = sum(one.status is Status.READY for one in fleet.machines(tx, self.row.name))
+        return ITEMS_PER_REPLICA * max(1, ready)
 
     def ensure_door(self) -> None:
         """Have the door's process up. Raises Refused when its address is taken."""
-        self.door.ensure(self.spec)
+        url = self.door.ensure(self.spec)
+        if self.executor is None or self.executor.url != f"{url}/v1/ocr":
+            self.executor = HttpExecutor(f"{url}/v1/ocr", token=self.spec.door.token)
 
     def stop_door(self) -> None:
+        counted = self.door.load(datetime.min.replace(tzinfo=UTC))
+        if counted is not None:
+            with self.world.ledger.write() as tx:
+                deployments.record_loads(tx, counted.minutes)
         self.door.stop()
 
     def close(self) -> None:

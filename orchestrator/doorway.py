@@ -1,6 +1,7 @@
 """The loop's side of the door: the seam of world.py over the door's client."""
 
 import os
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from orchestrator.door.serving import ServingSet, from_json
 from orchestrator.errors import Refused
 from orchestrator.spec import Spec
 from orchestrator.world import DoorLoad
+
+#: simulated replicas are counted, but nobody can be sent to them
+SIMULATED = "sim://"
 
 
 class HttpDoor:
@@ -21,18 +25,19 @@ class HttpDoor:
         self._door = Door(home, deployment)
         self._in_flight: dict[str, int] | None = None
 
-    def ensure(self, wanted: Spec) -> None:
-        """Have the door's process up. Raises Refused when its address is taken."""
+    def ensure(self, wanted: Spec) -> str:
+        """Have the door's process up; return where it is reached from here. Raises Refused when its address is taken."""
         door = wanted.door
         token_file = None
         if door.token is not None:
             token_file = self._home / "doors" / f"{self._deployment}.token"
             write_secret(token_file, door.token)
         certificate, key = (Path(door.tls.certificate), Path(door.tls.key)) if door.tls else (None, None)
-        self._door.ensure(door.listen, token_file=token_file, tls_cert=certificate, tls_key=key)
+        return self._door.ensure(door.listen, token_file=token_file, tls_cert=certificate, tls_key=key).url
 
     def publish(self, serving: ServingSet) -> None:
-        self._door.publish(serving)
+        reachable = tuple(one for one in serving.replicas if not one.url.startswith(SIMULATED))
+        self._door.publish(replace(serving, replicas=reachable))
 
     def load(self, after: datetime) -> DoorLoad | None:
         status = self._door.status()

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-import sqlalchemy as sa
-
 from orchestrator import billing
 from orchestrator.ledger import deployments, fleet, jobs, offers
 from orchestrator.ledger.fleet import Machine
+from orchestrator.ledger.store import Transaction
 from orchestrator.probes import Health
 from orchestrator.providers import Listed, ProviderError, State
 from orchestrator.world import DoorLoad, World
@@ -76,7 +75,7 @@ def _each(ask: Callable[[T], R], questions: Iterable[T]) -> list[R]:
         return list(threads.map(ask, questions))
 
 
-def believe(tx: sa.Connection, world: World, seen: Seen) -> None:
+def believe(tx: Transaction, world: World, seen: Seen) -> None:
     """Write what was seen into the ledger: statuses, settled launches, charges, offers and prices, demand."""
     moved = _record_offers(tx, seen)
     prices = {offer.id: offer for offer in offers.known(tx)}
@@ -102,7 +101,7 @@ def believe(tx: sa.Connection, world: World, seen: Seen) -> None:
         deployments.record_loads(tx, seen.load.minutes)
 
 
-def _record_offers(tx: sa.Connection, seen: Seen) -> set[str]:
+def _record_offers(tx: Transaction, seen: Seen) -> set[str]:
     """Write down offers that are new or changed; return the ids of those whose price did."""
 
     def described(offer: Offer) -> Offer:
@@ -173,7 +172,7 @@ def _gone(machine: Machine, listed: Listed, now: datetime) -> Machine:
     return replace(machine, status=move(machine.status, final), ended_at=ended_at, reason=reason)
 
 
-def _settle(tx: sa.Connection, before: Machine, after: Machine, offer: Offer | None, now: datetime) -> None:
+def _settle(tx: Transaction, before: Machine, after: Machine, offer: Offer | None, now: datetime) -> None:
     """What a change of status means for the launch intent, the charge and the pool's memory."""
     if before.launched_at is None and after.launched_at is not None:
         fleet.settle(tx, after.intent_id, "done", now=now)
@@ -194,7 +193,7 @@ def _settle(tx: sa.Connection, before: Machine, after: Machine, offer: Offer | N
         offers.refused(tx, after.offer_id, after.reason, now)
 
 
-def snapshot(tx: sa.Connection, world: World, policy: Policy, seen: Seen) -> Snapshot:
+def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Snapshot:
     """All that the decision may know, from the ledger and from what was seen."""
     closing = {intent.instance_id for intent in fleet.open_intents(tx, world.deployment) if intent.kind == "terminate"}
     on_offer = {offer.id for offer in seen.offers}
@@ -220,7 +219,7 @@ def _instance(machine: Machine, world: World, seen: Seen, closing: set[str]) -> 
     return machine.seen_as(in_flight=sum(told) if told else None, terminating=machine.id in closing)
 
 
-def _load(tx: sa.Connection, world: World, seen: Seen) -> Load:
+def _load(tx: Transaction, world: World, seen: Seen) -> Load:
     if seen.load is None:
         return Load()
     minutes = deployments.load_minutes(tx, world.deployment, seen.at - HOLD_DOWN)
@@ -231,7 +230,7 @@ def _load(tx: sa.Connection, world: World, seen: Seen) -> Load:
     )
 
 
-def spend(tx: sa.Connection, deployment: str, now: datetime, policy: Policy) -> Spend:
+def spend(tx: Transaction, deployment: str, now: datetime, policy: Policy) -> Spend:
     """Money spent in the schedule's current month and day, up to now, in the currency of the charges."""
     local = now.astimezone(policy.schedule.zone)
     day = local.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -6,10 +6,9 @@ Everything that can happen (a crash, a preemption, a price move, a closing windo
 import logging
 from datetime import datetime, timedelta
 
-import sqlalchemy as sa
-
 from orchestrator import act, observe, replay
 from orchestrator.ledger import fleet
+from orchestrator.ledger.store import Transaction
 from orchestrator.world import World
 from policies.decide import decide
 from policies.plan import Plan
@@ -67,7 +66,7 @@ def _record(world: World, plan: Plan, snapshot: Snapshot) -> None:
         log.info("deployment=%s %s", world.deployment, action)
 
 
-def _worth_noting(tx: sa.Connection, plan: Plan, deployment: str, now: datetime) -> bool:
+def _worth_noting(tx: Transaction, plan: Plan, deployment: str, now: datetime) -> bool:
     last = fleet.last_tick(tx, deployment)
     if last is None or not timedelta(0) <= now - last.at < HEARTBEAT:
         return True

@@ -26,7 +26,7 @@ class HttpExecutor:
     """Posts each image to `url` (`http://door/v1/ocr`). Connections are kept and shared by all threads."""
 
     def __init__(self, url: str, token: str | None = None, *, answer_seconds: float = ANSWER_SECONDS) -> None:
-        self._url = url
+        self.url = url
         headers = {"X-Halve-Priority": "batch"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -42,9 +42,9 @@ class HttpExecutor:
         wishes = {"fields": ",".join(task.fields)} if task.fields else {}
         with task.path.open("rb") as file:
             try:
-                answer = self._client.post(self._url, data=wishes, files={"file": (_sendable(task.name), file)})
+                answer = self._client.post(self.url, data=wishes, files={"file": (_sendable(task.name), file)})
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-                return Outcome(verdict=Verdict.UNAVAILABLE, reason=f"no connection to {self._url}: {_words(error)}")
+                return Outcome(verdict=Verdict.UNAVAILABLE, reason=f"no connection to {self.url}: {_words(error)}")
             except httpx.TimeoutException as error:
                 return Outcome(verdict=Verdict.LOST, reason=f"no answer in time: {_words(error)}")
             except httpx.HTTPError as error:

@@ -31,7 +31,7 @@ def held(tx: sa.Connection) -> Lease | None:
 
 
 def take(tx: sa.Connection, owner: str, pid: int, expires_at: datetime) -> int:
-    """Take the lease and return the new generation. Whether it may be taken the caller knows, in the same transaction."""
+    """Take the lease and return the new generation. Whether it may be taken the caller knows, from this transaction."""
     before = held(tx)
     generation = 1 if before is None else before.generation + 1
     values = {

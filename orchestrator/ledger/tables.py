@@ -1,4 +1,4 @@
-"""The tables. Times are UTC, as integer microseconds since 1970; money is integer micro-units, its currency beside it."""
+"""The tables. Times are integer microseconds since 1970, UTC; money is integer micro-units, a currency beside it."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
