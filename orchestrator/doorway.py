@@ -26,7 +26,7 @@ class HttpDoor:
         self._in_flight: dict[str, int] | None = None
 
     def ensure(self, wanted: Spec) -> str:
-        """Have the door's process up; return where it is reached from here. Raises Refused when its address is taken."""
+        """Have the door's process up; return its local address. Raises Refused when its address is taken."""
         door = wanted.door
         token_file = None
         if door.token is not None:

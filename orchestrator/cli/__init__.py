@@ -1,13 +1,14 @@
 """The command line. Each command is a thin module of its own, imported only when it is the one that runs.
 
-To add a command: one line in COMMANDS, one module with a function of that name whose docstring starts with the same words.
+To add a command: one line in COMMANDS, one module with a function of that name whose docstring starts
+with the same words.
 """
 
 import sys
 from importlib import import_module
+from typing import Any
 
 import typer
-from click import Command, Context
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -39,10 +40,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 class LazyGroup(TyperGroup):
     """A group that knows its commands by name and loads only the one that is asked for."""
 
-    def list_commands(self, ctx: Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
         module, name, _ = COMMANDS[cmd_name]
@@ -53,9 +54,9 @@ class LazyGroup(TyperGroup):
         alone.command(name=cmd_name)(found)
         return get_command(alone)
 
-    def format_commands(self, ctx: Context, formatter: object) -> None:
-        with formatter.section("Commands"):  # type: ignore[attr-defined]
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])  # type: ignore[attr-defined]
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
 
 app = typer.Typer(

@@ -16,7 +16,6 @@ def up(
 
     Example: halve up infra/examples/daytime-ocr.yaml
     """
-    from dataclasses import asdict
     from json import dumps
 
     from orchestrator import control

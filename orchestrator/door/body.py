@@ -45,6 +45,11 @@ class Body:
 
     async def keep(self) -> None:
         """Read it into memory, as far as it may be kept. Raises TooLarge, TooSlow."""
+        if self._content.is_eof():  # it came with the head, or there is none: nothing to wait for
+            self.kept = self._content.read_nowait()
+            self.seen = len(self.kept)
+            self.whole = True
+            return
         expected = self.length or 0
         if expected > KEPT_BYTES_MAX or not self._charge(expected):
             return

@@ -92,6 +92,8 @@ class Proxy:
             return await self._carry(errand)
         except TooLarge:
             return _too_large(identity)
+        except web.RequestPayloadError as error:
+            return reply(400, {"error": "bad request", "reason": f"the body is broken: {error}"}, identity, close=True)
         except TooSlow:
             return reply(408, {"error": "timeout", "reason": "the body stopped coming"}, identity, close=True)
         finally:

@@ -188,10 +188,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions are ours: BEGIN IMMEDIATE, not the driver's late BEGIN
     for pragma in (
-        f"x a function that reads or writes is handed; nobody else needs to know which library it is
-Transaction = sa.Connection
-
-BUSY_TIMEOUT_MS}",
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
