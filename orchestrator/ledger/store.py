@@ -15,6 +15,9 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from orchestrator.errors import Refused
 from orchestrator.ledger import tables as t
 
+#: what a function that reads or writes is handed; nobody else needs to know which library it is
+Transaction = sa.Connection
+
 BUSY_TIMEOUT_MS = 15_000
 #: the schema that this code speaks; alembic is loaded only when a database is behind it
 HEAD = "0001"
