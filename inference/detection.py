@@ -19,7 +19,7 @@ Boxes = NDArray[np.float32]
 # Pre- and post-processing constants are those of rapidocr 3.10 for PP-OCRv6 detection.
 SHORTEST_SIDE = 736
 STRIDE = 32  # the network halves its input five times
-MAX_NETWORK_PIXELS = 8_000_000  # ours: a very tall strip would otherwise be grown to tens of megapixels
+MAX_NETWORK_PIXELS = 4_400_000  # ours: just above the largest square page; a tall strip would be grown far beyond
 THRESHOLD = 0.3
 BOX_THRESHOLD = 0.5
 UNCLIP_RATIO = 1.6

@@ -108,8 +108,10 @@ def _from_capitals(text: str) -> str | None:
             digit = digits[c]
         elif c in units:
             section, digit = section + (digit or 1) * units[c], 0
-        elif c in "万亿":
-            total, section, digit = (total + section + digit) * (10**4 if c == "万" else 10**8), 0, 0
+        elif c == "万":
+            total, section, digit = total + (section + digit) * 10**4, 0, 0
+        elif c == "亿":
+            total, section, digit = (total + section + digit) * 10**8, 0, 0
         elif c in "元圆":
             total, section, digit = total + section + digit, 0, 0
         elif c in "角分":

@@ -1,0 +1,146 @@
+"""The queue: how many together, who is next, who is dropped."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from inference.batching import CPU_BUCKETS, GPU_BUCKETS, Batcher, Bucket, DeadlinePassed, QueueFull, bucket_of, how_many
+
+SMALL, MIDDLE, LARGE = 0, 1, 2
+
+
+@pytest.mark.parametrize(
+    ("longest_side", "expected"),
+    [(1, SMALL), (639, SMALL), (640, MIDDLE), (1280, MIDDLE), (1281, LARGE), (9999, LARGE)],
+)
+def test_buckets_by_longest_side(longest_side: int, expected: int) -> None:
+    assert bucket_of(longest_side, GPU_BUCKETS) == expected
+    assert bucket_of(longest_side, CPU_BUCKETS) == 0
+
+
+@pytest.mark.parametrize(
+    ("waiting", "bucket", "idle", "expected"),
+    [
+        pytest.param(1, SMALL, 1, 1, id="nobody-waits-for-a-batch-to-fill"),
+        pytest.param(20, SMALL, 1, 8, id="at-most-eight-small"),
+        pytest.param(20, MIDDLE, 1, 2, id="at-most-two-middle"),
+        pytest.param(20, LARGE, 1, 1, id="large-ones-alone"),
+        pytest.param(4, SMALL, 2, 2, id="idle-workers-share"),
+        pytest.param(5, SMALL, 2, 3, id="and-leave-none-behind"),
+    ],
+)
+def test_how_many(waiting: int, bucket: int, idle: int, expected: int) -> None:
+    assert how_many(waiting, GPU_BUCKETS[bucket], idle) == expected
+
+
+class Gate:
+    """Work that waits until it is let through, and remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.batches: list[list[str]] = []
+
+    def __call__(self, jobs: Sequence[str]) -> list[str | Exception]:
+        self.batches.append(list(jobs))
+        assert self.open.wait(10)
+        return [ValueError(job) if job.startswith("bad") else job.upper() for job in jobs]
+
+
+def soon() -> float:
+    return time.monotonic() + 10
+
+
+async def started(
+    batcher: Batcher[str, str], *jobs: str, side: int = 100, deadline: float | None = None
+) -> asyncio.Task[list[str]]:
+    task = asyncio.create_task(batcher.submit([(job, side) for job in jobs], deadline or soon()))
+    await asyncio.sleep(0.01)
+    return task
+
+
+def test_outcomes_come_back_in_order_and_a_failure_is_its_own() -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        gate.open.set()
+        batcher = Batcher(gate, workers=1, capacity=10, buckets=[Bucket(up_to=float("inf"), at_once=4)])
+        good = await started(batcher, "a", "b", "c")
+        bad = await started(batcher, "bad")
+        assert await good == ["A", "B", "C"]
+        with pytest.raises(ValueError, match="bad"):
+            await bad
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_refuses_all_of_a_request_and_says_when_to_come_back() -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, workers=1, capacity=2)
+        running = await started(batcher, "running")
+        waiting = await started(batcher, "waiting")
+        with pytest.raises(QueueFull) as full:
+            await batcher.submit([("x", 1), ("y", 1)], soon())
+        assert full.value.retry_after_seconds >= 1
+        assert batcher.waiting == 1
+        gate.open.set()
+        assert (await running, await waiting) == (["RUNNING"], ["WAITING"])
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_work_whose_caller_left_or_whose_deadline_passed_never_runs() -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, workers=1, capacity=10)
+        running = await started(batcher, "running")
+        left = await started(batcher, "left")
+        late = await started(batcher, "late", deadline=time.monotonic() + 0.05)
+        kept = await started(batcher, "kept")
+        left.cancel()
+        with pytest.raises(DeadlinePassed):
+            await late
+        gate.open.set()
+        assert await running == ["RUNNING"]
+        assert await kept == ["KEPT"]
+        assert gate.batches == [["running"], ["kept"]]
+        assert batcher.waiting == 0
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_longest_waiting_bucket_is_next_and_sizes_are_not_mixed() -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, workers=1, capacity=20, buckets=GPU_BUCKETS)
+        tasks = [await started(batcher, "running")]
+        tasks += [await started(batcher, "large", side=2000)]
+        tasks += [await started(batcher, "small1", "small2"), await started(batcher, "middle", side=1000)]
+        tasks += [await started(batcher, "small3")]
+        gate.open.set()
+        await asyncio.gather(*tasks)
+        assert gate.batches == [["running"], ["large"], ["small1", "small2", "small3"], ["middle"]]
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_failure_of_the_whole_batch_reaches_everyone_in_it_and_the_worker_goes_on() -> None:
+    def work(jobs: Sequence[str]) -> list[str | Exception]:
+        if "broken" in jobs:
+            raise MemoryError("no room")
+        return list(jobs)
+
+    async def scenario() -> None:
+        batcher = Batcher(work, workers=1, capacity=10)
+        with pytest.raises(MemoryError):
+            await batcher.submit([("broken", 1)], soon())
+        assert await batcher.submit([("fine", 1)], soon()) == ["fine"]
+        await batcher.close()
+
+    asyncio.run(scenario())

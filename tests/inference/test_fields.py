@@ -1,0 +1,127 @@
+"""Names and values by where they stand on the page."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference import fields
+from inference.engine import Line
+
+HEIGHT = 20
+
+
+def line(left: float, top: float, text: str, score: float = 0.99) -> Line:
+    """A line 20 pixels high whose letters are as wide as high."""
+    right, bottom = left + HEIGHT * max(1, len(text)), top + HEIGHT
+    return Line(text=text, score=score, box=((left, top), (right, top), (right, bottom), (left, bottom)))
+
+
+@pytest.mark.parametrize(
+    ("listed", "prompt", "names"),
+    [
+        (None, None, None),
+        ("", "", None),
+        ("甲方,乙方", None, ("甲方", "乙方")),
+        ("甲方，乙方、 签订日期 ;甲方", None, ("甲方", "乙方", "签订日期")),
+        (None, "请只识别图片中‘甲方’‘乙方’‘签订日期’三个字段", ("甲方", "乙方", "签订日期")),
+        (None, "read “甲方” and 「乙方」 and 'Total' and \"Date\"", ("甲方", "乙方", "Total", "Date")),
+        (None, "请识别图片中的文字", None),
+        ("甲方", "‘乙方’", ("甲方", "乙方")),
+    ],
+)
+def test_names_wanted(listed: str | None, prompt: str | None, names: tuple[str, ...] | None) -> None:
+    assert fields.wanted(listed, prompt) == names
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        pytest.param([line(0, 0, "甲方：云帆公司")], {"甲方": "云帆公司"}, id="colon"),
+        pytest.param([line(0, 0, "甲 方:云帆公司")], {"甲方": "云帆公司"}, id="spaced-name-half-colon"),
+        pytest.param([line(0, 0, "甲方（盖章）：云帆公司")], {"甲方": "云帆公司"}, id="aside"),
+        pytest.param([line(0, 0, "甲方云帆公司")], {"甲方": None}, id="run-on-chinese-is-a-guess"),
+        pytest.param([line(0, 0, "甲方 云帆公司")], {"甲方": "云帆公司"}, id="space-instead-of-colon"),
+        pytest.param([line(0, 0, "签订日期2026年3月1日")], {"签订日期": "2026-03-01"}, id="digits-behind-the-name"),
+        pytest.param(
+            [line(0, 0, "价税合计（大写）捌万陆仟伍佰元整 （小写）¥86,500.00")],
+            {"价税合计": "86500.00"},
+            id="invoice-total",
+        ),
+        pytest.param(
+            [line(0, 0, "电话：010-62345678 传真：010-62345679")],
+            {"电话": "010-62345678", "传真": "010-62345679"},
+            id="two-in-a-line",
+        ),
+        pytest.param(
+            [line(0, 0, "甲方：云帆公司乙方：青禾公司")], {"甲方": "云帆公司", "乙方": "青禾公司"}, id="merged-boxes"
+        ),
+        pytest.param(
+            [line(0, 0, "时间：08:30"), line(0, 30, "网址：http://a.cn")],
+            {"时间": "08:30", "网址": "http://a.cn"},
+            id="colons-in-values",
+        ),
+        pytest.param([line(0, 0, "型号"), line(100, 3, "Y2-132M")], {"型号": "Y2-132M"}, id="next-box"),
+        pytest.param([line(0, 0, "型号："), line(100, 3, "Y2-132M")], {"型号": "Y2-132M"}, id="colon-then-next-box"),
+        pytest.param([line(0, 0, "地址："), line(0, 28, "北京市海淀区")], {"地址": "北京市海淀区"}, id="next-line"),
+        pytest.param([line(0, 0, "甲方："), line(300, 0, "乙方：")], {"甲方": None, "乙方": None}, id="unfilled-form"),
+        pytest.param([line(0, 0, "地址："), line(0, 200, "页脚")], {"地址": None}, id="too-far-below"),
+        pytest.param(
+            [line(0, 0, "单价"), line(200, 0, "金额"), line(0, 30, "19.40"), line(200, 30, "48.50")],
+            {"单价": "19.40", "金额": "48.50"},
+            id="first-row-of-a-table",
+        ),
+        pytest.param(
+            [line(0, 0, "合同金额：¥5.00"), line(0, 30, "金额：¥7.00")], {"金额": "7.00"}, id="exact-name-wins"
+        ),
+        pytest.param([line(0, 0, "合同金额：¥5.00")], {"金额": "5.00"}, id="name-that-ends-so"),
+        pytest.param([line(0, 0, "凈含量：250 mL")], {"净含量": "250 mL"}, id="variant-character"),
+        pytest.param([line(0, 0, "购买万名称：青禾公司")], {"购买方名称": "青禾公司"}, id="one-character-misread"),
+        pytest.param([line(0, 0, "甲方：一"), line(0, 30, "甲方：二")], {"甲方": "一"}, id="first-wins"),
+        pytest.param([], {"甲方": None}, id="empty-page"),
+    ],
+)
+def test_values_asked_for(lines: list[Line], expected: dict[str, str | None]) -> None:
+    assert fields.extract(lines, tuple(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        pytest.param([line(0, 0, "甲方：云帆公司", 0.5)], {}, id="unsure-lines-are-left-out"),
+        pytest.param([line(0, 0, "本合同约定，违约方须赔偿：全部损失")], {}, id="a-sentence-is-no-name"),
+        pytest.param([line(0, 0, "12：30")], {}, id="a-time-is-no-pair"),
+        pytest.param([line(0, 0, "甲方负责运输")], {}, id="a-name-in-prose"),
+        pytest.param([line(0, 0, "净含量250mL")], {"净含量": "250mL"}, id="known-name-then-digits"),
+        pytest.param(
+            [line(0, 0, "单价"), line(200, 0, "金额"), line(0, 30, "1.00"), line(200, 30, "2.00")], {}, id="table-heads"
+        ),
+        pytest.param(
+            [
+                *(line(0, 40 * i, name) for i, name in enumerate(["当前状态", "支付方式", "收货小区"])),
+                *(line(200, 40 * i, value) for i, value in enumerate(["成功", "零钱", "东园"])),
+            ],
+            {"当前状态": "成功", "支付方式": "零钱", "收货小区": "东园"},
+            id="a-column-of-names",
+        ),
+    ],
+)
+def test_pairs_nobody_asked_for(lines: list[Line], expected: dict[str, str]) -> None:
+    assert fields.extract(lines, None) == expected
+
+
+@given(
+    st.lists(
+        st.builds(
+            line,
+            st.floats(0, 1000),
+            st.floats(0, 1000),
+            st.text("甲方乙名称：:（） ()¥,.0189年月日ab\n金额", max_size=20),
+            st.floats(0, 1),
+        ),
+        max_size=12,
+    ),
+    st.lists(st.text(min_size=1, max_size=6), max_size=3),
+)
+def test_any_page_gives_every_name_and_nothing_else(lines: list[Line], names: list[str]) -> None:
+    assert set(fields.extract(lines, tuple(names))) == set(names)
+    assert all(fields.extract(lines, None))

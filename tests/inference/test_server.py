@@ -1,0 +1,306 @@
+"""The engine over real HTTP, in a process of its own."""
+
+import concurrent.futures
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.inference.replica import Replica, replica
+from tests.inference.test_images import png_claiming
+
+KEYS = [
+    "original_filename",
+    "width",
+    "height",
+    "recognized_text",
+    "lines",
+    "structured_data",
+    "processing_time_ms",
+    "model",
+    "precision",
+]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    with replica(tmp_path_factory.mktemp("replica"), "--workers", "1") as running:
+        running.until("ready")
+        yield running
+
+
+def test_one_image_is_an_object_with_exactly_the_promised_keys(
+    served: Replica, pages: Path, truth: dict[str, Any]
+) -> None:
+    content = (pages / "invoice.png").read_bytes()
+    answer = served.client.post("/v1/ocr", files={"file": ("发票.png", content)})
+    assert answer.status_code == 200
+    page = answer.json()
+    assert list(page) == KEYS
+    assert (page["original_filename"], page["width"], page["height"]) == ("发票.png", 1000, 640)
+    assert page["recognized_text"] == "\n".join(line["text"] for line in page["lines"])
+    assert "增值税电子普通发票" in page["recognized_text"]
+    assert (page["model"], page["precision"]) == ("ppocr", "fp32")
+    assert page["processing_time_ms"] > 0
+    for line in page["lines"]:
+        assert list(line) == ["text", "score", "box"]
+        assert 0.5 <= line["score"] <= 1
+        assert np.array(line["box"]).shape == (4, 2)
+    assert page["structured_data"].items() >= truth["invoice.png"]["fields"].items()
+
+
+def test_several_images_are_an_array_in_input_order(served: Replica, pages: Path) -> None:
+    names = ["packaging.png", "nameplate.png", "packaging.png"]
+    sent = [("file", (name, (pages / name).read_bytes())) for name in names]
+    answer = served.client.post("/v1/ocr", files=sent, data={"fields": "型号,净含量"})
+    assert [page["original_filename"] for page in answer.json()] == names
+    assert [page["structured_data"] for page in answer.json()] == [
+        {"型号": None, "净含量": "250 mL"},
+        {"型号": "Y2-132M-4", "净含量": None},
+        {"型号": None, "净含量": "250 mL"},
+    ]
+
+
+def test_bytes_as_the_body_and_a_prompt_in_the_query(served: Replica, pages: Path) -> None:
+    answer = served.client.post(
+        "/v1/ocr",
+        content=(pages / "contract.png").read_bytes(),
+        params={"prompt": "请只识别图片中‘甲方’‘签订日期’两个字段", "filename": "contract.png"},
+    )
+    assert answer.json()["original_filename"] == "contract.png"
+    assert answer.json()["structured_data"] == {"甲方": "云帆示例科技有限公司", "签订日期": "2026-03-18"}
+
+
+def test_an_empty_page_is_an_empty_result(served: Replica) -> None:
+    import cv2
+
+    blank = bytes(cv2.imencode(".png", np.full((200, 300, 3), 255, np.uint8))[1])
+    page = served.client.post("/v1/ocr", files={"file": ("blank.png", blank)}).json()
+    assert (page["recognized_text"], page["lines"], page["structured_data"]) == ("", [], {})
+
+
+PNG = {"content-type": "image/png"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "word"),
+    [
+        pytest.param({"content": b""}, 400, "empty body", id="empty-body"),
+        pytest.param({"content": b"not an image", "headers": PNG}, 415, "not an image", id="text"),
+        pytest.param({"content": b"{}", "headers": {"content-type": "application/json"}}, 415, "multipart", id="json"),
+        pytest.param({"content": png_claiming(60_000, 60_000)}, 413, "pixels", id="pixel-bomb"),
+        pytest.param({"content": png_claiming(300, 300)}, 400, "damaged", id="hardly-any-pixels"),
+        pytest.param({"content": b"\0" * (20 * 2**20 + 1)}, 413, "at most", id="image-too-large"),
+        pytest.param({"content": b"\0" * (64 * 2**20 + 1)}, 413, "larger than", id="request-too-large"),
+        pytest.param({"files": {"file": ("empty.png", b"")}}, 400, "empty.png: empty", id="empty-file"),
+        pytest.param({"files": {"image": ("a.png", b"x")}}, 400, "name the part `file`", id="wrong-part-name"),
+        pytest.param({"data": {"file": "text"}, "files": {"other": ("a", b"x")}}, 400, "no file", id="text-part"),
+        pytest.param(
+            {"files": [("file", (f"{i}.png", b"x")) for i in range(21)]}, 400, "Too many files", id="21-files"
+        ),
+        pytest.param(
+            {"content": b"no parts", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+            400,
+            "",
+            id="garbled",
+        ),
+        pytest.param(
+            {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary", id="no-boundary"
+        ),
+        pytest.param(
+            {"content": png_claiming(9, 9), "params": {"deadline_seconds": "soon"}}, 400, "number", id="deadline"
+        ),
+        pytest.param({"content": png_claiming(9, 9), "params": {"deadline_seconds": "-1"}}, 400, "above 0", id="past"),
+        pytest.param({"content": png_claiming(9, 9), "params": {"deadline_seconds": "nan"}}, 400, "above 0", id="nan"),
+    ],
+)
+def test_bad_input_is_refused_with_a_reason_and_the_service_lives_on(
+    served: Replica, request_: dict[str, Any], status: int, word: str
+) -> None:
+    answer = served.client.post("/v1/ocr", **request_)
+    assert answer.status_code == status, answer.text
+    assert word in answer.json()["error"]
+    assert served.health()["status"] == "ready"
+
+
+def test_one_bad_image_among_good_ones_is_named(served: Replica, pages: Path) -> None:
+    good = (pages / "packaging.png").read_bytes()
+    answer = served.client.post("/v1/ocr", files=[("file", ("good.png", good)), ("file", ("cut.png", good[:3000]))])
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("cut.png: damaged")
+
+
+def test_other_addresses_and_methods(served: Replica) -> None:
+    assert served.client.get("/v1/ocr").status_code == 405
+    assert served.client.get("/nowhere").json() == {"error": "Not Found"}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.binary(max_size=400),
+    kind=st.sampled_from(
+        ["image/png", "multipart/form-data; boundary=x", "multipart/form-data; boundary=", "", "\x7f"]
+    ),
+    wrap=st.booleans(),
+)
+def test_no_body_gets_a_5xx(served: Replica, body: bytes, kind: str, wrap: bool) -> None:
+    if wrap:
+        body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + body + b"\r\n--x--\r\n"
+    answer = served.client.post("/v1/ocr", content=body, headers={"content-type": kind})
+    assert 400 <= answer.status_code < 500
+    assert answer.json()["error"]
+
+
+def test_health_says_what_really_runs(served: Replica) -> None:
+    health = served.health()
+    assert list(health)[:2] == ["status", "provider"]
+    assert health["provider"].endswith("ExecutionProvider")
+    assert health["model"] == "ppocr"
+    assert health["reclaim_at"] is None
+    assert (health["in_flight"], health["queue"]) == (0, 0)
+
+
+def test_metrics_count_images_and_refusals(served: Replica, pages: Path) -> None:
+    def value(name: str) -> float:
+        found = re.search(rf"^{re.escape(name)} (\S+)$", served.client.get("/metrics").text, re.M)
+        return float(found[1]) if found else 0.0
+
+    images, fine, unfit = (
+        value(name)
+        for name in ("halve_images_total", 'halve_requests_total{status="200"}', 'halve_requests_total{status="415"}')
+    )
+    content = (pages / "packaging.png").read_bytes()
+    served.client.post("/v1/ocr", files=[("file", ("a", content)), ("file", ("b", content))])
+    served.client.post("/v1/ocr", content=b"no image")
+    assert value("halve_images_total") == images + 2
+    assert value('halve_requests_total{status="200"}') == fine + 1
+    assert value('halve_requests_total{status="415"}') == unfit + 1
+    assert value('halve_request_seconds_bucket{le="+Inf"}') == value("halve_request_seconds_count") == fine + 1
+    assert served.health()["images_total"] == images + 2
+
+
+def test_a_deadline_that_passes_is_a_504(served: Replica, pages: Path) -> None:
+    content = (pages / "contract.png").read_bytes()
+    answer = served.client.post("/v1/ocr", content=content, params={"deadline_seconds": "0.001"})
+    assert answer.status_code == 504
+
+
+def test_a_full_queue_is_a_429_with_retry_after(tmp_path: Path, pages: Path) -> None:
+    content = (pages / "contract.png").read_bytes()
+    with replica(tmp_path, "--workers", "1", "--queue", "1") as running:
+        running.until("ready")
+
+        def ask(_: int) -> httpx.Response:
+            return httpx.post(f"{running.announced['url']}/v1/ocr", content=content, timeout=60)
+
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(ask, range(8)))
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert all(int(a.headers["retry-after"]) >= 1 for a in answers if a.status_code == 429)
+        assert running.client.post("/v1/ocr", content=content).status_code == 200
+
+
+def test_work_of_a_client_that_left_is_dropped(tmp_path: Path, pages: Path) -> None:
+    content = (pages / "contract.png").read_bytes()
+    with replica(tmp_path, "--workers", "1") as running:
+        running.until("ready")
+        host, port = "127.0.0.1", running.announced["port"]
+        for _ in range(12):
+            with socket.create_connection((host, port)) as gone:
+                gone.sendall(b"POST /v1/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+                time.sleep(0.03)
+        end = time.monotonic() + 30
+        while (health := running.health())["in_flight"] or health["queue"]:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert running.client.post("/v1/ocr", content=content).status_code == 200
+        assert health["images_total"] == 0
+        assert 'halve_requests_total{status="499"} 12' in running.client.get("/metrics").text
+
+
+def test_draining_refuses_new_requests_and_finishes_those_in_flight(tmp_path: Path, pages: Path) -> None:
+    sent = [("file", (f"{i}.png", (pages / "contract.png").read_bytes())) for i in range(6)]
+    with replica(tmp_path, "--workers", "1") as running, concurrent.futures.ThreadPoolExecutor(1) as thread:
+        running.until("ready")
+        inside = thread.submit(httpx.post, f"{running.announced['url']}/v1/ocr", files=sent, timeout=60)
+        while running.health()["in_flight"] == 0:
+            time.sleep(0.005)
+        drained = running.client.post("/drain").json()
+        assert (drained["status"], drained["in_flight"]) == ("draining", 1)
+        refused = running.client.post("/v1/ocr", files=sent[:1])
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) > 0
+        assert running.client.post("/drain").status_code == 200
+        assert len(inside.result().json()) == 6
+        assert running.health() | {"status": "draining", "in_flight": 0, "images_total": 6} == running.health()
+
+
+def test_sigterm_finishes_what_is_in_flight_then_ends(tmp_path: Path, pages: Path) -> None:
+    sent = [("file", (f"{i}.png", (pages / "contract.png").read_bytes())) for i in range(4)]
+    with replica(tmp_path, "--workers", "1") as running, concurrent.futures.ThreadPoolExecutor(1) as thread:
+        running.until("ready")
+        inside = thread.submit(httpx.post, f"{running.announced['url']}/v1/ocr", files=sent, timeout=60)
+        while running.health()["in_flight"] == 0:
+            time.sleep(0.005)
+        running.process.send_signal(signal.SIGTERM)
+        assert len(inside.result().json()) == 4
+        assert running.process.wait(10) == 0
+
+
+def test_it_announces_itself_and_is_alive_before_the_model_is_loaded(tmp_path: Path, pages: Path) -> None:
+    with replica(tmp_path) as running:
+        assert list(running.announced) == ["pid", "port", "url", "started_at"]
+        assert running.announced["pid"] == running.process.pid
+        assert running.announced["url"] == f"http://127.0.0.1:{running.announced['port']}"
+        assert datetime.fromisoformat(running.announced["started_at"]).tzinfo is not None
+        if running.health()["status"] == "loading":
+            answer = running.client.post("/v1/ocr", content=(pages / "packaging.png").read_bytes())
+            assert answer.status_code == 200 or answer.headers["retry-after"] == "1"
+        running.until("ready")
+        assert list(tmp_path.glob("*.partial")) == []
+
+
+def started(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "inference", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_port_in_use_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = started("--port", str(port))
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [
+        f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another --host or --port"
+    ]
+
+
+def test_a_model_that_does_not_load_ends_the_process_with_the_reason() -> None:
+    ended = started("--port", "0", "--model", "no-such-model")
+    assert ended.returncode == 1
+    assert "no model named 'no-such-model'; there is ppocr" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+
+
+def test_wrong_usage_is_2() -> None:
+    assert started("--workers", "0").returncode == 2
+
+
+def test_json_is_readable_chinese(served: Replica, pages: Path) -> None:
+    answer = served.client.post("/v1/ocr", content=(pages / "packaging.png").read_bytes())
+    assert "全脂纯牛奶" in answer.text
+    assert answer.headers["content-type"] == "application/json"
+    json.loads(answer.text)
