@@ -1,0 +1,152 @@
+"""What the door costs: one upstream, asked directly and through the door, in one run.
+
+`python -m tests.benchmarks.door`. Must: 0.35 of the direct requests per second with 32 connections, and at most 2 ms
+more at the median for one client.
+"""
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from orchestrator.door import Door, Replica, ServingSet
+from tests.orchestrator.door_upstream import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+CONNECTIONS = 32
+ROUND_SECONDS = 1.5
+ROUNDS = 3
+ASKED_ONE_BY_ONE = 500
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+PHOTO = b"POST /v1/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + bytes(200_000)
+
+
+async def app(scope, receive, send):  # type: ignore[no-untyped-def]
+    """The least that a server can do: take the body, say ok."""
+    if scope["type"] == "http":
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+class Asker(asyncio.Protocol):
+    """One connection that asks again as soon as it is answered. As little client as possible, so as to measure none."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self.answered = 0
+        self.stopped = False
+        self.failed: str | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if data.startswith(b"HTTP/1.1") and not data.startswith(b"HTTP/1.1 200"):
+            self.failed = data[:200].decode(errors="replace")
+        if data.endswith(b"ok"):  # head and body come in one segment or in two
+            self.answered += 1
+            if not self.stopped:
+                self._transport.write(self._request)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.stopped:
+            self.failed = self.failed or f"connection lost: {error}"
+
+
+async def requests_per_second(url: str, request: bytes) -> float:
+    """With 32 connections. Raises RuntimeError when one request was not answered with 200."""
+    address = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    made = [
+        await loop.create_connection(lambda: Asker(request), address.hostname, address.port) for _ in range(CONNECTIONS)
+    ]
+    begun, before = time.perf_counter(), sum(asker.answered for _, asker in made)
+    await asyncio.sleep(ROUND_SECONDS)
+    seconds, answered = time.perf_counter() - begun, sum(asker.answered for _, asker in made) - before
+    for transport, asker in made:
+        asker.stopped = True
+        transport.abort()
+        if asker.failed:
+            raise RuntimeError(asker.failed)
+    return answered / seconds
+
+
+async def one_by_one(urls: list[str]) -> list[float]:
+    """Median seconds of a request from one client, per url; the urls take turns, so that noise meets all of them."""
+    times: list[list[float]] = [[] for _ in urls]
+    connections = [await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port) for url in urls]
+    for _ in range(ASKED_ONE_BY_ONE):
+        for (reader, writer), taken in zip(connections, times, strict=True):
+            begun = time.perf_counter()
+            writer.write(GET)
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(2)
+            taken.append(time.perf_counter() - begun)
+    for _, writer in connections:
+        writer.close()
+    return [statistics.median(taken) for taken in times]
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The upstream as a process, with uvicorn as it is installed here."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "tests.benchmarks.door:app", "--port", str(port), "--no-access-log"]
+    with subprocess.Popen([*command, "--log-level", "warning"], cwd=ROOT) as process:
+        try:
+            asyncio.run(_reachable(port))
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+async def _reachable(port: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
+
+
+def main() -> None:
+    """Print requests per second direct and through the door, their ratio, and what the door adds for one client."""
+    with tempfile.TemporaryDirectory() as home, served() as direct, closing(Door(Path(home), "bench")) as door:
+        through = door.ensure("127.0.0.1:0").url
+        try:
+            door.publish(ServingSet(deployment="bench", open=True, replicas=(Replica(id="a", url=direct),)))
+            door.status()
+            for name, request in (("small requests", GET), ("200 kB photos", PHOTO)):
+                rounds = [
+                    [asyncio.run(requests_per_second(url, request)) for url in (direct, through)] for _ in range(ROUNDS)
+                ]
+                plain, doored = (statistics.median(rates) for rates in zip(*rounds, strict=True))
+                ratio = statistics.median(one[1] / one[0] for one in rounds)
+                print(
+                    f"door, {name}, {CONNECTIONS} connections: {doored:,.0f}/s through, {plain:,.0f}/s direct,"
+                    f" ratio {ratio:.2f} (must 0.35)"
+                )
+            alone, behind = asyncio.run(one_by_one([direct, through]))
+            print(
+                f"door, one client: p50 {behind * 1000:.2f} ms through, {alone * 1000:.2f} ms direct,"
+                f" {(behind - alone) * 1000:.2f} ms added (at most 2)"
+            )
+        finally:
+            door.stop()
+
+
+if __name__ == "__main__":
+    main()
