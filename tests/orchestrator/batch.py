@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import SystemClock
+from orchestrator.daemon import identity
 from orchestrator.executors import Executor
 from orchestrator.executors.http import HttpExecutor
 from orchestrator.jobs import JobRunner
@@ -63,7 +64,7 @@ def opened(home: Path, *names: str) -> Ledger:
 def generation(ledger: Ledger) -> Ledger:
     """Take the daemon's lease, as a new daemon does."""
     with ledger.write() as tx:
-        taken = leases.take(tx, "test", os.getpid(), datetime.now(UTC) + timedelta(hours=1))
+        taken = leases.take(tx, identity(), os.getpid(), datetime.now(UTC) + timedelta(hours=1))
     ledger.generation = taken
     return ledger
 

@@ -1,0 +1,241 @@
+"""halve job"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.ledger.jobs import Job
+    from orchestrator.ledger.store import Ledger
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Submit and follow batches.",
+)
+
+ID = typer.Argument(metavar="ID", help="The job's number.")
+JSON = typer.Option(False, "--json", help="Print JSON.")
+#: between two looks at a job that is waited for
+LOOK_SECONDS = 0.5
+
+
+@app.command()
+def submit(
+    source: Path = typer.Argument(metavar="SRC", help="Folder with the images; subfolders are read too."),
+    out: Path = typer.Option(..., "--out", metavar="DST", help="Folder for the results; made when absent."),
+    deployment: str = typer.Option(None, "--deployment", metavar="NAME", help="Who reads. Default: the only one."),
+    fields: str = typer.Option("", "--fields", metavar="A,B", help="Extract these fields of each image."),
+    wait: bool = typer.Option(False, "--wait", help="Wait for its end; Ctrl-C leaves it running."),
+    json: bool = JSON,
+) -> None:
+    """Have all images of a folder read by a deployment's replicas.
+
+    Writes DST/<name>.json per image at once, results.jsonl and errors.jsonl at the end.
+    With --wait it exits 1 when some images could not be read.
+
+    Example: halve job submit scans/ --out results/ --fields 甲方,金额 --wait
+    """
+    import sys
+
+    from orchestrator import jobs
+    from orchestrator.clock import SystemClock
+    from orchestrator.jobs import asking
+
+    ledger = _ledger()
+    now = SystemClock().now()
+    wanted = [name.strip() for name in fields.split(",") if name.strip()]
+    job = jobs.submit(ledger, deployment, source, out, wanted, now)
+    if not json:
+        print(f"job {job.id}: {job.total} images of {_plain(job.source)} -> {_plain(job.destination)}", flush=True)
+    nobody = asking.unattended(ledger, job.deployment, now)
+    if nobody is not None:
+        print(f"halve: job {job.id} is recorded; {nobody}", file=sys.stderr)
+    failed = wait and (nobody is not None or not _wait(ledger, job.id))
+    if json:
+        _print_json(asking.values(*asking.look(ledger, job.id, SystemClock().now())))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_(json: bool = JSON) -> None:
+    """List all jobs.
+
+    Example: halve job list
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from orchestrator.clock import SystemClock
+    from orchestrator.jobs import asking
+
+    found = [asking.values(*one) for one in asking.look_at_all(_ledger(), SystemClock().now())]
+    if json:
+        _print_json(found)
+        return
+    if not found:
+        print("no jobs yet; `halve job submit SRC --out DST` makes one")
+        return
+    table = Table(box=None, padding=(0, 2))
+    for name in ("job", "deployment", "state", "done", "failed", "of", "left", "destination"):
+        table.add_column(name, justify="right" if name in ("job", "done", "failed", "of") else "left")
+    for one in found:
+        counts = (str(one[key]) for key in ("done", "failed", "items"))
+        left = _duration(one["eta_seconds"])
+        table.add_row(str(one["id"]), one["deployment"], one["state"], *counts, left, _plain(one["destination"]))
+    Console(highlight=False, markup=False).print(table)
+
+
+@app.command()
+def show(job_id: int = ID, json: bool = JSON) -> None:
+    """Show how far a job is, how fast it goes, and what keeps it.
+
+    Example: halve job show 3
+    """
+    from orchestrator.clock import SystemClock
+    from orchestrator.jobs import asking
+
+    one = asking.values(*asking.look(_ledger(), job_id, SystemClock().now()))
+    if json:
+        _print_json(one)
+        return
+    print(f"job {one['id']} of {one['deployment']} is {one['state']}" + (f": {one['reason']}" if one["reason"] else ""))
+    counts = ", ".join(f"{one[key]} {key}" for key in ("done", "failed", "leased", "waiting"))
+    print(f"  {one['items']} images: {counts}")
+    if one["items_per_second"]:
+        print(f"  {one['items_per_second']:.1f} images/s, {_duration(one['eta_seconds'])} left")
+    print(f"  from {_plain(one['source'])}\n  to   {_plain(one['destination'])}")
+
+
+@app.command()
+def pause(job_id: int = ID) -> None:
+    """Send no more images of a job; those under way still count.
+
+    Example: halve job pause 3
+    """
+    from orchestrator.clock import SystemClock
+    from orchestrator.jobs import asking
+
+    _say(asking.pause(_ledger(), job_id, SystemClock().now()))
+
+
+@app.command()
+def resume(job_id: int = ID) -> None:
+    """Go on with a paused job.
+
+    Example: halve job resume 3
+    """
+    from orchestrator.clock import SystemClock
+    from orchestrator.jobs import asking
+
+    _say(asking.resume(_ledger(), job_id, SystemClock().now()))
+
+
+@app.command()
+def cancel(job_id: int = ID) -> None:
+    """End a job where it is; results that are there stay.
+
+    Example: halve job cancel 3
+    """
+    from orchestrator.clock import SystemClock
+    from orchestrator.jobs import asking
+
+    _say(asking.cancel(_ledger(), job_id, SystemClock().now()))
+
+
+@app.command()
+def results(
+    job_id: int = ID,
+    errors: bool = typer.Option(False, "--errors", help="Print the errors instead."),
+) -> None:
+    """Print the results of a job so far, one line of JSON per image, in the order of the images.
+
+    Example: halve job results 3 > so-far.jsonl
+    """
+    import os
+    import sys
+
+    from orchestrator.clock import SystemClock
+    from orchestrator.jobs import asking
+
+    try:
+        for line in asking.result_lines(_ledger(), job_id, SystemClock().now(), errors=errors):
+            sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # `| head` has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _wait(ledger: "Ledger", job_id: int) -> bool:
+    """Show its progress until it has ended. True when every image was read."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from orchestrator.clock import SystemClock
+    from orchestrator.jobs import asking
+    from orchestrator.ledger.jobs import OPEN, State
+
+    clock = SystemClock()
+    text = (TextColumn("job {task.fields[id]}"), TextColumn("{task.description}", markup=False))
+    try:
+        with Progress(text[0], BarColumn(), MofNCompleteColumn(), text[1], console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=None, id=job_id)
+            while True:
+                job, progress = asking.look(ledger, job_id, clock.now())
+                says = _going(job, progress.items_per_second, progress.eta_seconds)
+                bar.update(task, total=job.total, completed=job.done + job.failed, description=says)
+                if job.state not in OPEN:
+                    break
+                clock.sleep(LOOK_SECONDS)
+    except KeyboardInterrupt:
+        print(f"halve: job {job_id} goes on; `halve job show {job_id}` shows how far it is", file=sys.stderr)
+        raise SystemExit(130) from None
+    print(f"job {job_id} is {job.state}: {job.done} read, {job.failed} failed", file=sys.stderr)
+    return job.state is State.DONE and not job.failed
+
+
+def _going(job: "Job", items_per_second: float | None, eta_seconds: float | None) -> str:
+    parts = [str(job.state), f"{job.failed} failed" if job.failed else "", job.reason]
+    if items_per_second:
+        parts += [f"{items_per_second:.1f}/s", f"{_duration(eta_seconds)} left" if job.left else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def _ledger() -> "Ledger":
+    from orchestrator.home import home
+    from orchestrator.ledger.store import open_ledger
+
+    return open_ledger(home())
+
+
+def _say(job: "Job") -> None:
+    print(f"job {job.id} is {job.state}, {job.left} of {job.total} images left")
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {left:02d}s" if minutes else f"{left}s"
+
+
+def _plain(path: object) -> str:
+    """A path on one line of any terminal: what cannot be printed is escaped."""
+    shown = str(path).encode("utf-8", "backslashreplace").decode()
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in shown)
+
+
+def _print_json(value: Mapping[str, Any] | list[dict[str, Any]]) -> None:
+    import sys
+    from json import dumps
+
+    sys.stdout.buffer.write(dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+    sys.stdout.buffer.flush()
