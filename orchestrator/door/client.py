@@ -39,7 +39,8 @@ class Door:
         if not held(self._files.lock):
             return None
         note = read_note(self._files.process)
-        return note if note is not None and note.lives else None
+        # A clock that was set since then moves the start times of all processes: then the door itself is asked.
+        return note if note is not None and (note.lives or self._is(note)) else None
 
     def ensure(
         self, listen: str, *, token_file: Path | None = None, tls_cert: Path | None = None, tls_key: Path | None = None
@@ -153,6 +154,13 @@ class Door:
             child.wait()
             said = f"not listening after {OPEN_SECONDS:.0f} s: {said}"
         raise Refused(f"the door of {self._deployment} did not open: {said.removeprefix('halve: ')}")
+
+    def _is(self, note: DoorProcess) -> bool:
+        try:
+            said = self._http.get(f"{note.url}/-/status").json()
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+            return False
+        return isinstance(said, dict) and (said.get("pid"), said.get("deployment")) == (note.pid, self._deployment)
 
     def _ask(self, path: str, **query: str) -> httpx.Response | None:
         process = self.running()

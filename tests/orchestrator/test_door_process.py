@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -101,6 +102,14 @@ def test_a_changed_address_moves_the_door(door: Door) -> None:
     first, port = door.ensure("127.0.0.1:0"), free_port()
     second = door.ensure(f"127.0.0.1:{port}")
     assert (second.url, second.pid != first.pid) == (f"http://127.0.0.1:{port}", True)
+
+
+def test_a_clock_set_since_loses_no_door(tmp_path: Path, door: Door) -> None:
+    process = door.ensure("127.0.0.1:0")
+    note = tmp_path / "doors/ocr.process.json"
+    note.write_bytes(replace(process, started_at=process.started_at - timedelta(hours=1)).to_json())
+    running = door.running()
+    assert running is not None and running.pid == process.pid
 
 
 def test_a_taken_port_is_one_clear_line(tmp_path: Path, door: Door) -> None:
