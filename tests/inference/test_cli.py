@@ -1,0 +1,151 @@
+"""The commands that run the engine, as a user types them."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+HALVE = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
+
+
+def halve(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*HALVE, *words], capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment
+    )
+
+
+def test_read_prints_text_and_fields(pages: Path) -> None:
+    done = halve("read", str(pages / "contract.png"), "--fields", "甲方,签订日期,丁方")
+    assert done.returncode == 0
+    assert "采购合同" in done.stdout.splitlines()
+    assert done.stdout.splitlines()[-3:] == ["甲方: 云帆示例科技有限公司", "签订日期: 2026-03-18", "丁方: (not found)"]
+
+
+def test_read_json_is_an_object_for_one_and_an_array_for_several(pages: Path, truth: dict[str, Any]) -> None:
+    one = halve("read", str(pages / "nameplate.png"), "--json")
+    page = json.loads(one.stdout)
+    assert page["original_filename"] == "nameplate.png"
+    assert page["structured_data"].items() >= truth["nameplate.png"]["fields"].items()
+    prompt = "只识别‘型号’"
+    two = halve("read", str(pages / "packaging.png"), str(pages / "nameplate.png"), "--json", "--prompt", prompt)
+    assert [page["structured_data"] for page in json.loads(two.stdout)] == [{"型号": None}, {"型号": "Y2-132M-4"}]
+
+
+@pytest.mark.parametrize(("content", "word"), [(None, "No such file"), (b"text", "not an image"), (b"", "empty file")])
+def test_read_refuses_in_one_line(tmp_path: Path, content: bytes | None, word: str) -> None:
+    path = tmp_path / "page.png"
+    if content is not None:
+        path.write_bytes(content)
+    done = halve("read", str(path))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert str(path) in done.stderr
+    assert word in done.stderr
+
+
+def test_run_writes_a_folder_and_prints_its_summary(pages: Path, tmp_path: Path) -> None:
+    done = halve("run", str(pages), str(tmp_path / "out"), "--workers", "2", "--threads", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert list(summary) == ["images", "failed", "seconds"]
+    assert (summary["images"], summary["failed"]) == (5, 0)
+    assert (tmp_path / "out" / "invoice.png.json").exists()
+    assert len((tmp_path / "out" / "results.jsonl").read_text(encoding="utf-8").splitlines()) == 5
+
+
+def test_run_exits_1_when_an_image_failed_and_writes_the_others(pages: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.png").write_bytes((pages / "packaging.png").read_bytes())
+    (tmp_path / "in" / "bad.png").write_bytes(b"bad")
+    done = halve("run", str(tmp_path / "in"), str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert done.stdout.startswith("2 images, 1 failed")
+    assert (tmp_path / "out" / "good.png.json").exists()
+    assert "not an image" in (tmp_path / "out" / "errors.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_run_refuses_a_folder_that_is_none(tmp_path: Path, made: bool) -> None:
+    if made:
+        (tmp_path / "in").touch()
+    done = halve("run", str(tmp_path / "in"), str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert re.fullmatch(r"halve: .*/in: (No such file or|Not a) directory\n", done.stderr)
+
+
+def test_run_refuses_an_output_that_is_a_file(pages: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    done = halve("run", str(pages), str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path / "out") in done.stderr
+
+
+def test_serve_says_its_address_and_ends_on_ctrl_c() -> None:
+    with subprocess.Popen(
+        [*HALVE, "serve", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as served:
+        try:
+            assert served.stdout is not None
+            address = served.stdout.readline().split()[0]
+            assert httpx.get(f"{address}/healthz").json()["status"] in ("loading", "ready")
+            served.send_signal(signal.SIGINT)
+            assert served.wait(20) == 0
+        finally:
+            if served.poll() is None:
+                served.kill()
+
+
+def test_serve_on_a_port_in_use_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = halve("serve", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert re.fullmatch(r"halve: cannot listen on 127\.0\.0\.1:\d+: Address already in use; .*\n", done.stderr)
+
+
+def test_bench_json_and_record(pages: Path, tmp_path: Path) -> None:
+    (tmp_path / "nameplate.png").write_bytes((pages / "nameplate.png").read_bytes())
+    done = halve("bench", "--images", str(tmp_path), "--record", "--json", HALVE_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert {"model", "gpu", "provider", "precision", "batch", "images_per_second", "p95_ms", "memory_bytes"} <= set(row)
+    assert row["recorded"] is True
+    table = json.loads(halve("gpus", "--model", "ppocr", "--json", HALVE_HOME=str(tmp_path)).stdout)
+    (own,) = [each for each in table if each["gpu"] == row["gpu"]]
+    assert own["images_per_second"] == pytest.approx(row["images_per_second"])
+
+
+def test_bench_without_images_to_read_says_so(tmp_path: Path) -> None:
+    done = halve("bench", "--images", str(tmp_path))
+    assert (done.returncode, done.stderr) == (1, f"halve: {tmp_path}: no images in it\n")
+
+
+def test_without_the_engines_packages_the_remedy_is_one_line(pages: Path) -> None:
+    """As on a machine with the base install alone: the packages are hidden from the finder."""
+    hidden = (
+        "import sys\n"
+        "from importlib.machinery import PathFinder\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        hidden = name.split('.')[0] in ('cv2', 'onnxruntime')\n"
+        "        return None if hidden else PathFinder.find_spec(name, path, target)\n"
+        "sys.meta_path = [f for f in sys.meta_path if f is not PathFinder] + [Finder()]\n"
+        "from orchestrator.cli import main; main()"
+    )
+    for words in (["read", "x.png"], ["run", ".", "out"], ["serve"], ["bench"]):
+        done = subprocess.run(
+            [sys.executable, "-c", hidden, *words], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 1
+        assert (
+            done.stderr == "halve: the engine is not installed (cv2, onnxruntime missing): pip install 'halve[cpu]'\n"
+        )
