@@ -137,7 +137,7 @@ class Proxy:
                 if not error.stale:
                     self._suspect(replica, error)
                     sends += 1
-                anew = error.stale
+                anew = anew or error.stale  # once per request: what kills replicas looks the same from here
             else:
                 if answer is not None:
                     return answer
