@@ -102,10 +102,19 @@ def lease(
     return sorted(found, key=lambda item: item.number)
 
 
-def held(tx: sa.Connection, owner: str, items: Iterable[Item]) -> frozenset[tuple[int, int]]:
-    """The keys of those items that `owner` still holds by these very attempts."""
-    query = sa.select(t.items.c.number).where(_mine(owner))
-    return frozenset(item.key for item in items if tx.execute(query, _fence(item)).first() is not None)
+def held(tx: sa.Connection, owner: str, items: Iterable[Item], *, lock: bool = False) -> frozenset[tuple[int, int]]:
+    """The keys of those items that `owner` still holds by these very attempts; `lock` keeps it so until tx ends."""
+    c = t.items.c
+    asked = {(item.job_id, item.number, item.attempt) for item in items}
+    found: set[tuple[int, int, int]] = set()
+    for job_id in sorted({key[0] for key in asked}):
+        numbers = [key[1] for key in asked if key[0] == job_id]
+        between = c.number.between(min(numbers), max(numbers))
+        query = sa.select(c.job_id, c.number, c.attempt).where(
+            c.job_id == job_id, c.state == ItemState.LEASED, c.owner == owner, between
+        )
+        found |= {(row[0], row[1], row[2]) for row in tx.execute(query.with_for_update() if lock else query)}
+    return frozenset((job_id, number) for job_id, number, _ in asked & found)
 
 
 def renew(tx: sa.Connection, owner: str, items: Iterable[Item], until: datetime) -> None:
@@ -120,7 +129,14 @@ def settle(tx: sa.Connection, owner: str, steps: Iterable[Step], now: datetime) 
 
     A step whose attempt is no longer the owner's changes nothing: the item is somebody else's, or its job is cancelled.
     """
-    counted = tuple(step for step in steps if _record(tx, owner, step, now))
+    asked: dict[tuple[int, int], Step] = {}
+    for step in steps:
+        asked.setdefault(step.item.key, step)
+    mine = held(tx, owner, (step.item for step in asked.values()), lock=True)
+    counted = tuple(step for step in asked.values() if step.item.key in mine)
+    if not counted:
+        return ()
+    _record(tx, owner, counted, now)
     c = t.jobs.c
     for job_id in sorted({step.item.job_id for step in counted}):
         of_job = [step.state for step in counted if step.item.job_id == job_id]
@@ -186,19 +202,30 @@ def _mine(owner: str) -> sa.ColumnElement[bool]:
     )
 
 
-def _fence(item: Item) -> dict[str, int]:
+def _fence(item: Item) -> dict[str, object]:
     return {"of_job": item.job_id, "of_number": item.number, "of_attempt": item.attempt}
 
 
-def _record(tx: sa.Connection, owner: str, step: Step, now: datetime) -> bool:
+def _record(tx: sa.Connection, owner: str, steps: Iterable[Step], now: datetime) -> None:
+    c = t.items.c
     values: dict[str, object] = {
-        "state": step.state,
+        "state": sa.bindparam("to_state"),
         "owner": None,
         "leased_until": None,
-        "failures": step.failures,
-        "error": step.error,
-        "settled_at": now if step.state in SETTLED else None,
+        "failures": sa.bindparam("to_failures"),
+        "error": sa.bindparam("to_error"),
+        "settled_at": sa.bindparam("to_settled_at"),
+        "not_before": sa.func.coalesce(sa.bindparam("to_not_before", type_=t.Moment), c.not_before),
     }
-    if step.not_before is not None:
-        values["not_before"] = step.not_before
-    return bool(tx.execute(t.items.update().where(_mine(owner)).values(values), _fence(step.item)).rowcount)
+    rows = [
+        _fence(step.item)
+        | {
+            "to_state": step.state,
+            "to_failures": step.failures,
+            "to_error": step.error,
+            "to_settled_at": now if step.state in SETTLED else None,
+            "to_not_before": step.not_before,
+        }
+        for step in steps
+    ]
+    tx.execute(t.items.update().where(_mine(owner)).values(values), rows)

@@ -3,7 +3,7 @@
 What it does with an image depends on its bytes: `corrupt` is a 400, `broken` a 500, `hangs` never answers, and `poison`
 kills the process. It writes a line per image read to the file it is given.
 
-    python -m tests.orchestrator.fake_engine PORT LOG [SECONDS_PER_IMAGE]
+    python -m tests.orchestrator.fake_engine PORT LOG [SECONDS_PER_IMAGE [AT_ONCE]]
 """
 
 import json
@@ -12,6 +12,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +27,7 @@ class Engine(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     log_path: Path
     seconds: float
+    turn: threading.Semaphore
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -36,7 +38,8 @@ class Engine(BaseHTTPRequestHandler):
         with self.log_path.open("ab") as log:
             asked = {"name": name.decode("utf-8", "replace"), "priority": self.headers["X-Halve-Priority"]}
             log.write(json.dumps(asked).encode() + b"\n")
-        time.sleep(self.seconds)
+        with self.turn:
+            time.sleep(self.seconds)
         if b"poison" in content:
             os._exit(137)
         if b"hangs" in content:
@@ -89,15 +92,15 @@ class Server(ThreadingHTTPServer):
 class Replica:
     """The engine as a child process on one port: killed, and started again there."""
 
-    def __init__(self, folder: Path, seconds: float = 0.0) -> None:
+    def __init__(self, folder: Path, seconds: float = 0.0, at_once: int = 64) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v1/ocr"
         self.log = folder / "engine.log"
-        self._seconds = seconds
+        self._pace = (str(seconds), str(at_once))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "Replica":
-        arguments = ["-m", "tests.orchestrator.fake_engine", str(self.port), str(self.log), str(self._seconds)]
+        arguments = ["-m", "tests.orchestrator.fake_engine", str(self.port), str(self.log), *self._pace]
         self._process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
@@ -135,6 +138,7 @@ def free_port() -> int:
 
 def main() -> None:
     Engine.log_path, Engine.seconds = Path(sys.argv[2]), float(sys.argv[3])
+    Engine.turn = threading.Semaphore(int(sys.argv[4]))
     server = Server(("127.0.0.1", int(sys.argv[1])), Engine)
     print("ready", flush=True)
     server.serve_forever()
