@@ -138,6 +138,7 @@ def policy_of(wanted: Spec, row: Deployment, ledger: Ledger) -> Callable[[dateti
             p95_ms=wanted.slo.p95.total_seconds() * 1000 if wanted.slo else None,
             try_unmeasured=wanted.selection.unmeasured == "try-one",
             spot=wanted.spot is not None,
+            base_on_demand=wanted.spot.base_on_demand if wanted.spot else 0,
             surge=wanted.replicas.surge,
             limit=budget_of(wanted),
             wanted=row.wanted == "up",

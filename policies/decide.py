@@ -12,6 +12,8 @@ from policies.snapshot import Instance, Offer, Purchase, Snapshot
 #: a refused pool is left alone for FIRST x 2^(refusals - 1), at most LONGEST
 BACKOFF_FIRST = timedelta(seconds=10)
 BACKOFF_LONGEST = timedelta(minutes=15)
+#: a spot pool that took a machine back is not trusted with the next one for this long
+AFTER_LOSS = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,7 @@ class Policy:
     p95_ms: float | None = None
     try_unmeasured: bool = False
     spot: bool = False
+    base_on_demand: int = 0  # so many are never spot machines
     surge: int = 1
     utilisation: float = 0.7  # share of the measured throughput that is planned with
     patience: disruption.Disruption = field(default_factory=disruption.Disruption)
@@ -100,14 +103,22 @@ def _launches(
         if one.status in LIVE or one.status is Status.DRAINING:
             taken[one.offer_id] = taken.get(one.offer_id, 0) + 1
     launches = []
+    steady = sum(one.purchase is not Purchase.SPOT for one in staying)
     for _ in range(min(missing, allowed)):
         found = next(
-            (c for c in candidates if c.offer.capacity is None or taken.get(c.offer.id, 0) < c.offer.capacity), None
+            (
+                c
+                for c in candidates
+                if (c.offer.capacity is None or taken.get(c.offer.id, 0) < c.offer.capacity)
+                and (steady >= policy.base_on_demand or c.offer.purchase is not Purchase.SPOT)
+            ),
+            None,
         )
         if found is None:
-            notes = (*notes, "every offer is at its capacity")
+            notes = (*notes, "every offer that may be taken is at its capacity")
             break
         taken[found.offer.id] = taken.get(found.offer.id, 0) + 1
+        steady += found.offer.purchase is not Purchase.SPOT
         launches.append(Launch(offer=found.offer, reason=f"{target.reason}; {found.reason}"))
     return tuple(launches), notes
 
@@ -126,9 +137,8 @@ def _candidates(snapshot: Snapshot, policy: Policy, spot_only: bool) -> tuple[li
         if offer.provider in snapshot.unreachable:
             notes.append(f"{offer.provider} cannot be reached: nothing is launched there")
             continue
-        until = backed_off_until(offer)
-        if until is not None and snapshot.now < until:
-            notes.append(f"{offer.id} refused {offer.refusals} times: left alone until {until:%H:%M:%S} UTC")
+        if why := _avoided(offer, snapshot):
+            notes.append(f"{offer.id} {why}")
             continue
         usable.append(offer)
     ranked = selection.rank(
@@ -140,6 +150,20 @@ def _candidates(snapshot: Snapshot, policy: Policy, spot_only: bool) -> tuple[li
     if not eligible:  # one's own machine, too slow, is better than none; the note says what it misses
         eligible = [one for one in ranked if one.offer.purchase is Purchase.OWNED]
     return sorted(eligible, key=lambda one: order[one.offer.provider]), tuple(dict.fromkeys(notes))
+
+
+def _avoided(offer: Offer, snapshot: Snapshot) -> str | None:
+    """Why a pool is left alone for a while: it refused, it took one back just now, or it has said that it will."""
+    until = backed_off_until(offer)
+    if until is not None and snapshot.now < until:
+        return f"refused {offer.refusals} times: left alone until {until:%H:%M:%S} UTC"
+    if offer.purchase is not Purchase.SPOT:
+        return None
+    if any(one.offer_id == offer.id and one.reclaim_at is not None for one in snapshot.instances):
+        return "is taking a machine back: left alone"
+    if offer.lost_at is not None and snapshot.now < offer.lost_at + AFTER_LOSS:
+        return f"took a machine back: left alone until {offer.lost_at + AFTER_LOSS:%H:%M:%S} UTC"
+    return None
 
 
 def backed_off_until(offer: Offer) -> datetime | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -76,19 +77,27 @@ def override(tx: sa.Connection, name: str, state: str | None, until: datetime | 
 
 def record_loads(tx: sa.Connection, minutes: Iterable[Mapping[str, Any]]) -> None:
     """Write per-minute demand. A minute that is told again replaces what was told, but never by less: a door that was
-    restarted within the minute has forgotten its first part."""
-    insert = postgresql_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    greatest = sa.func.greatest if tx.dialect.name == "postgresql" else sa.func.max
+    restarted within the minute has forgotten its first part.
+    """
+    alike: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for minute in minutes:
-        statement = insert(t.loads).values(dict(minute))
-        told_again = {
-            name: statement.excluded[name]
-            if value is None
-            else greatest(sa.func.coalesce(t.loads.c[name], 0), statement.excluded[name])
-            for name, value in minute.items()
-            if name not in LOAD_KEY
-        }
-        tx.execute(statement.on_conflict_do_update(index_elements=["deployment", "instance_id", "at"], set_=told_again))
+        alike.setdefault(tuple(minute), []).append(minute)
+    for columns, rows in alike.items():
+        tx.execute(_told_again(tx.dialect.name, columns), rows)
+
+
+@lru_cache
+def _told_again(dialect: str, columns: tuple[str, ...]) -> sa.Executable:
+    postgresql = dialect == "postgresql"
+    statement = (postgresql_insert if postgresql else sqlite_insert)(t.loads)
+    greatest = sa.func.greatest if postgresql else sa.func.max
+    old, new = t.loads.c, statement.excluded
+    measures = [name for name in columns if name not in LOAD_KEY]
+    most = {
+        name: greatest(sa.func.coalesce(old[name], new[name]), sa.func.coalesce(new[name], old[name]))
+        for name in measures
+    }
+    return statement.on_conflict_do_update(index_elements=LOAD_KEY, set_=most)
 
 
 def load_minutes(tx: sa.Connection, deployment: str, since: datetime) -> dict[datetime, int]:
@@ -97,3 +106,10 @@ def load_minutes(tx: sa.Connection, deployment: str, since: datetime) -> dict[da
     wanted = sa.func.sum(c.images + c.failed + c.refused)
     query = sa.select(c.at, wanted).where(c.deployment == deployment, c.at >= since).group_by(c.at)
     return {row[0]: int(row[1]) for row in tx.execute(query)}
+
+
+def totals(tx: sa.Connection, deployment: str) -> tuple[int, int]:
+    """Images read and images refused, over all time."""
+    c = t.loads.c
+    row = tx.execute(sa.select(sa.func.sum(c.images), sa.func.sum(c.refused)).where(c.deployment == deployment)).one()
+    return int(row[0] or 0), int(row[1] or 0)

@@ -18,6 +18,8 @@ from orchestrator.providers import Listed, NoCapacity, ProviderError, Request, S
 from policies.snapshot import Offer, Purchase
 
 SCHEME = "sim://"
+#: ended machines are listed for so long, as clouds do
+LISTED_AFTER_END = timedelta(hours=1)
 MICROSECONDS_PER_HOUR = 3_600_000_000
 
 
@@ -89,7 +91,11 @@ class SimulatedProvider:
         self._advance()
         now = self._clock.now()
         delay = timedelta(seconds=self._conditions.listing_delay_seconds)
-        return tuple(self._listed(one) for one in self._rented.values() if now - one.launched_at >= delay)
+        return tuple(
+            self._listed(one)
+            for one in self._rented.values()
+            if now - one.launched_at >= delay and (one.ended_at is None or now - one.ended_at < LISTED_AFTER_END)
+        )
 
     def launch(self, request: Request) -> str:
         self._advance()

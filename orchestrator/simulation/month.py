@@ -1,0 +1,261 @@
+"""A month of the production loop on a virtual clock: the same tick, another clock, provider and door."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from orchestrator import deployment
+from orchestrator.clock import VirtualClock
+from orchestrator.door.serving import ServingSet
+from orchestrator.errors import Refused
+from orchestrator.ledger import deployments, fleet, offers
+from orchestrator.ledger.store import Ledger, open_file
+from orchestrator.probes import Health
+from orchestrator.providers.simulated import Conditions, SimulatedProvider
+from orchestrator.scheduler import tick
+from orchestrator.simulation import market
+from orchestrator.spec import Spec
+from orchestrator.world import DoorLoad, World
+from policies import windows
+from policies.lifecycle import Status
+from policies.plan import Plan
+from policies.snapshot import Offer, Profile
+
+MINUTE = timedelta(minutes=1)
+#: between ticks while something is open; edges, boots, notices and losses are met on time
+STEP = timedelta(minutes=10)
+#: between ticks while a plan has something to say: a refused pool, a budget
+RETRY = timedelta(seconds=30)
+#: share of one replica's throughput that the synthetic peak asks for, for each replica of the minimum
+PEAK_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Month:
+    """What a simulated month was, besides its ledger."""
+
+    ticks: int
+    launches: int
+    preemptions: int
+    images: int
+    refused: int
+
+
+class SimulatedDoor:
+    """A door that people knock at by a curve; what its replicas can read is read, the rest is refused."""
+
+    def __init__(self, clock: VirtualClock, asked: Callable[[datetime], int], images_per_second: float) -> None:
+        self._clock = clock
+        self._asked = asked
+        self._per_minute = images_per_second * 60
+        self._serving: ServingSet | None = None
+        self._counted_until = clock.now()
+        self.name = ""
+
+    def publish(self, serving: ServingSet) -> None:
+        self._serving = serving
+
+    def in_flight(self, replica_id: str) -> int | None:
+        return 0
+
+    def load(self, after: datetime) -> DoorLoad | None:
+        """The minutes since the last call, served by whoever was in the door since then."""
+        rows: list[dict[str, object]] = []
+        minute, wanted = self._counted_until, 0
+        while minute + MINUTE <= self._clock.now():
+            wanted = self._asked(minute) if self._serving is not None and self._serving.open else 0
+            rows += self._minute(minute, wanted)
+            minute += MINUTE
+        self._counted_until = minute
+        return DoorLoad(minutes=tuple(rows), images_per_second=wanted / 60, waiting=0)
+
+    def _minute(self, minute: datetime, wanted: int) -> list[dict[str, object]]:
+        replicas = self._serving.replicas if self._serving is not None else ()
+        served = min(wanted, int(self._per_minute * len(replicas)))
+        rows: list[dict[str, object]] = []
+        for place, replica in enumerate(replicas):
+            share = served * (place + 1) // len(replicas) - served * place // len(replicas)
+            if share:
+                rows.append({"deployment": self.name, "instance_id": replica.id, "at": minute, "images": share})
+        if replicas or wanted:
+            total = {"requests": wanted, "refused": wanted - served}
+            rows.append({"deployment": self.name, "instance_id": "", "at": minute, **total})
+        return rows
+
+
+class SimulatedProbes:
+    """Asks whichever of several simulated providers knows the replica."""
+
+    def __init__(self, providers: list[SimulatedProvider]) -> None:
+        self._providers = providers
+
+    def health(self, url: str) -> Health | None:
+        return next((health for one in self._providers if (health := one.health(url)) is not None), None)
+
+    def drain(self, url: str) -> bool:
+        return any(one.drain(url) for one in self._providers)
+
+
+def simulate(wanted: Spec, text: str, source: str, month: str, path: Path, seed: int) -> Month:
+    """Run the loop over a month and write its ledger to `path`, whole or not at all.
+
+    Raises Refused when `path` holds a real ledger, or when the spec has no price to simulate with.
+    """
+    start, end = local_month(wanted, month)
+    if path.exists():
+        kept = open_file(path)
+        real = not kept.simulated()
+        kept.close()
+        if real:
+            raise Refused(f"ledger {path}: holds real money; simulated and real never mix: name another file")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        ledger = open_file(draft, simulated=True, create=True)
+        try:
+            ledger.hurry()  # a draft that a crash tears is thrown away anyway
+            result = _run(wanted, text, source, ledger, start, end, seed)
+        finally:
+            ledger.close()
+        draft.replace(path)
+    except OSError as error:
+        raise Refused(f"ledger {path}: {error.strerror}") from None
+    finally:
+        for left in draft.parent.glob(f"{draft.name}*"):
+            left.unlink()
+    return result
+
+
+def local_month(wanted: Spec, month: str) -> tuple[datetime, datetime]:
+    """The month's start and end in the spec's zone. Raises Refused for a month that is none."""
+    try:
+        year, number = (int(part) for part in month.split("-"))
+        first = date(year, number, 1)
+    except ValueError:
+        raise Refused(f"month {month}: want YYYY-MM, such as 2026-10") from None
+    following = (first + timedelta(days=31)).replace(day=1)
+    zone = wanted.schedule_over(first, following).zone
+    moments = [datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC) for day in (first, following)]
+    return moments[0], moments[1]
+
+
+def _run(wanted: Spec, text: str, source: str, ledger: Ledger, start: datetime, end: datetime, seed: int) -> Month:
+    clock = VirtualClock(start)
+    providers = _providers(wanted, clock, start, end, seed)
+    with ledger.write() as tx:
+        deployments.put_up(tx, wanted.name, text, source, start)
+        row = deployments.get(tx, wanted.name)
+    assert row is not None  # it was put up in this very transaction
+    speed = _speed(wanted, ledger, providers, start)
+    zone = wanted.schedule_for(start).zone
+    peak = speed * PEAK_SHARE * max(1, wanted.replicas.min)
+    door = SimulatedDoor(clock, market.working_day(peak, zone, seed), speed)
+    door.name = wanted.name
+    world = World(
+        deployment=wanted.name,
+        digest=wanted.replica_digest(),
+        payload=deployment.payload_of(wanted),
+        policy=deployment.policy_of(wanted, row, ledger),
+        clock=clock,
+        ledger=ledger,
+        providers=providers,
+        probes=SimulatedProbes(list(providers.values())),
+        door=door,
+    )
+    ticks = 0
+    while clock.now() < end:
+        plan = tick(world)
+        ticks += 1
+        clock.jump(min(_next(world, providers, plan), end))
+    down = replace(row, wanted="down")
+    world = replace(world, policy=deployment.policy_of(wanted, down, ledger))
+    with ledger.write() as tx:
+        deployments.take_down(tx, wanted.name, clock.now())
+    while _running(world) or not ticks:
+        tick(world)
+        ticks += 1
+        clock.sleep(1.0)
+    return _summary(world, ticks)
+
+
+def _next(world: World, providers: dict[str, SimulatedProvider], plan: Plan) -> datetime:
+    """When to tick again: at once after something was done, soon while something is missing, else at the next event."""
+    now = world.clock.now()
+    if plan.actions:
+        return now + timedelta(seconds=1)
+    if plan.notes:
+        return now + RETRY
+    moments = [one.next_event(now) for one in providers.values()]
+    moments.append(windows.next_edge(world.policy(now).schedule, now))
+    if _running(world) or windows.bounds(world.policy(now).schedule, now).open:
+        moments.append(now + STEP)
+    return min((at for at in moments if at is not None), default=now + STEP)
+
+
+def _running(world: World) -> tuple[fleet.Machine, ...]:
+    with world.ledger.read() as tx:
+        return fleet.machines(tx, world.deployment)
+
+
+def _providers(
+    wanted: Spec, clock: VirtualClock, start: datetime, end: datetime, seed: int
+) -> dict[str, SimulatedProvider]:
+    """Every provider of the spec, replaced by a simulated one that rents out the same offers at the same prices."""
+    found: dict[str, SimulatedProvider] = {}
+    for name in wanted.provider:
+        offered = _offers(wanted, name)
+        zones = sorted({offer.zone for offer in offered})
+        found[name] = SimulatedProvider(
+            clock,
+            Conditions(
+                offers=offered,
+                boot_seconds=wanted.simulated.boot.total_seconds(),
+                notice_seconds=wanted.simulated.notice.total_seconds(),
+                outages=market.outages(zones, wanted.simulated.preemptions_per_day, start, end, seed),
+            ),
+        )
+    return found
+
+
+def _offers(wanted: Spec, provider: str) -> tuple[Offer, ...]:
+    if provider == "local":
+        return (deployment.local_offer(wanted),)
+    if provider == "simulated":
+        found = deployment.simulated_offers(wanted)
+        if found:
+            return found
+        raise Refused(f"{wanted.name}: simulated.price_per_hour: missing; a market needs a price")
+    raise Refused(f"{wanted.name}: provider {provider} cannot be simulated in this version; local and simulated can")
+
+
+def _speed(wanted: Spec, ledger: Ledger, providers: dict[str, SimulatedProvider], start: datetime) -> float:
+    """One replica's images per second: what the spec's simulated section says, recorded as such for every GPU."""
+    speed = wanted.simulated.images_per_second
+    gpus = {offer.gpu for one in providers.values() for offer in one.offers()}
+    with ledger.write() as tx:
+        for gpu in sorted(gpus):
+            profile = Profile(
+                model=wanted.model,
+                gpu=gpu,
+                precision="simulated",
+                batch=1,
+                images_per_second=speed,
+                p95_ms=1000 / speed,
+                source="simulated",
+            )
+            offers.add_profile(tx, profile, start, note="from the spec's simulated section")
+    return speed
+
+
+def _summary(world: World, ticks: int) -> Month:
+    with world.ledger.read() as tx:
+        machines = fleet.machines(tx, world.deployment, over=True)
+        images, refused = deployments.totals(tx, world.deployment)
+    return Month(
+        ticks=ticks,
+        launches=len(machines),
+        preemptions=sum(machine.status is Status.PREEMPTED for machine in machines),
+        images=images,
+        refused=refused,
+    )
