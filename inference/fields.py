@@ -4,12 +4,17 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from inference.engine import Line
 from inference.values import narrowed, normalised
 
 CONFIDENT = 0.8  # least score of the lines of a pair that nobody asked for
 LONGEST_NAME = 16  # characters; what stands before a colon and is longer is a sentence
 LONGEST_LABEL = 8  # of a name without a colon
+MAX_NAMES = 64
+MAX_NAME_LENGTH = 64
 REACH_RIGHT = 20.0  # line heights between a name and its value
 REACH_DOWN = 1.5
 
@@ -32,28 +37,34 @@ _LABEL_LIKE = re.compile(rf"[\u4e00-\u9fff]{{2,{LONGEST_LABEL}}}")
 _VARIANTS = str.maketrans("凈", "净")  # one character to a reader, two to the alphabet
 
 
+class BadWish(Exception):
+    """More names, or longer ones, than a page has. One line that says the limit."""
+
+
 def wanted(fields: str | None, prompt: str | None) -> tuple[str, ...] | None:
     """The names asked for: `fields` lists them ("A,B"), a `prompt` quotes them ("只识别‘甲方’‘乙方’").
 
-    None when there are none, which means all pairs.
+    None when there are none, which means all pairs. Raises BadWish.
     """
-    names = re.split(r"[,，、;；\n]", fields) if fields else []
-    names += ["".join(groups) for groups in _QUOTED.findall(prompt or "")]
-    return tuple(dict.fromkeys(name.strip() for name in names if name.strip())) or None
+    listed = re.split(r"[,，、;；\n]", fields) if fields else []
+    listed += ["".join(groups) for groups in _QUOTED.findall(prompt or "")]
+    names = tuple(dict.fromkeys(name.strip() for name in listed if name.strip()))
+    if len(names) > MAX_NAMES or any(len(name) > MAX_NAME_LENGTH for name in names):
+        raise BadWish(f"fields: at most {MAX_NAMES} names of at most {MAX_NAME_LENGTH} characters")
+    return names or None
 
 
 def extract(lines: Sequence[Line], wanted: Sequence[str] | None) -> dict[str, str | None]:
     """Name -> normalised value. Every wanted name is there, None when it was not found; without any, all pairs of
     which each line is read with a score of at least 0.8, in reading order."""
-    cells = [_Cell.of(line) for line in lines]
     if wanted is not None:
-        known = {_bare(name) for name in (*LABELS, *wanted)}
-        pairs = [*_pairs(cells, known, strict=False), *_run_on(cells, wanted, after=r"[\s\d¥$+A-Za-z]")]
+        sheet = _Sheet(lines, {_bare(name) for name in (*LABELS, *wanted)})
+        pairs = [*_pairs(sheet, strict=False), *_run_on(sheet, wanted, after=r"[\s\d¥$+A-Za-z]")]
         return {name: _best(name, pairs) for name in wanted}
-    known = {_bare(name) for name in LABELS}
-    known |= _column_names(cells, known)
+    sheet = _Sheet(lines, {_bare(name) for name in LABELS})
+    sheet.known |= _column_names(sheet)
     found: dict[str, str | None] = {}
-    for pair in (*_pairs(cells, known, strict=True), *_run_on(cells, LABELS, after=r"\s*[\d¥$A-Za-z]")):
+    for pair in (*_pairs(sheet, strict=True), *_run_on(sheet, LABELS, after=r"\s*[\d¥$A-Za-z]")):
         if pair.score >= CONFIDENT:
             found.setdefault(pair.name, normalised(pair.name, pair.value))
     return found
@@ -68,59 +79,93 @@ class _Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cell:
-    """A line's text and its upright bounds in pixels."""
+    """A line of the sheet: its number, its text, and that text as a name is compared."""
 
+    i: int
     text: str
+    bare: str
     score: float
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    @classmethod
-    def of(cls, line: Line) -> "_Cell":
-        xs, ys = zip(*line.box, strict=True)
-        text = narrowed(line.text).strip()
-        return cls(text=text, score=line.score, left=min(xs), top=min(ys), right=max(xs), bottom=max(ys))
-
-    @property
-    def height(self) -> float:
-        return max(1.0, self.bottom - self.top)
-
-    def beside(self, other: "_Cell") -> bool:
-        """In the same row: they share at least half of the lower one's height."""
-        shared = min(self.bottom, other.bottom) - max(self.top, other.top)
-        return shared >= 0.5 * min(self.height, other.height)
 
 
-def _pairs(cells: Sequence[_Cell], known: set[str], *, strict: bool) -> list[_Pair]:
+class _Sheet:
+    """The lines of a page, what is known to be a name, and who stands where (upright bounds, pixels)."""
+
+    def __init__(self, lines: Sequence[Line], known: set[str]) -> None:
+        texts = [narrowed(line.text).strip() for line in lines]
+        self.cells = [
+            _Cell(i=i, text=text, bare=_bare(text), score=line.score)
+            for i, (text, line) in enumerate(zip(texts, lines, strict=True))
+        ]
+        self.known = known
+        corners = np.array([line.box for line in lines], np.float64).reshape(-1, 4, 2)
+        self.left, self.top = corners.min(axis=1).T
+        self.right, self.bottom = corners.max(axis=1).T
+        self.height = np.maximum(1.0, self.bottom - self.top)
+
+    def right_of(self, cell: _Cell) -> _Cell | None:
+        """The nearest in the same row: it shares at least half of the lower one's height."""
+        i = cell.i
+        shared = np.minimum(self.bottom, self.bottom[i]) - np.maximum(self.top, self.top[i])
+        gap = (self.left - self.right[i]) / self.height[i]
+        row = (shared >= 0.5 * np.minimum(self.height, self.height[i])) & (gap >= -0.5) & (gap <= REACH_RIGHT)
+        return self._nearest(i, row, self.left)
+
+    def below(self, cell: _Cell) -> _Cell | None:
+        """The nearest that begins within REACH_DOWN and lies at least partly under the cell."""
+        i = cell.i
+        gap = (self.top - self.bottom[i]) / self.height[i]
+        under = (gap >= -0.3) & (gap <= REACH_DOWN) & (self.left < self.right[i]) & (self.right > self.left[i])
+        return self._nearest(i, under, self.top)
+
+    def _nearest(self, i: int, fits: NDArray[np.bool_], distance: NDArray[np.float64]) -> _Cell | None:
+        fits[i] = False
+        return self.cells[int(np.argmin(np.where(fits, distance, np.inf)))] if fits.any() else None
+
+
+def _pairs(sheet: _Sheet, *, strict: bool) -> list[_Pair]:
     """`strict` leaves the columns of a table alone: a name beside another name heads many values."""
+    names = [cell for cell in sheet.cells if cell.bare in sheet.known]
+    heads = {right.i for cell in names if (right := sheet.right_of(cell))} if strict else set()
     pairs: list[_Pair] = []
-    for cell in cells:
-        inside = list(_inside(cell.text, known))
-        if not inside and _bare(cell.text) in known:
+    for cell in sheet.cells:
+        inside = list(_inside(cell.text, sheet.known))
+        if not inside and cell.bare in sheet.known:
             inside = [(cell.text, "")]
-        for i, (name, value) in enumerate(inside):
-            if value:
-                pairs.append(_Pair(name=_clean(name), value=value, score=cell.score))
-            elif i == len(inside) - 1 and (there := _value_of(cell, cells, known, strict=strict)):
-                pairs.append(_Pair(name=_clean(name), value=there.text, score=min(cell.score, there.score)))
+        pairs += [_Pair(name=_clean(name), value=value, score=cell.score) for name, value in inside if value]
+        if inside and not inside[-1][1] and (there := _value_of(cell, sheet, strict=strict, head=cell.i in heads)):
+            score = min(cell.score, there.score)
+            pairs.append(_Pair(name=_clean(inside[-1][0]), value=there.text, score=score))
     return pairs
 
 
-def _column_names(cells: Sequence[_Cell], known: set[str]) -> set[str]:
+def _value_of(name: _Cell, sheet: _Sheet, *, strict: bool, head: bool) -> _Cell | None:
+    """The nearest cell to the right in the same row, or else the nearest one right below."""
+
+    def is_name(cell: _Cell) -> bool:
+        return cell.bare in sheet.known or any(_inside(cell.text, sheet.known))
+
+    right = sheet.right_of(name)
+    if right and not is_name(right):
+        return right
+    if strict and (right or head):
+        return None
+    below = sheet.below(name)
+    return below if below and not is_name(below) else None
+
+
+def _column_names(sheet: _Sheet) -> set[str]:
     """Names that nobody listed: short Chinese words under one another, at least one of them known, each with something
     to its right that is no name."""
-    columns: dict[int, list[_Cell]] = {}
-    for cell in cells:
-        if _LABEL_LIKE.fullmatch(_bare(cell.text)) and _right_of(cell, cells):
-            near = next((left for left in columns if abs(left - cell.left) <= 0.5 * cell.height), round(cell.left))
-            columns.setdefault(near, []).append(cell)
+    columns: dict[float, list[tuple[_Cell, _Cell]]] = {}
+    for cell in sheet.cells:
+        if _LABEL_LIKE.fullmatch(cell.bare) and (value := sheet.right_of(cell)):
+            left, reach = sheet.left[cell.i], 0.5 * sheet.height[cell.i]
+            near = next((other for other in columns if abs(other - left) <= reach), left)
+            columns.setdefault(near, []).append((cell, value))
     found: set[str] = set()
     for column in columns.values():
-        values = [value for cell in column if (value := _right_of(cell, cells))]
-        names = {_bare(cell.text) for cell in column}
-        if len(names) >= 3 and names & known and not any(_bare(value.text) in known for value in values):
+        names = {name.bare for name, _ in column}
+        if len(names) >= 3 and names & sheet.known and not any(value.bare in sheet.known for _, value in column):
             found |= names
     return found
 
@@ -151,46 +196,11 @@ def _last_name(before: str, known: set[str]) -> str | None:
     return None
 
 
-def _value_of(name: _Cell, cells: Sequence[_Cell], known: set[str], *, strict: bool) -> _Cell | None:
-    """The nearest cell to the right in the same row, or else the nearest one right below."""
-
-    def is_name(cell: _Cell) -> bool:
-        return _bare(cell.text) in known or any(_inside(cell.text, known))
-
-    right = _right_of(name, cells)
-    if right and not is_name(right):
-        return right
-    heads_column = any(_bare(cell.text) in known and _right_of(cell, cells) is name for cell in cells)
-    if strict and (right or heads_column):
-        return None
-    below = (
-        cell
-        for cell in cells
-        if cell is not name
-        and -0.3 * name.height <= cell.top - name.bottom <= REACH_DOWN * name.height
-        and cell.left < name.right
-        and cell.right > name.left
-    )
-    nearest = min(below, key=lambda cell: cell.top, default=None)
-    return nearest if nearest and not is_name(nearest) else None
-
-
-def _right_of(name: _Cell, cells: Sequence[_Cell]) -> _Cell | None:
-    row = (
-        cell
-        for cell in cells
-        if cell is not name
-        and name.beside(cell)
-        and -0.5 * name.height <= cell.left - name.right <= REACH_RIGHT * name.height
-    )
-    return min(row, key=lambda cell: cell.left, default=None)
-
-
-def _run_on(cells: Sequence[_Cell], names: Iterable[str], *, after: str) -> Iterator[_Pair]:
+def _run_on(sheet: _Sheet, names: Iterable[str], *, after: str) -> Iterator[_Pair]:
     """ "签订日期 2026年3月1日": a name at the start of a line, its value behind it without a colon. `after` is what
     must follow the name for it to be one, an aside in brackets apart."""
     spelt = {name: r"\s*".join(re.escape(c) for c in _bare(name)) for name in names}
-    for cell in cells:
+    for cell in sheet.cells:
         text = cell.text.translate(_VARIANTS)
         for name, letters in spelt.items():
             found = re.match(rf"{letters}\s*(?:\([^()]*\)|(?={after}))\s*([^\s:：].*)", text, re.I)

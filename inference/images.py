@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
+
+# It warns of large images, which have our own limit, and of odd tags, which are the sender's business. Once for the
+# process, because catching warnings around each call is not safe among threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class BadImage(Exception):
@@ -57,6 +62,15 @@ def header(content: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_
         return Header(format=image.format or "", width=image.width, height=image.height)
 
 
+def pixels_in(path: Path) -> int:
+    """Width times height as the file's header claims, read from the header alone; 0 when it is no image we read."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # noqa: BLE001  decoders raise anything on hostile bytes
+        return 0
+
+
 def decode(content: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Pixels:
     """The first frame, turned as its EXIF tag says, transparency laid on the background that contrasts with it.
 
@@ -64,11 +78,8 @@ def decode(content: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_
     """
     with _opened(content, max_bytes, max_pixels) as image:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # odd EXIF tags are the sender's business
-                image.load()
-                turned = ImageOps.exif_transpose(image)
-                return _blue_green_red(turned)
+            image.load()
+            return _blue_green_red(_turned(image))
         except Exception as error:  # noqa: BLE001  decoders raise anything on hostile bytes
             raise BadImage(f"damaged {image.format} image: {_line(error)}", 400) from None
 
@@ -79,9 +90,7 @@ def _opened(content: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
     if len(content) > max_bytes:
         raise BadImage(f"{len(content):,} bytes; at most {max_bytes:,}", 413)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our own limit follows
-            image = Image.open(BytesIO(content), formats=FORMATS)
+        image = Image.open(BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
         raise BadImage(f"more pixels than the {max_pixels:,} that are read", 413) from None
     except UnidentifiedImageError:
@@ -93,6 +102,13 @@ def _opened(content: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
     if min(image.size) < 1:
         raise BadImage("an image without pixels", 400)
     return image
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001  a garbled tag does not spoil the pixels
+        return image
 
 
 def _blue_green_red(image: Image.Image) -> Pixels:

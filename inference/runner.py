@@ -60,8 +60,8 @@ def run(
     """
     output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    # the largest files first: at the end no worker is left alone with a long one
-    queue = deque(sorted(inputs, key=_size, reverse=True))
+    # the most pixels first: at the end no worker is left alone with a long one
+    queue = deque(sorted(inputs, key=images.pixels_in, reverse=True))
     with (output / "results.jsonl").open("w") as results, (output / "errors.jsonl").open("w") as errors:
         shelf = _Shelf(output, results, errors, done)
         _work_off(engine, queue, shelf, workers)
@@ -137,12 +137,3 @@ def _read_one(engine: Engine, path: Path, shelf: _Shelf) -> None:
         shelf.put_error(path.name, f"reading failed: {error}")
     else:
         shelf.put(path.name, page)
-
-
-def _size(path: Path) -> int:
-    """Pixels, which is what takes the time; 0 for what is not an image."""
-    try:
-        head = images.header(path.read_bytes())
-    except (BadImage, OSError):
-        return 0
-    return head.width * head.height

@@ -163,9 +163,11 @@ async def _read(service: Service, request: Request, started: float) -> list[dict
 
 async def _pages(service: Service, upload: Upload, started: float) -> list[dict[str, Any]]:
     deadline = started + _deadline_seconds(service, upload)
-    wanted = fields.wanted(upload.wishes.get("fields"), upload.wishes.get("prompt"))
     try:
+        wanted = fields.wanted(upload.wishes.get("fields"), upload.wishes.get("prompt"))
         reads = await service.read(upload.files, deadline)
+    except fields.BadWish as wish:
+        raise Refusal(400, str(wish)) from None
     except BadImage as bad:
         raise Refusal(bad.status, bad.reason) from None
     except QueueFull as full:

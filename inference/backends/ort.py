@@ -4,7 +4,7 @@ import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from inference.backends import Accelerator, Floats
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+Providers = list[tuple[str, dict[str, str]]]
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +28,18 @@ class OrtRuntime:
     the weights without getting in each other's way.
     """
 
-    def __init__(self, *, accelerator: Accelerator = "auto", threads: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator = "auto",
+        threads: int = 1,
+        create: Callable[[bytes, Providers, int], Any] | None = None,
+    ) -> None:
         self.provider = CPU if accelerator == "cpu" else CUDA
         self.fallback: str | None = None
         self._required = accelerator == "cuda"
         self._threads = threads
+        self._create = create or created
 
     def open(self, model: bytes, sample: Floats) -> "OrtSession":
         """Raises NoAccelerator when CUDA is required and does not run."""
@@ -44,31 +52,32 @@ class OrtRuntime:
                     raise NoAccelerator(f"CUDA does not run here: {reason}") from None
                 self.provider, self.fallback = CPU, f"CUDA was tried and did not run: {reason}"
                 log.log(_loudness(), "%s; the CPU runs the models", self.fallback)
-        return self._on_cpu(model, sample)
+        session = self._create(model, [(CPU, {"arena_extend_strategy": "kSameAsRequested"})], self._threads)
+        return _tried(session, sample)
 
     def _open_on_cuda(self, model: bytes, sample: Floats) -> "OrtSession":
-        with contextlib.redirect_stdout(sys.stderr):  # it reports missing libraries by print
-            onnxruntime.preload_dlls()
         # HEURISTIC: an exhaustive search would be repeated for each of the many input shapes
         options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "not in available provider names": the session itself is asked below
-            session = self._create(model, [(CUDA, options), (CPU, {})])
+        session = self._create(model, [(CUDA, options), (CPU, {})], self._threads)
         if (given := session.get_providers())[0] != CUDA:
             raise RuntimeError(f"the session was given {', '.join(given)}")
         return _tried(session, sample)
 
-    def _on_cpu(self, model: bytes, sample: Floats) -> "OrtSession":
-        return _tried(self._create(model, [(CPU, {"arena_extend_strategy": "kSameAsRequested"})]), sample)
 
-    def _create(self, model: bytes, providers: list[tuple[str, dict[str, str]]]) -> Any:
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = True  # a fifth faster than asking the system each time
-        options.enable_mem_pattern = False  # planned per input shape: no faster here, and memory grows with each shape
-        options.log_severity_level = 4
+def created(model: bytes, providers: Providers, threads: int) -> Any:
+    """An onnxruntime.InferenceSession. It may come back on fewer providers than were asked for: ask it."""
+    with contextlib.redirect_stdout(sys.stderr):  # it reports missing libraries by print
+        if providers[0][0] == CUDA:
+            onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = True  # a fifth faster than asking the system each time
+    options.enable_mem_pattern = False  # planned per input shape: no faster here, and memory grows with each shape
+    options.log_severity_level = 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "not in available provider names": the session itself is asked
         return onnxruntime.InferenceSession(model, sess_options=options, providers=providers, enable_fallback=0)
 
 

@@ -25,7 +25,10 @@ def read(
     from inference.images import BadImage, File
     from inference.runner import page_of
 
-    wanted = named.wanted(fields, prompt)
+    try:
+        wanted = named.wanted(fields, prompt)
+    except named.BadWish as wish:
+        raise Refused(str(wish)) from None
     pages = []
     for path in images:
         try:

@@ -1,5 +1,7 @@
 """Names and values by where they stand on the page."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +33,21 @@ def line(left: float, top: float, text: str, score: float = 0.99) -> Line:
 )
 def test_names_wanted(listed: str | None, prompt: str | None, names: tuple[str, ...] | None) -> None:
     assert fields.wanted(listed, prompt) == names
+
+
+@pytest.mark.parametrize("listed", ["a," * 20 + ",".join(map(str, range(65))), "x" * 65])
+def test_more_than_a_page_has_is_refused(listed: str) -> None:
+    with pytest.raises(fields.BadWish, match="at most 64"):
+        fields.wanted(listed, None)
+
+
+def test_a_page_full_of_names_takes_no_time() -> None:
+    """The work must not grow with the cube of the lines: a second is a hundred times what it takes."""
+    page = [line(100 * (i % 30), 30 * (i // 30), "甲方:") for i in range(900)]
+    started = time.process_time()
+    assert fields.extract(page, None) == {}
+    assert fields.extract(page, ("甲方",)) == {"甲方": None}
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(

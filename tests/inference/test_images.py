@@ -111,6 +111,11 @@ def test_an_image_is_turned_as_its_exif_says() -> None:
     assert turned[-2].min() == 255
 
 
+def test_a_garbled_exif_tag_does_not_spoil_the_pixels() -> None:
+    content = encoded(RED, "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x05" + b"\xff" * 30)
+    assert images.decode(content).shape == (20, 40, 3)
+
+
 def test_of_an_animation_the_first_frame_is_read() -> None:
     frames = [Image.new("RGB", (40, 20), colour) for colour in ("white", "black")]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

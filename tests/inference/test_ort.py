@@ -1,17 +1,81 @@
-"""The accelerator is the one that a session was really given."""
+"""The accelerator is the one that a session was really given, and ran on."""
 
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import onnxruntime
 import pytest
 
 from inference import models
-from inference.backends.ort import CPU, CUDA, NoAccelerator
+from inference.backends.ort import CPU, CUDA, NoAccelerator, OrtRuntime
+
+SAMPLE = np.zeros((1, 3, 4, 4), np.float32)
 
 
-def cuda_runs() -> bool:
-    try:
-        return models.load(accelerator="cuda").provider == CUDA
-    except NoAccelerator:
-        return False
+@dataclass
+class FakeSession:
+    """Has the providers it was given, and fails on CUDA when told to, as an old card does at its first kernel."""
+
+    providers: list[str]
+    broken_on_cuda: bool
+
+    def get_providers(self) -> list[str]:
+        return self.providers
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="x")]
+
+    def get_outputs(self) -> list[Any]:
+        return [SimpleNamespace(name="y")]
+
+    def run(self, outputs: list[str], inputs: dict[str, Any]) -> list[Any]:
+        if self.broken_on_cuda and self.providers[0] == CUDA:
+            raise RuntimeError("no kernel image is available for execution on the device")
+        return [inputs["x"]]
+
+
+@dataclass
+class FakeMachine:
+    """A build that offers CUDA, on a machine where it is given, or not, or breaks."""
+
+    gives_cuda: bool
+    broken_on_cuda: bool = False
+    sessions: int = 0
+
+    def create(self, model: bytes, providers: list[tuple[str, dict[str, str]]], threads: int) -> FakeSession:
+        self.sessions += 1
+        names = [name for name, _ in providers]
+        return FakeSession(names if self.gives_cuda else [CPU], self.broken_on_cuda)
+
+
+@pytest.mark.parametrize(
+    ("machine", "provider", "reason"),
+    [
+        pytest.param(FakeMachine(gives_cuda=True), CUDA, None, id="cuda"),
+        pytest.param(
+            FakeMachine(gives_cuda=False), CPU, "the session was given CPUExecutionProvider", id="silent-fallback"
+        ),
+        pytest.param(FakeMachine(gives_cuda=True, broken_on_cuda=True), CPU, "no kernel image", id="card-too-old"),
+    ],
+)
+def test_the_session_is_believed(machine: FakeMachine, provider: str, reason: str | None) -> None:
+    runtime = OrtRuntime(create=machine.create)
+    runtime.open(b"", SAMPLE)
+    assert runtime.provider == provider
+    assert (runtime.fallback is None) == (reason is None)
+    assert (reason or "") in (runtime.fallback or "")
+    before = machine.sessions
+    runtime.open(b"", SAMPLE)
+    assert machine.sessions == before + 1, "the choice is made once"
+
+
+def test_cuda_by_name_is_cuda_or_nothing() -> None:
+    with pytest.raises(NoAccelerator, match="no kernel image"):
+        OrtRuntime(accelerator="cuda", create=FakeMachine(gives_cuda=True, broken_on_cuda=True).create).open(
+            b"", SAMPLE
+        )
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="a CUDA build")
@@ -33,4 +97,4 @@ def test_a_cpu_that_was_asked_for_is_no_fallback() -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_the_session_is_on_cuda() -> None:
-    assert cuda_runs()
+    assert models.load(accelerator="cuda").provider == CUDA
