@@ -22,6 +22,7 @@ def report(
 
     from orchestrator import prices
     from orchestrator.home import home
+    from orchestrator.ledger import reporting
     from orchestrator.ledger.store import open_file, open_ledger
     from orchestrator.reports import figures, formats, terminal
     from orchestrator.reports.month import is_month, of_ledger
@@ -33,7 +34,7 @@ def report(
     opened = open_ledger(home()) if ledger is None else open_file(ledger)
     try:
         prices.seed(opened)  # a baseline without a price of its own takes the published one
-        found = of_ledger(opened, month, datetime.now(UTC))
+        found = of_ledger(opened, month, reporting.simulated_until(opened) or datetime.now(UTC))
     finally:
         opened.close()
     if json:

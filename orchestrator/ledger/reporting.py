@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from orchestrator.billing import Charge
 from orchestrator.ledger import tables as t
+from orchestrator.ledger.store import Ledger
 from policies.snapshot import Purchase
 
 MINUTE = timedelta(minutes=1)
@@ -119,3 +120,11 @@ def currencies(tx: sa.Connection) -> tuple[str, ...]:
     c = t.charges.c
     query = sa.select(c.currency).where(c.currency != "").group_by(c.currency)
     return tuple(tx.scalars(query.order_by(sa.func.count().desc(), c.currency)))
+
+
+def simulated_until(ledger: Ledger) -> datetime | None:
+    """How far a simulated ledger's own time has come; None for a real one, whose time is now."""
+    if not ledger.simulated():
+        return None
+    with ledger.read() as tx:
+        return tx.execute(sa.select(t.ticks.c.at).order_by(t.ticks.c.id.desc()).limit(1)).scalar()

@@ -1,0 +1,49 @@
+"""halve plan"""
+
+import sys
+from pathlib import Path
+
+import typer
+
+
+def plan(
+    path: Path = typer.Argument(metavar="SPEC", help="The deployment's YAML file."),
+    json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Show which machines a spec would take and what they cost, hourly and at this month's windows.
+
+    Example: halve plan infra/examples/daytime-ocr.yaml
+    """
+    from json import dumps
+
+    from orchestrator import prices, spec
+    from orchestrator.clock import SystemClock
+    from orchestrator.home import home
+    from orchestrator.ledger.store import open_ledger
+    from orchestrator.planning import plan as look
+
+    wanted = spec.load(path)
+    ledger = open_ledger(home())
+    prices.seed(ledger)
+    now = SystemClock().now()
+    found = look(wanted, home(), ledger, now)
+    for note in wanted.calendar_notes(now.year, now.year):
+        print(f"note: {note}", file=sys.stderr)
+    if json:
+        print(dumps(found.to_json(), ensure_ascii=False))
+        return
+
+    def money(micros: int | None) -> str:
+        return "unknown" if micros is None else f"{micros / 1e6:,.2f} {found.currency}"
+
+    if found.choice is None:
+        print(f"{wanted.name}: {found.reason}")
+        raise SystemExit(1)
+    offer = found.choice.offer
+    print(f"{wanted.name} would run on {found.count} x {offer.gpu} ({offer.provider}, {offer.purchase})")
+    print(f"  why        {found.reason}")
+    print(f"  per hour   {money(found.hourly_micros)}")
+    print(f"  per month  {money(found.monthly_micros)} at {float(found.open_hours):.1f} open hours this month")
+    if found.runner_up is not None:
+        other = found.runner_up.offer
+        print(f"  next best  {other.gpu} ({other.provider}, {other.purchase}): {found.runner_up.reason}")

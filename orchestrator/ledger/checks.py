@@ -1,0 +1,92 @@
+"""What must be true of every ledger, whatever happened: small named checks, each a question with an empty answer."""
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from orchestrator.ledger import tables as t
+from orchestrator.ledger.fleet import OVER_VALUES
+
+#: statuses in which a machine is known to cost money
+BILLABLE = ("booting", "ready", "draining")
+
+
+def one_machine_per_token(tx: sa.Connection) -> list[str]:
+    """Two machines never share a token."""
+    c = t.instances.c
+    query = sa.select(c.token).group_by(c.token).having(sa.func.count() > 1)
+    return [f"token {token}: more than one machine" for token in tx.scalars(query)]
+
+
+def one_open_charge_at_most(tx: sa.Connection) -> list[str]:
+    """A machine has at most one open charge."""
+    c = t.charges.c
+    open_ones = sa.select(c.instance_id).where(c.ended_at.is_(None), c.amount_micros.is_(None))
+    query = open_ones.group_by(c.instance_id).having(sa.func.count() > 1)
+    return [f"{machine}: more than one open charge" for machine in tx.scalars(query)]
+
+
+def what_costs_is_charged(tx: sa.Connection) -> list[str]:
+    """A machine that the provider has listed and that is not over has an open charge."""
+    c, i = t.charges.c, t.instances.c
+    charged = sa.select(c.instance_id).where(c.ended_at.is_(None))
+    query = sa.select(i.id, i.status).where(
+        i.status.in_(BILLABLE), i.launched_at.is_not(None), i.missing_since.is_(None), i.id.not_in(charged)
+    )
+    return [f"{row.id}: {row.status}, and nothing is charged for it" for row in tx.execute(query)]
+
+
+def what_is_over_costs_nothing(tx: sa.Connection) -> list[str]:
+    """A machine that is over has no open charge."""
+    c, i = t.charges.c, t.instances.c
+    query = sa.select(i.id, i.status).join(t.charges, c.instance_id == i.id)
+    query = query.where(i.status.in_([*OVER_VALUES, "lost"]), c.ended_at.is_(None), c.amount_micros.is_(None))
+    return [f"{row.id}: {row.status}, and its charge is still open" for row in tx.execute(query)]
+
+
+def charges_do_not_overlap(tx: sa.Connection) -> list[str]:
+    """The stretches of one machine's compute charges follow one another, and none ends before it starts."""
+    c = t.charges.c
+    query = sa.select(c.instance_id, c.kind, c.started_at, c.ended_at).where(c.amount_micros.is_(None))
+    found: list[str] = []
+    before: dict[tuple[str, str], sa.Row[tuple[object, ...]]] = {}
+    for row in tx.execute(query.order_by(c.instance_id, c.kind, c.started_at, c.id)):
+        last = before.get((row.instance_id, row.kind))
+        if row.ended_at is not None and row.ended_at < row.started_at:
+            found.append(f"{row.instance_id}: a charge ends before it starts")
+        if last is not None and (last.ended_at is None or last.ended_at > row.started_at):
+            found.append(f"{row.instance_id}: two {row.kind} charges overlap at {row.started_at:%Y-%m-%d %H:%M:%S} UTC")
+        before[row.instance_id, row.kind] = row
+    return found
+
+
+def nothing_open_is_owed_to_the_dead(tx: sa.Connection) -> list[str]:
+    """A machine that is over has no open intent."""
+    i, n = t.instances.c, t.intents.c
+    query = sa.select(n.id, n.kind, i.id.label("machine")).join(t.instances, n.instance_id == i.id)
+    query = query.where(n.state == "open", i.status.in_(OVER_VALUES))
+    return [f"{row.machine}: is over, and its {row.kind} (intent {row.id}) is still open" for row in tx.execute(query)]
+
+
+def every_item_once(tx: sa.Connection) -> list[str]:
+    """A job that is done has no item left that is neither read nor failed."""
+    j, k = t.jobs.c, t.items.c
+    query = sa.select(j.id, sa.func.count()).join(t.items, k.job_id == j.id)
+    query = query.where(j.state == "done", k.state.not_in(["done", "failed"])).group_by(j.id)
+    return [f"job {row[0]}: done, and {row[1]} items have no result" for row in tx.execute(query)]
+
+
+CHECKS: tuple[Callable[[sa.Connection], list[str]], ...] = (
+    one_machine_per_token,
+    one_open_charge_at_most,
+    what_costs_is_charged,
+    what_is_over_costs_nothing,
+    charges_do_not_overlap,
+    nothing_open_is_owed_to_the_dead,
+    every_item_once,
+)
+
+
+def check(tx: sa.Connection) -> dict[str, list[str]]:
+    """Every check by its name, with what it found."""
+    return {one.__name__: one(tx) for one in CHECKS}
