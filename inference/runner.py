@@ -1,5 +1,6 @@
 """A folder of images -> a folder of JSON, with as many workers as cores and the longest work first."""
 
+import errno
 import json
 import threading
 import time
@@ -81,9 +82,12 @@ class _Shelf:
         self._lock = threading.Lock()
 
     def put(self, name: str, page: dict[str, Any]) -> None:
-        partial = self._folder / f".{name}.partial"
-        partial.write_text(json.dumps(page, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self._folder / f"{name}.json")
+        partial = self._folder / f".{threading.get_ident()}.partial"
+        try:
+            partial.write_text(json.dumps(page, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+            partial.replace(self._folder / f"{name}.json")
+        finally:
+            partial.unlink(missing_ok=True)
         self._line(self._results, page)
 
     def put_error(self, name: str, reason: str) -> None:
@@ -136,4 +140,9 @@ def _read_one(engine: Engine, path: Path, shelf: _Shelf) -> None:
     except Exception as error:  # noqa: BLE001  one page the networks choke on must not take the others with it
         shelf.put_error(path.name, f"reading failed: {error}")
     else:
-        shelf.put(path.name, page)
+        try:
+            shelf.put(path.name, page)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            shelf.put_error(path.name, "read, but its name is too long to add .json to")

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,28 @@ def test_run_refuses_an_output_that_is_a_file(pages: Path, tmp_path: Path) -> No
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert str(tmp_path / "out") in done.stderr
+
+
+def test_run_on_ctrl_c_keeps_what_was_written(pages: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(40):
+        (tmp_path / "in" / f"{i}.png").symlink_to(pages / "contract.png")
+    output = tmp_path / "out"
+    command = [*HALVE, "run", str(tmp_path / "in"), str(output)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        end = time.monotonic() + 60
+        while not list(output.glob("*.png.json")):
+            assert time.monotonic() < end
+            assert running.poll() is None
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        _, complaint = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Traceback" not in complaint
+    written = sorted(path.name for path in output.glob("*.json"))
+    assert 0 < len(written) < 40
+    assert len((output / "results.jsonl").read_text(encoding="utf-8").splitlines()) == len(written)
+    assert not list(output.glob(".*"))
 
 
 def test_serve_says_its_address_and_ends_on_ctrl_c() -> None:

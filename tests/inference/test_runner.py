@@ -10,6 +10,7 @@ from inference import runner
 from inference.engine import Engine
 from inference.images import BadImage, File
 
+LONG_NAME = "x" * 250 + ".png"  # 254 bytes: .json does not fit behind it
 ODD_NAMES = ["发票 一.png", "two words.PNG", "line\nbreak.png", "quote'\".png", "-dash.png"]
 
 
@@ -25,6 +26,7 @@ def inputs(tmp_path: Path, pages: Path) -> Path:
     for name in ODD_NAMES:
         (folder / name).write_bytes(content)
     (folder / os.fsdecode(b"latin-\xe9.png")).write_bytes(content)
+    (folder / LONG_NAME).write_bytes(content)
     (folder / "cut.png").write_bytes(content[:5000])
     (folder / "text.jpg").write_text("not an image")
     (folder / "empty.png").touch()
@@ -40,9 +42,9 @@ def test_everything_readable_is_written_and_the_rest_is_an_error(engine: Engine,
     found = runner.images_in(inputs)
     summary = runner.run(engine, found, output, workers=2, done=heard.append)
 
-    assert (summary.images, summary.failed) == (9, 3)
+    assert (summary.images, summary.failed) == (10, 4)
     assert summary.seconds > 0
-    assert heard == list(range(1, 10))
+    assert heard == list(range(1, 11))
     good = [*ODD_NAMES, os.fsdecode(b"latin-\xe9.png")]
     assert {path.name for path in output.iterdir()} == {
         "results.jsonl",
@@ -56,7 +58,8 @@ def test_everything_readable_is_written_and_the_rest_is_an_error(engine: Engine,
     results = {page["original_filename"] for page in lines_of(output / "results.jsonl")}
     assert results == {*ODD_NAMES, "latin-?.png"}
     errors = {error["original_filename"]: str(error["error"]) for error in lines_of(output / "errors.jsonl")}
-    assert set(errors) == {"cut.png", "text.jpg", "empty.png"}
+    assert set(errors) == {"cut.png", "text.jpg", "empty.png", LONG_NAME}
+    assert "too long" in errors[LONG_NAME]
     assert "damaged" in errors["cut.png"]
     assert "not an image" in errors["text.jpg"]
 
