@@ -1,7 +1,7 @@
 """This machine as a provider: a replica is a child process that outlives the daemon.
 
-A replica's folder is `HALVE_HOME/replicas/<token>`. Its process inherits a lock on `lock` there and holds it for life,
-so a restarted daemon adopts by lock and token, never by pid alone; what holds no lock is gone.
+A replica's folder is `HALVE_HOME/replicas/<token>`. Its process inherits a lock on `lock` there and holds it for life:
+a restarted daemon adopts by lock and token, and no pid is ever taken on trust. What holds no lock is gone.
 """
 
 import fcntl
@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ import psutil
 
 from orchestrator.clock import Clock
 from orchestrator.files import read_json, write_json
-from orchestrator.providers import Listed, Misconfigured, NoCapacity, Request, State
+from orchestrator.providers import Listed, Misconfigured, NoCapacity, Request, State, Throttled, Unreachable
 from policies.snapshot import Offer
 
 #: a replica that ignores SIGTERM is killed after this long
@@ -30,18 +30,33 @@ KILL_AFTER = timedelta(seconds=10)
 KEEP_ENDED = timedelta(days=3)
 #: environment variables that a replica is given; nothing else of the daemon's is its business
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "TMPDIR")
+#: the variable that marks a replica's processes as ours, whatever became of their folder
+TOKEN = "HALVE_REPLICA"
+
+Command = Callable[[Mapping[str, Any], Path], list[str]]
+
+
+def engine_command(payload: Mapping[str, Any], announce: Path) -> list[str]:
+    """The engine's command line: a pure function of the frozen payload and of where it should announce itself."""
+    command = [sys.executable, "-m", "inference", "--host", "127.0.0.1", "--port", "0", "--announce", str(announce)]
+    command += ["--model", str(payload["model"])]
+    for name in ("workers", "threads"):
+        if name in payload["engine"]:
+            command += [f"--{name}", str(payload["engine"][name])]
+    return command
 
 
 class LocalProvider:
-    """Replicas on this machine. All methods may be called from one daemon at a time."""
+    """Replicas on this machine, each started by `command`. Safe to use from several threads and processes."""
 
     name = "local"
     listing_deadline_seconds = 5.0
 
-    def __init__(self, home: Path, clock: Clock, offer: Offer) -> None:
-        self._replicas = home / "replicas"
+    def __init__(self, home: Path, clock: Clock, offer: Offer, command: Command = engine_command) -> None:
+        self._replicas = home.absolute() / "replicas"
         self._clock = clock
         self._offer = offer
+        self._command = command
         self._children: list[subprocess.Popen[bytes]] = []
 
     def offers(self) -> Sequence[Offer]:
@@ -49,50 +64,50 @@ class LocalProvider:
 
     def instances(self) -> Sequence[Listed]:
         self._children = [child for child in self._children if child.poll() is None]  # reaps
-        if not self._replicas.is_dir():
-            return ()
-        folders = sorted(self._replicas.iterdir())
-        return tuple(listed for folder in folders if (listed := self._listed(folder)) is not None)
+        try:
+            folders = sorted(self._replicas.iterdir()) if self._replicas.is_dir() else []
+            return tuple(listed for folder in folders if (listed := self._listed(folder)) is not None)
+        except OSError as error:
+            raise Unreachable(_words(error)) from None
 
     def launch(self, request: Request) -> str:
         folder = self._replicas / request.token
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with held(folder / "lock") as lock:
-                if lock is None or (folder / "started.json").exists():
+                if (folder / "started.json").exists():
                     return request.token  # it runs, or it ran: the same token never starts twice
+                if lock is None:
+                    raise Throttled(f"{folder}: somebody else is starting it")
                 now = self._clock.now()
                 write_json(folder / "started.json", {"launched_at": now.isoformat(), "payload": dict(request.payload)})
-                child = self._start(folder, request.payload, lock)
-                self._children.append(child)
-                process = {"pid": child.pid, "create_time": psutil.Process(child.pid).create_time()}
-                write_json(folder / "process.json", process)
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
-            pass  # it died at once; the listing will say so
+                self._children.append(self._start(folder, request.payload, lock))
         except OSError as error:
-            raise NoCapacity(f"{folder}: {error.strerror or error}") from None
+            raise NoCapacity(_words(error)) from None
         return request.token
 
     def terminate(self, provider_id: str) -> None:
-        folder = self._replicas / provider_id
-        process = find_process(folder)
-        if process is None or not is_held(folder / "lock"):
+        processes = list(bearers(provider_id))
+        if not processes:
             return
-        asked = read_json(folder / "terminating.json")
+        note = self._replicas / provider_id / "terminating.json"
         now = self._clock.now()
-        with suppress(psutil.NoSuchProcess):
+        try:
+            asked = read_json(note)
             if asked is None:
-                write_json(folder / "terminating.json", {"at": now.isoformat()})
-                process.send_signal(signal.SIGTERM)
-            elif now - datetime.fromisoformat(asked["at"]) >= KILL_AFTER:
-                process.kill()
+                _signal(processes, signal.SIGTERM)
+                write_json(note, {"at": now.isoformat()})
+            elif not timedelta(0) <= now - datetime.fromisoformat(asked["at"]) < KILL_AFTER:
+                _signal(processes, signal.SIGKILL)
+        except OSError as error:
+            raise Unreachable(_words(error)) from None
 
     def _start(self, folder: Path, payload: Mapping[str, Any], lock: int) -> "subprocess.Popen[bytes]":
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {TOKEN: folder.name}
         with (folder / "engine.log").open("ab") as log:
             try:
                 return subprocess.Popen(
-                    engine_command(payload, folder / "announce.json"),
+                    self._command(payload, folder / "announce.json"),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -101,8 +116,8 @@ class LocalProvider:
                     pass_fds=(lock,),
                     start_new_session=True,
                 )
-            except FileNotFoundError as error:
-                raise Misconfigured(f"{error.filename}: no such program") from None
+            except (FileNotFoundError, PermissionError) as error:
+                raise Misconfigured(_words(error)) from None
 
     def _listed(self, folder: Path) -> Listed | None:
         started = read_json(folder / "started.json")
@@ -134,16 +149,6 @@ class LocalProvider:
         )
 
 
-def engine_command(payload: Mapping[str, Any], announce: Path) -> list[str]:
-    """The engine's command line: a pure function of the frozen payload and of where it should announce itself."""
-    command = [sys.executable, "-m", "inference", "--host", "127.0.0.1", "--port", "0", "--announce", str(announce)]
-    command += ["--model", str(payload["model"])]
-    for name in ("workers", "threads"):
-        if name in payload["engine"]:
-            command += [f"--{name}", str(payload["engine"][name])]
-    return command
-
-
 @contextmanager
 def held(path: Path) -> Iterator[int | None]:
     """Hold the lock at `path`, giving its descriptor; None when another process holds it. A child may inherit it."""
@@ -161,27 +166,32 @@ def held(path: Path) -> Iterator[int | None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock at `path`."""
-    if not path.exists():
+    """Whether some process holds the lock at `path`. Those who only look do not see each other."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return False
-    with held(path) as lock:
-        return lock is None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
-def find_process(folder: Path) -> psutil.Process | None:
-    """The replica's process: by pid and start time, else by its command line, which names its folder."""
-    known = read_json(folder / "process.json")
-    if known is not None:
+def bearers(token: str) -> Iterator[psutil.Process]:
+    """The processes that were started for this token. No pid is taken on trust."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(TOKEN) == token:
+                yield process
+
+
+def _signal(processes: Sequence[psutil.Process], number: int) -> None:
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(known["pid"])
-            if abs(process.create_time() - known["create_time"]) < 1.0:
-                return process
-        return None
-    announce = str(folder / "announce.json")  # the daemon died before it wrote the pid down
-    for process in psutil.process_iter(["cmdline"]):
-        if announce in (process.info["cmdline"] or ()):
-            return process
-    return None
+            process.send_signal(number)
 
 
 def last_words(log: Path) -> str:
@@ -193,3 +203,7 @@ def last_words(log: Path) -> str:
     except OSError:
         return ""
     return json.dumps(lines[-1][:200], ensure_ascii=False)[1:-1] if lines else ""
+
+
+def _words(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

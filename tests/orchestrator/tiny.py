@@ -1,0 +1,84 @@
+"""The local provider with tiny replicas, and the end of every process that a test has started."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from orchestrator.clock import Clock, SystemClock
+from orchestrator.providers.local import TOKEN, Command, LocalProvider
+from policies.snapshot import Offer, Purchase
+
+SCRIPT = Path(__file__).with_name("tiny_replica.py")
+THIS_MACHINE = Offer(
+    id="local/this",
+    provider="local",
+    zone="this",
+    instance_type="this",
+    gpu="tiny",
+    purchase=Purchase.OWNED,
+    price_per_hour_micros=1_800_000,
+    currency="CNY",
+)
+
+
+def tiny(*manners: str) -> Command:
+    """A tiny replica's command line; a payload may bring manners of its own."""
+
+    def command(payload: Mapping[str, Any], announce: Path) -> list[str]:
+        own = [str(one) for one in payload.get("manners", ())]
+        return [sys.executable, "-S", str(SCRIPT), str(announce), *manners, *own]
+
+    return command
+
+
+def local(home: Path, *manners: str, clock: Clock | None = None) -> LocalProvider:
+    return LocalProvider(home, clock or SystemClock(), THIS_MACHINE, tiny(*manners))
+
+
+def until(condition: Callable[[], Any], seconds: float = 20.0, why: str = "it never came true") -> Any:
+    """Wait until it holds, and return what it said."""
+    end = time.monotonic() + seconds
+    while not (said := condition()):
+        assert time.monotonic() < end, why
+        time.sleep(0.02)
+    return said
+
+
+def living(home: Path) -> list[psutil.Process]:
+    """Replicas, doors and daemons of a home: what has a folder of it as its own, or its name on the command line."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            mine = process.pid != psutil.Process().pid and process.status() != psutil.STATUS_ZOMBIE
+            if mine and str(home) in f"{process.cwd()} {' '.join(process.cmdline())}":
+                found.append(process)
+    return found
+
+
+def replicas(home: Path) -> list[psutil.Process]:
+    """Those of `living` that are replicas."""
+    found = []
+    for process in living(home):
+        with suppress(psutil.Error):
+            if TOKEN in process.environ():
+                found.append(process)
+    return found
+
+
+def end_all(home: Path) -> None:
+    """Whatever a test has left behind under its own home."""
+
+    def none_left() -> bool:
+        left = living(home)
+        for process in left:
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)
+        return not left
+
+    until(none_left, why="a process cannot be ended")
