@@ -1,6 +1,6 @@
 """From a spec to a running deployment: the one function where everything is wired."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +70,7 @@ def open_running(home: Path, clock: Clock, ledger: Ledger, row: Deployment) -> R
     wanted = spec.parse(row.spec, row.source)
     providers = open_providers(wanted, home, clock)
     if "simulated" in providers:
-        record_simulated_speed(ledger, wanted, clock.now())
+        record_simulated_speed(ledger, wanted, [wanted.simulated.gpu], clock.now())
     door = HttpDoor(home, row.name)
     world = World(
         deployment=row.name,
@@ -210,17 +210,25 @@ def simulated_offers(wanted: Spec) -> tuple[Offer, ...]:
     )
 
 
-def record_simulated_speed(ledger: Ledger, wanted: Spec, now: datetime) -> None:
-    """Give the simulated GPU the speed that the spec says, marked as simulated."""
-    profile = Profile(
+def simulated_profile(wanted: Spec, gpu: str) -> Profile:
+    """The speed that the spec gives a simulated machine, marked as simulated."""
+    speed = wanted.simulated.images_per_second
+    return Profile(
         model=wanted.model,
-        gpu=wanted.simulated.gpu,
+        gpu=gpu,
         precision="simulated",
         batch=1,
-        images_per_second=wanted.simulated.images_per_second,
-        p95_ms=1000 / wanted.simulated.images_per_second,
+        images_per_second=speed,
+        p95_ms=1000 / speed,
         source="simulated",
     )
+
+
+def record_simulated_speed(ledger: Ledger, wanted: Spec, gpus: Iterable[str], now: datetime) -> None:
+    """Give these GPUs the speed that the spec says, unless it is known already."""
     with ledger.write() as tx:
-        if profile not in offers.profiles(tx, wanted.model):
-            offers.add_profile(tx, profile, now, note="from the spec's simulated section")
+        known = offers.profiles(tx, wanted.model)
+        for gpu in sorted(set(gpus)):
+            profile = simulated_profile(wanted, gpu)
+            if profile not in known:
+                offers.add_profile(tx, profile, now, note="from the spec's simulated section")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import VirtualClock
-from orchestrator.deployment import open_providers
+from orchestrator.deployment import open_providers, simulated_profile
 from orchestrator.ledger import offers
 from orchestrator.ledger.store import Ledger
 from orchestrator.spec import Spec
@@ -55,7 +55,9 @@ def plan(wanted: Spec, home: Path, ledger: Ledger, now: datetime) -> Costs:
     if wanted.selection.gpus:
         allowed = [offer for offer in allowed if offer.gpu in wanted.selection.gpus]
     with ledger.read() as tx:
-        profiles = offers.profiles(tx, wanted.model)
+        profiles = [*offers.profiles(tx, wanted.model)]
+    if "simulated" in wanted.provider:
+        profiles.append(simulated_profile(wanted, wanted.simulated.gpu))
     choice = selection.choose(
         allowed,
         profiles,
@@ -95,4 +97,5 @@ def _rates(wanted: Spec) -> dict[str, Fraction]:
 
 def _named(ranked: Ranked) -> dict[str, Any]:
     offer = ranked.offer
-    return {"gpu": offer.gpu, "provider": offer.provider, "purchase": str(offer.purchase)}
+    named = {"gpu": offer.gpu, "provider": offer.provider, "purchase": str(offer.purchase)}
+    return {**named, "reason": ranked.reason}

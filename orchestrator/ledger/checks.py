@@ -1,6 +1,7 @@
 """What must be true of every ledger, whatever happened: small named checks, each a question with an empty answer."""
 
 from collections.abc import Callable
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -49,14 +50,14 @@ def charges_do_not_overlap(tx: sa.Connection) -> list[str]:
     c = t.charges.c
     query = sa.select(c.instance_id, c.kind, c.started_at, c.ended_at).where(c.amount_micros.is_(None))
     found: list[str] = []
-    before: dict[tuple[str, str], sa.Row[tuple[object, ...]]] = {}
+    ends: dict[tuple[str, str], datetime | None] = {}
     for row in tx.execute(query.order_by(c.instance_id, c.kind, c.started_at, c.id)):
-        last = before.get((row.instance_id, row.kind))
+        end = ends.get((row.instance_id, row.kind), row.started_at)
         if row.ended_at is not None and row.ended_at < row.started_at:
             found.append(f"{row.instance_id}: a charge ends before it starts")
-        if last is not None and (last.ended_at is None or last.ended_at > row.started_at):
+        if end is None or end > row.started_at:
             found.append(f"{row.instance_id}: two {row.kind} charges overlap at {row.started_at:%Y-%m-%d %H:%M:%S} UTC")
-        before[row.instance_id, row.kind] = row
+        ends[row.instance_id, row.kind] = row.ended_at
     return found
 
 

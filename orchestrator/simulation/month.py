@@ -10,7 +10,7 @@ from orchestrator import deployment
 from orchestrator.clock import VirtualClock
 from orchestrator.door.serving import ServingSet
 from orchestrator.errors import Refused
-from orchestrator.ledger import deployments, fleet, offers
+from orchestrator.ledger import deployments, fleet
 from orchestrator.ledger.store import Ledger, open_file
 from orchestrator.probes import Health
 from orchestrator.providers.simulated import Conditions, SimulatedProvider
@@ -21,7 +21,7 @@ from orchestrator.world import DoorLoad, World
 from policies import windows
 from policies.lifecycle import Status
 from policies.plan import Plan
-from policies.snapshot import Offer, Profile
+from policies.snapshot import Offer
 
 MINUTE = timedelta(minutes=1)
 #: between ticks while something is open; edges, boots, notices and losses are met on time
@@ -147,7 +147,9 @@ def _run(wanted: Spec, text: str, source: str, ledger: Ledger, start: datetime, 
         deployments.put_up(tx, wanted.name, text, source, start)
         row = deployments.get(tx, wanted.name)
     assert row is not None  # it was put up in this very transaction
-    speed = _speed(wanted, ledger, providers, start)
+    speed = wanted.simulated.images_per_second
+    gpus = [offer.gpu for one in providers.values() for offer in one.offers()]
+    deployment.record_simulated_speed(ledger, wanted, gpus, start)
     zone = wanted.schedule_for(start).zone
     peak = speed * PEAK_SHARE * max(1, wanted.replicas.min)
     door = SimulatedDoor(clock, market.working_day(peak, zone, seed), speed)
@@ -227,25 +229,6 @@ def _offers(wanted: Spec, provider: str) -> tuple[Offer, ...]:
             return found
         raise Refused(f"{wanted.name}: simulated.price_per_hour: missing; a market needs a price")
     raise Refused(f"{wanted.name}: provider {provider} cannot be simulated in this version; local and simulated can")
-
-
-def _speed(wanted: Spec, ledger: Ledger, providers: dict[str, SimulatedProvider], start: datetime) -> float:
-    """One replica's images per second: what the spec's simulated section says, recorded as such for every GPU."""
-    speed = wanted.simulated.images_per_second
-    gpus = {offer.gpu for one in providers.values() for offer in one.offers()}
-    with ledger.write() as tx:
-        for gpu in sorted(gpus):
-            profile = Profile(
-                model=wanted.model,
-                gpu=gpu,
-                precision="simulated",
-                batch=1,
-                images_per_second=speed,
-                p95_ms=1000 / speed,
-                source="simulated",
-            )
-            offers.add_profile(tx, profile, start, note="from the spec's simulated section")
-    return speed
 
 
 def _summary(world: World, ticks: int) -> Month:
