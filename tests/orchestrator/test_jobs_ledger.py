@@ -92,6 +92,21 @@ def test_the_same_owner_is_fenced_by_its_attempt(ledger: Ledger) -> None:
     assert settled(ledger, done(second)) == (done(second),)
 
 
+def test_nobody_settles_what_another_holds(ledger: Ledger) -> None:
+    (item,) = leased(ledger, created(ledger, 1))
+    assert settled(ledger, done(item), owner=OTHER) == ()
+    assert settled(ledger, done(item)) == (done(item),)
+
+
+def test_what_failed_goes_behind_what_never_went(ledger: Ledger) -> None:
+    job_id = created(ledger, 3)
+    (first,) = leased(ledger, job_id, 1)
+    settled(ledger, next_step(first, Outcome(verdict=Verdict.FAULT, reason="why"), NOW))
+    later = NOW + timedelta(minutes=1)
+    assert [item.number for item in leased(ledger, job_id, 1, now=later)] == [2]
+    assert [item.number for item in leased(ledger, job_id, 9, now=later)] == [1, 3]
+
+
 def test_items_of_an_older_generation_are_taken_over_at_once(ledger: Ledger) -> None:
     job_id = created(ledger, 2)
     leased(ledger, job_id, 1, "g0000000009.dead")

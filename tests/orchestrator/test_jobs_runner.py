@@ -142,6 +142,38 @@ def test_a_poison_item_fails_alone_and_the_rest_is_read(
     assert f"{FAILURES_MAX} times, the last alone" in error["error"]
 
 
+def test_a_suspect_is_read_with_nothing_beside_it(tmp_path: Path, ledger: Ledger, running: list[JobRunner]) -> None:
+    suspects = {"first0.png", "first1.png", "first2.png"}
+
+    class Crowd:
+        """Notes who is being read at the same time as whom."""
+
+        def __init__(self) -> None:
+            self.now: list[str] = []
+            self.beside: dict[str, set[str]] = {}
+            self.lock = threading.Lock()
+
+        def read(self, task: Task) -> Outcome:
+            with self.lock:
+                self.now.append(task.name)
+                for one in self.now:
+                    self.beside.setdefault(one, set()).update(self.now)
+            time.sleep(0.7 if task.name in suspects else 0.02)  # longer than a pass: time enough to do it wrong
+            with self.lock:
+                self.now.remove(task.name)
+            return Outcome(verdict=Verdict.READ, result={"recognized_text": ""})
+
+    first = submitted(ledger, tmp_path, {f"first{number}.png": b"" for number in range(6)}, "first")
+    second = submitted(ledger, tmp_path, {f"second{number}.png": b"" for number in range(150)}, "second")
+    with ledger.write() as tx:
+        tx.exec_driver_sql("UPDATE items SET state = 'suspect' WHERE job_id = ? AND number <= 3", (first.id,))
+    crowd = Crowd()
+    begin(running, runner(ledger, crowd, in_flight=3))
+    until(lambda: is_done(ledger, second) and is_done(ledger, first))
+    assert {name: crowd.beside[name] for name in suspects} == {name: {name} for name in suspects}
+    assert any(len(beside) > 1 for beside in crowd.beside.values())
+
+
 def test_a_refused_image_fails_at_once_with_the_reason(
     tmp_path: Path, ledger: Ledger, replica: Replica, running: list[JobRunner]
 ) -> None:
@@ -245,6 +277,17 @@ def test_a_closed_door_burns_no_attempts(
     with ledger.write() as tx:
         attempts = tx.exec_driver_sql("SELECT attempt, failures FROM items").all()
     assert attempts == [(1, 0), (1, 0)]
+
+
+def test_a_retry_after_of_a_day_is_not_waited_for(
+    tmp_path: Path, ledger: Ledger, replica: Replica, running: list[JobRunner]
+) -> None:
+    job = submitted(ledger, tmp_path, {"a.png": b"busy"})
+    begin(running, runner(ledger, HttpExecutor(replica.start().url)))
+    until(lambda: replica.seen())
+    folder(job.source, {"a.png": b"a"})
+    until(lambda: is_done(ledger, job), 8.0)
+    assert len(replica.seen()) == 2  # nor is it asked again at once
 
 
 def test_without_a_serving_deployment_nothing_is_leased(
