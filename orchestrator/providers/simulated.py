@@ -99,7 +99,11 @@ class SimulatedProvider:
         now = self._clock.now()
         delay = timedelta(seconds=self._conditions.listing_delay_seconds)
         with self._market() as rented:
-            return tuple(self._listed(one) for one in rented.values() if now - one.launched_at >= delay)
+            return tuple(
+                self._listed(one)
+                for one in rented.values()
+                if now - one.launched_at >= delay and (one.ended_at is None or now - one.ended_at < LISTED_AFTER_END)
+            )
 
     def launch(self, request: Request) -> str:
         self._fail(self.faults.before)

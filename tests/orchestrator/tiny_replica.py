@@ -2,7 +2,7 @@
 
     python tiny_replica.py ANNOUNCE [MANNER...]
 
-Manners: `loading` (never ready), `deaf` (ignores SIGTERM), `dies` (ends at once), `mute` (listens, but does not answer),
+Manners: `loading` (never ready), `deaf` (ignores SIGTERM), `dies` (ends at once), `mute` (listens, never answers),
 `forks` (leaves the work, and the lock, to a child).
 """
 
