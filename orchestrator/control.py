@@ -11,7 +11,7 @@ from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-from orchestrator import spec
+from orchestrator import prices, spec
 from orchestrator.clock import SystemClock
 from orchestrator.daemon import is_alive
 from orchestrator.door.client import Door
@@ -80,6 +80,9 @@ def up(home: Path, ledger: Ledger, path: Path, say: Callable[[str], None]) -> Ou
     wanted = spec.load(path)
     check(wanted, home)
     now = SystemClock().now()
+    for note in wanted.calendar_notes(now.year, now.year + 1):
+        say(f"note: {note}")
+    prices.seed(ledger)
     with ledger.write() as tx:
         deployments.put_up(tx, wanted.name, path.read_text(encoding="utf-8"), str(path), now)
     started = ensure_daemon(home, ledger, say)

@@ -33,7 +33,6 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "report": ("orchestrator.cli.report", "report", "Print what a month cost and what was saved."),
     "simulate": ("orchestrator.cli.simulate", "simulate", "Run the loop over a simulated month."),
     "ledger": ("orchestrator.cli.ledger", "app", "Check the ledger."),
-    "doctor": ("orchestrator.cli.doctor", "doctor", "Look for what would keep halve from working here."),
 }
 
 
