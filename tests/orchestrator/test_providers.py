@@ -64,6 +64,9 @@ class Rig:
     def running(self) -> int:
         """How many machines really are up, whatever the provider says."""
         if self.offer is THIS_MACHINE:
+            locks = list((self.home / "replicas").glob("*/lock"))
+            # a process that has just been started has no environment for an instant
+            until(lambda: len(replicas(self.home)) >= sum(map(is_held, locks)))
             return len(replicas(self.home))
         provider = self.anew()
         assert isinstance(provider, SimulatedProvider)
