@@ -185,6 +185,7 @@ def down(home: Path, ledger: Ledger, name: str, say: Callable[[str], None]) -> N
         if states != said:
             say(states)
             said = states
+        ensure_daemon(home, ledger, say)  # whoever kills it meanwhile, what runs is taken down
         time.sleep(POLL_SECONDS)
     raise Refused(f"{name} is not down after {DOWN_SECONDS:.0f} s: {said}; the daemon goes on trying")
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -51,6 +52,7 @@ class Daemon:
         self._open_one = open_one
         self._running: dict[str, Running] = {}
         self._stopping = threading.Event()
+        self._forgotten: dict[str, Deployment] = {}  # down, and their doors closed
         self._had_one = False
         self._jobs: JobRunner | None = None
 
@@ -102,39 +104,41 @@ class Daemon:
             return False
         for row in rows:
             if row.wanted == "down" and row.name not in costing:
-                self._forget(row)
+                if self._forgotten.get(row.name) == row:
+                    continue
+                error = self._guarded(row, self._forget) or error
                 continue
             self._had_one = True
-            error = self._tick(row, alarm) or error
+            error = self._guarded(row, partial(self._tick, alarm)) or error
             if self._stopping.is_set():
                 break
         self._note_tick(error)
-        left = any(row.wanted == "up" or row.name in costing for row in rows)
+        left = any(row.wanted == "up" or self._forgotten.get(row.name) != row for row in rows)
         return self._had_one and not left
 
-    def _tick(self, row: Deployment, alarm: BackgroundScheduler) -> str | None:
-        """One deployment's tick. An error is logged and counted; the others go on."""
+    def _tick(self, alarm: BackgroundScheduler, row: Deployment) -> None:
+        """One deployment's tick, and its next edge as an alarm."""
+        running = self._opened(row)
+        running.ensure_door()
+        plan = tick(running.world)
+        if plan.actions and self._jobs is not None:
+            self._jobs.wake()
+        now = self._clock.now()
+        edge = windows.next_edge(running.world.policy(now).schedule, now)
+        if edge is not None:
+            alarm.add_job(self._clock.wake, "date", run_date=edge, id=row.name, replace_existing=True)
+
+    def _guarded(self, row: Deployment, do: Callable[[Deployment], None]) -> str | None:
+        """Do something for one deployment. An error is logged and returned in a line; the others go on."""
         try:
-            running = self._running.get(row.name)
-            if running is None or running.row != row:
-                if running is not None:
-                    running.close()
-                running = self._running[row.name] = self._open_one(self._home, self._clock, self._ledger, row)
-            running.ensure_door()
-            plan = tick(running.world)
-            if plan.actions and self._jobs is not None:
-                self._jobs.wake()
-            now = self._clock.now()
-            edge = windows.next_edge(running.world.policy(now).schedule, now)
-            if edge is not None:
-                alarm.add_job(self._clock.wake, "date", run_date=edge, id=row.name, replace_existing=True)
+            do(row)
         except Stale:
             raise
         except Refused as refusal:
             log.error("deployment=%s %s", row.name, refusal)
             return f"{row.name}: {refusal}"
         except Exception as error:  # noqa: BLE001: whatever went wrong, the other deployments go on, and it is counted
-            log.exception("deployment=%s tick failed", row.name)
+            log.exception("deployment=%s failed", row.name)
             return f"{row.name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         return None
 
@@ -148,14 +152,21 @@ class Daemon:
 
     def _forget(self, row: Deployment) -> None:
         """A deployment that is down and costs nothing: its door closes."""
-        running = self._running.pop(row.name, None)
-        if running is None:
-            try:
-                running = self._open_one(self._home, self._clock, self._ledger, row)
-            except Refused:
-                return
-        running.close()
+        running = self._opened(row)
+        self._had_one = self._had_one or running.door.is_open()
         running.stop_door()
+        running.close()
+        del self._running[row.name]
+        self._forgotten[row.name] = row
+
+    def _opened(self, row: Deployment) -> Running:
+        """The deployment as it is wanted now, wired to the outside."""
+        running = self._running.get(row.name)
+        if running is None or running.row != row:
+            if running is not None:
+                running.close()
+            running = self._running[row.name] = self._open_one(self._home, self._clock, self._ledger, row)
+        return running
 
     def _note_tick(self, error: str | None) -> None:
         try:

@@ -70,6 +70,10 @@ class HttpDoor:
     def in_flight(self, replica_id: str) -> int | None:
         return None if self._in_flight is None else self._in_flight.get(replica_id, 0)
 
+    def is_open(self) -> bool:
+        """Whether the door's process is up."""
+        return self._door.running() is not None
+
     def stop(self) -> None:
         """Close the door's process; its in-flight requests finish first."""
         self._door.stop()

@@ -79,9 +79,8 @@ class SimulatedDoor:
             share = served * (place + 1) // len(replicas) - served * place // len(replicas)
             if share:
                 rows.append({"deployment": self.name, "instance_id": replica.id, "at": minute, "images": share})
-        if replicas or wanted:
-            total = {"requests": wanted, "refused": wanted - served}
-            rows.append({"deployment": self.name, "instance_id": "", "at": minute, **total})
+        total = {"requests": wanted, "refused": wanted - served}
+        rows.append({"deployment": self.name, "instance_id": "", "at": minute, **total})
         return rows
 
 
@@ -174,11 +173,12 @@ def _run(wanted: Spec, text: str, source: str, ledger: Ledger, start: datetime, 
     world = replace(world, policy=deployment.policy_of(wanted, down, ledger))
     with ledger.write() as tx:
         deployments.take_down(tx, wanted.name, clock.now())
-    while _running(world) or not ticks:
+    while True:  # once at the month's very end, and until nothing costs money any more
         tick(world)
         ticks += 1
+        if not _running(world):
+            return _summary(world, ticks)
         clock.sleep(1.0)
-    return _summary(world, ticks)
 
 
 def _next(world: World, providers: dict[str, SimulatedProvider], plan: Plan) -> datetime:
