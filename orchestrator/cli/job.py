@@ -107,7 +107,7 @@ def show(job_id: int = ID, json: bool = JSON) -> None:
     print(f"job {one['id']} of {one['deployment']} is {one['state']}" + (f": {one['reason']}" if one["reason"] else ""))
     counts = ", ".join(f"{one[key]} {key}" for key in ("done", "failed", "leased", "waiting"))
     print(f"  {one['items']} images: {counts}")
-    if one["items_per_second"]:
+    if one["state"] == "running" and one["items_per_second"]:
         print(f"  {one['items_per_second']:.1f} images/s, {_duration(one['eta_seconds'])} left")
     print(f"  from {_plain(one['source'])}\n  to   {_plain(one['destination'])}")
 
