@@ -86,7 +86,8 @@ class Proxy:
                 identity=identity,
                 body=body,
                 head=heads.forwarded(request, target, identity, length, self._keep_token),
-                repeatable=heads.repeatable(request.method, target),
+                repeatable=heads.repeatable(request.method, target)
+                and request.headers.get("X-Halve-Priority") != "batch",  # a batch repeats by itself, and has to know
                 since=time.monotonic(),
             )
             return await self._carry(errand)
