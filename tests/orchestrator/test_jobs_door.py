@@ -3,9 +3,8 @@
 import time
 from pathlib import Path
 
-from orchestrator.door import Door
+from orchestrator.door import Door, ServingSet
 from orchestrator.door import Replica as Published
-from orchestrator.door import ServingSet
 from orchestrator.executors.http import HttpExecutor
 from orchestrator.jobs import submit
 from orchestrator.jobs.retry import FAILURES_MAX
