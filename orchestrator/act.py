@@ -1,7 +1,8 @@
 """Open intents become calls, and their outcomes settle them: active. Every call may be repeated."""
 
+from collections.abc import Collection
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from orchestrator.door import Replica, ServingSet
 from orchestrator.ledger import fleet, offers
@@ -15,13 +16,15 @@ from orchestrator.providers import (
     Request,
 )
 from orchestrator.world import World
-from policies import windows
 from policies.lifecycle import Status, move
 from policies.plan import Plan
 
 
-def carry_out(world: World) -> None:
-    """Carry out every open intent, whichever tick or daemon recorded it, oldest first."""
+def carry_out(world: World, unreachable: Collection[str]) -> None:
+    """Carry out every open intent that is due, whichever tick or daemon recorded it, oldest first.
+
+    On an unreachable provider nothing is launched, and nothing is given up: unseen is no evidence there.
+    """
     with world.ledger.read() as tx:
         intents = fleet.open_intents(tx, world.deployment)
         machines = {machine.id: machine for machine in fleet.machines(tx, world.deployment)}
@@ -29,13 +32,16 @@ def carry_out(world: World) -> None:
     for intent in intents:
         machine = machines.get(intent.instance_id)
         provider = world.providers.get(machine.provider) if machine else None
-        if machine is None or provider is None:
+        if machine is None or provider is None or not intent.due(world.clock.now()):
             continue
         if intent.kind == "drain":
             _drain(world, intent, machine)
         elif intent.kind == "terminate":
-            _terminate(world, intent, machine, provider)
-        elif machine.id not in closing and machine.provider_id is None:
+            if machine.provider_id is not None:
+                _terminate(world, intent, machine, provider)
+            elif machine.provider not in unreachable:
+                _give_up(world, intent, machine, provider)
+        elif machine.id not in closing and machine.provider_id is None and machine.provider not in unreachable:
             _launch(world, intent, machine, provider)
 
 
@@ -73,51 +79,52 @@ def _drain(world: World, intent: Intent, machine: Machine) -> None:
             fleet.attempted(tx, intent.id, now=now, error="the replica does not answer")
 
 
-def _terminate(world: World, intent: Intent, machine: Machine, provider: Provider) -> None:
-    """Repeated until the machine is seen gone. What was never heard of is voided only after the listing deadline."""
+def _give_up(world: World, intent: Intent, machine: Machine, provider: Provider) -> None:
+    """Void a launch that nobody has heard of once the listing deadline is over; it was not repeated meanwhile."""
     now = world.clock.now()
-    if machine.provider_id is None:
-        unseen_for = now - intent.opened_at  # the launch was not repeated since
-        if unseen_for > timedelta(seconds=provider.listing_deadline_seconds):
-            with world.ledger.write() as tx:
-                fleet.settle(tx, machine.intent_id, "void", now=now, error=intent.reason)
-                reason = f"never launched: {intent.reason}"
-                fleet.save(
-                    tx, replace(machine, status=move(machine.status, Status.FAILED), ended_at=now, reason=reason)
-                )
+    if timedelta(0) <= now - intent.opened_at <= timedelta(seconds=provider.listing_deadline_seconds):
         return
+    with world.ledger.write() as tx:
+        fleet.settle(tx, machine.intent_id, "void", now=now, error=intent.reason)
+        failed = move(machine.status, Status.FAILED)
+        fleet.save(tx, replace(machine, status=failed, ended_at=now, reason=f"never launched: {intent.reason}"))
+
+
+def _terminate(world: World, intent: Intent, machine: Machine, provider: Provider) -> None:
+    """Repeated until the machine is seen gone. One that is not listed any more is gone when its provider agrees."""
     error: str | None = None
     try:
-        provider.terminate(machine.provider_id)
+        provider.terminate(str(machine.provider_id))
     except ProviderError as refusal:
         error = _words(refusal)
+    now = world.clock.now()
     with world.ledger.write() as tx:
-        fleet.attempted(tx, intent.id, now=world.clock.now(), error=error)
+        fleet.attempted(tx, intent.id, now=now, error=error)
+        if machine.status is Status.LOST and error is None:
+            ended = move(machine.status, Status.ENDED)
+            fleet.save(tx, replace(machine, status=ended, ended_at=machine.missing_since or now))
 
 
 def _words(error: ProviderError | None) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def publish(world: World, plan: Plan, now: datetime) -> ServingSet:
-    """Tell the door who serves: ready, answering, not leaving, and only inside the windows."""
-    policy = world.policy(now)
-    bounds = windows.bounds(policy.schedule, now)
+def publish(world: World, plan: Plan) -> ServingSet:
+    """Tell the door who serves: ready, not leaving, and only inside the windows.
+
+    A silent one is left out, unless all are silent: then the prober is more likely to blame, or the load.
+    """
     with world.ledger.read() as tx:
         machines = fleet.machines(tx, world.deployment)
-    serving = [
-        Replica(id=machine.id, url=machine.url, weight=1.0)
-        for machine in machines
-        if machine.status is Status.READY and machine.silent_since is None and machine.url is not None
-    ]
-    is_open = bounds.open and policy.wanted and (plan.target.replicas > 0 or bounds.min == 0)
+    ready = [machine for machine in machines if machine.status is Status.READY]
+    serving = [machine for machine in ready if machine.silent_since is None] or ready
     served = ServingSet(
         deployment=world.deployment,
-        open=is_open,
-        opens_at=None if is_open else bounds.opens_at,
-        reason=bounds.reason if policy.wanted else plan.target.reason,
-        starting=is_open,
-        replicas=tuple(serving) if is_open else (),
+        open=plan.hours.open,
+        opens_at=plan.hours.opens_at,
+        reason=plan.hours.reason,
+        starting=plan.hours.open,
+        replicas=tuple(Replica(id=one.id, url=one.url) for one in serving if one.url and plan.hours.open),
     )
     world.door.publish(served)
     return served

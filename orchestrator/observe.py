@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import TypeVar
 
 from orchestrator import billing
@@ -14,6 +15,7 @@ from orchestrator.probes import Health
 from orchestrator.providers import Listed, ProviderError, State
 from orchestrator.world import DoorLoad, World
 from policies.decide import Policy
+from policies.disruption import Disruption, overdue
 from policies.lifecycle import OVER, Status, move
 from policies.snapshot import Instance, Load, Offer, Snapshot, Spend
 
@@ -80,7 +82,8 @@ def believe(tx: Transaction, world: World, seen: Seen) -> None:
     moved = _record_offers(tx, seen)
     prices = {offer.id: offer for offer in offers.known(tx)}
     leaving = {intent.instance_id for intent in fleet.open_intents(tx, world.deployment) if intent.kind == "terminate"}
-    for before in fleet.machines(tx, world.deployment):
+    patience = world.policy(seen.at).patience
+    for before in (*fleet.machines(tx, world.deployment), *_returned(tx, seen)):
         if before.provider in seen.unreachable or before.provider not in world.providers:
             continue
         after = reflect(
@@ -94,7 +97,9 @@ def believe(tx: Transaction, world: World, seen: Seen) -> None:
         offer = prices.get(before.offer_id)
         if after != before:
             fleet.save(tx, after)
-            _settle(tx, before, after, offer, seen.at)
+            _settle(tx, before, after, offer)
+        if offer is not None:
+            _learn(tx, before, after, offer, patience, leaving=before.id in leaving, now=seen.at)
         if before.offer_id in moved and offer is not None and after.status not in OVER:
             fleet.reprice(tx, after.id, offer.price_per_hour_micros, offer.currency, seen.at)
     if seen.load is not None:
@@ -123,9 +128,13 @@ def reflect(
     now: datetime,
 ) -> Machine:
     """What we know of a machine after it was listed and probed. Pure; the status only follows TRANSITIONS."""
+    machine = _none_of_it_to_come(machine, now)
     if listed is None:
         return _unlisted(machine, listing_deadline, now)
     status = machine.status
+    if status in OVER:
+        machine = replace(machine, reason=f"listed again after it had {status}", ended_at=None, draining_at=now)
+        status = move(status, Status.DRAINING)
     if status is Status.REQUESTED:
         status = move(status, Status.BOOTING)
     machine = replace(
@@ -148,8 +157,23 @@ def reflect(
     if status is Status.READY:
         if health is not None and health.draining:
             return replace(machine, status=move(status, Status.DRAINING), draining_at=now, reason="it drains by itself")
-        return replace(machine, silent_since=None if health is not None else machine.silent_since or now)
+        answers = health is not None and health.ready
+        return replace(machine, silent_since=None if answers else machine.silent_since or now)
     return machine
+
+
+def _none_of_it_to_come(machine: Machine, now: datetime) -> Machine:
+    """A clock that was set back leaves moments in the future: what waits since then waits from now on."""
+
+    def at_the_latest_now(at: datetime | None) -> datetime | None:
+        return None if at is None else min(at, now)
+
+    return replace(
+        machine,
+        draining_at=at_the_latest_now(machine.draining_at),
+        silent_since=at_the_latest_now(machine.silent_since),
+        missing_since=at_the_latest_now(machine.missing_since),
+    )
 
 
 def _unlisted(machine: Machine, listing_deadline: timedelta, now: datetime) -> Machine:
@@ -172,25 +196,62 @@ def _gone(machine: Machine, listed: Listed, now: datetime) -> Machine:
     return replace(machine, status=move(machine.status, final), ended_at=ended_at, reason=reason)
 
 
-def _settle(tx: Transaction, before: Machine, after: Machine, offer: Offer | None, now: datetime) -> None:
-    """What a change of status means for the launch intent, the charge and the pool's memory."""
+def _settle(tx: Transaction, before: Machine, after: Machine, offer: Offer | None) -> None:
+    """What a change of status means for the launch intent and for the charge."""
     if before.launched_at is None and after.launched_at is not None:
-        fleet.settle(tx, after.intent_id, "done", now=now)
+        fleet.settle(tx, after.intent_id, "done", now=after.launched_at)
+    since = _unbooked_since(before, after)
+    if since is not None:
         price, currency = (offer.price_per_hour_micros, offer.currency) if offer else (None, "")
-        fleet.open_charge(tx, after, price_per_hour_micros=price, currency=currency, started_at=after.launched_at)
-    if before.status is Status.LOST and after.status is Status.DRAINING and before.missing_since is not None:
-        price, currency = (offer.price_per_hour_micros, offer.currency) if offer else (None, "")
-        fleet.open_charge(tx, after, price_per_hour_micros=price, currency=currency, started_at=before.missing_since)
+        fleet.open_charge(tx, after, price_per_hour_micros=price, currency=currency, started_at=since)
     if after.status in OVER and after.ended_at is not None:
         fleet.close_charge(tx, after.id, after.ended_at)
-    elif after.status is Status.LOST:
-        fleet.close_charge(tx, after.id, after.missing_since or now)
-    if before.status is Status.BOOTING and after.status is Status.READY:
-        offers.accepted(tx, after.offer_id)
+    elif after.status is Status.LOST and after.missing_since is not None:
+        fleet.close_charge(tx, after.id, after.missing_since)
+
+
+def _unbooked_since(before: Machine, after: Machine) -> datetime | None:
+    """Since when a machine costs money that is on no charge yet; None: nothing new."""
+    if before.launched_at is None:
+        return after.launched_at
+    if before.status is Status.LOST and after.status is not Status.LOST:
+        return before.missing_since
+    return before.ended_at if before.status in OVER else None
+
+
+def _learn(
+    tx: Transaction,
+    before: Machine,
+    after: Machine,
+    offer: Offer,
+    patience: Disruption,
+    *,
+    leaving: bool,
+    now: datetime,
+) -> None:
+    """What became of a machine is remembered of its pool: taken back, come to nothing, or well and alive."""
     if after.status is Status.PREEMPTED:
-        offers.lost(tx, after.offer_id, now)
-    elif after.status is Status.FAILED and (after.ready_at is None or now - after.ready_at < SHORT_LIFE):
-        offers.refused(tx, after.offer_id, after.reason, now)
+        offers.lost(tx, offer.id, after.ended_at or now)
+    elif after.status != before.status and after.status in (Status.FAILED, Status.LOST):
+        if after.ready_at is None or now - after.ready_at < SHORT_LIFE:
+            offers.refused(tx, offer.id, after.reason, now)
+    elif not leaving and overdue(after.status, after.requested_at, after.launched_at, patience, now):
+        offers.refused(tx, offer.id, "never ready", now)  # once: this tick ends it
+    elif after.status is Status.READY and offer.refused_at and after.ready_at:
+        came_later = not after.ready_at <= offer.refused_at <= now
+        if came_later and now - after.ready_at >= SHORT_LIFE:
+            offers.accepted(tx, offer.id)
+
+
+def _returned(tx: Transaction, seen: Seen) -> tuple[Machine, ...]:
+    """Machines of any deployment that are over in the ledger and alive in the listing."""
+    return tuple(fleet.by_token(tx, _beyond(tx, seen)).values())
+
+
+def _beyond(tx: Transaction, seen: Seen) -> frozenset[str]:
+    """Tokens that are listed as alive, and that are no live machine of the ledger."""
+    alive = frozenset(token for token, one in seen.listed.items() if one.state is not State.GONE)
+    return alive - fleet.live_tokens(tx)
 
 
 def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Snapshot:
@@ -209,6 +270,7 @@ def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Snaps
         jobs=jobs.demand(tx, world.deployment, seen.at),
         recent_launches=fleet.launches_since(tx, world.deployment, seen.at - timedelta(hours=1)),
         unreachable=frozenset(seen.unreachable),
+        strangers=tuple(seen.listed[token].provider_id for token in sorted(_beyond(tx, seen))),
     )
 
 
@@ -223,27 +285,28 @@ def _load(tx: Transaction, world: World, seen: Seen) -> Load:
     if seen.load is None:
         return Load()
     minutes = deployments.load_minutes(tx, world.deployment, seen.at - HOLD_DOWN)
+    peak = max((images for at, images in minutes.items() if at <= seen.at), default=0)
     return Load(
         images_per_second=seen.load.images_per_second,
-        peak_images_per_second=max(minutes.values(), default=0) / 60,
+        peak_images_per_second=peak / 60,
         waiting=seen.load.waiting,
     )
 
 
 def spend(tx: Transaction, deployment: str, now: datetime, policy: Policy) -> Spend:
-    """Money spent in the schedule's current month and day, up to now, in the currency of the charges."""
+    """Money spent in the schedule's current month and day, up to now, in the policy's currency."""
     local = now.astimezone(policy.schedule.zone)
     day = local.replace(hour=0, minute=0, second=0, microsecond=0)
     month = day.replace(day=1)
     rows = fleet.charged_between(tx, deployment, month, now)
-    currency = next((row.currency for row in rows if row.currency), "")
+    currency = policy.currency or next((row.currency for row in rows if row.currency), "")
     totals = {month: 0, day: 0}
-    unknown = 0.0
+    unknown = Fraction(0)
     for row in rows:
+        rate = 1 if row.currency == currency else policy.rates.get(row.currency)
+        if rate is None or billing.accrued(row, now) is None:
+            unknown += billing.hours([row], month, now)
+            continue
         for start in totals:
-            amount = billing.between(row, start, now)
-            if amount is not None and row.currency == currency:
-                totals[start] += amount
-        if row.price_per_hour_micros is None and row.amount_micros is None:
-            unknown += float(billing.hours([row], month, now))
-    return Spend(month_micros=totals[month], day_micros=totals[day], currency=currency, unknown_hours=unknown)
+            totals[start] += billing.between(row, start, now, rate=rate) or 0
+    return Spend(month_micros=totals[month], day_micros=totals[day], currency=currency, unknown_hours=float(unknown))

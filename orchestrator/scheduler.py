@@ -29,8 +29,8 @@ def tick(world: World) -> Plan:
         snapshot = observe.snapshot(tx, world, policy, seen)
     plan = decide(snapshot, policy)
     _record(world, plan, snapshot)
-    act.publish(world, plan, seen.at)  # the door withdraws before anything drains
-    act.carry_out(world)
+    act.publish(world, plan)  # the door withdraws before anything drains
+    act.carry_out(world, seen.unreachable)
     return plan
 
 

@@ -34,6 +34,7 @@ class Capped:
 
     target: Target
     spot_only: bool = False
+    stopped: bool = False
     note: str | None = None
 
 
@@ -55,7 +56,7 @@ def cap(target: Target, minimum: int, spend: Spend, budget: Budget | None) -> Ca
     _, step, words = max(reached)
     note = f"{words}: {step}"
     if step is Step.STOP:
-        return Capped(target=Target(replicas=0, reason=note), note=note)
+        return Capped(target=Target(replicas=0, reason=note), stopped=True, note=note)
     if step is Step.MINIMUM:
         return Capped(target=Target(replicas=min(target.replicas, minimum), reason=note), spot_only=True, note=note)
     return Capped(target=target, spot_only=step is Step.SPOT_ONLY, note=note)

@@ -1,12 +1,13 @@
 """The only place where the policies meet: snapshot in, plan out."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from fractions import Fraction
 
 from policies import budget, disruption, scaling, selection, throughput, windows
 from policies.lifecycle import LIVE, Status
-from policies.plan import Action, Drain, Launch, Plan, Target, Terminate
+from policies.plan import Action, Drain, Hours, Launch, Plan, Target, Terminate
 from policies.snapshot import Instance, Offer, Purchase, Snapshot
 
 #: a refused pool is left alone for FIRST x 2^(refusals - 1), at most LONGEST
@@ -23,6 +24,8 @@ class Policy:
     model: str
     schedule: windows.Schedule
     providers: tuple[str, ...]  # in order of preference
+    currency: str = ""  # what budgets and comparisons speak; "": that of the prices
+    rates: Mapping[str, Fraction] = field(default_factory=dict)  # what one unit of another currency is worth in it
     gpus: tuple[str, ...] = ()  # allowed ones; empty: any
     p95_ms: float | None = None
     try_unmeasured: bool = False
@@ -34,6 +37,11 @@ class Policy:
     limit: budget.Budget | None = None
     wanted: bool = True  # False: the deployment was taken down
 
+    def allows(self, machine: Offer | Instance) -> bool:
+        """Whether the spec lets such a machine serve."""
+        usual = machine.purchase is not Purchase.SPOT or self.spot
+        return usual and machine.provider in self.providers and (not self.gpus or machine.gpu in self.gpus)
+
     def launches_per_hour(self, maximum: int) -> int:
         """The runaway bound: whatever fails, no more launches than this in an hour."""
         return 20 + 10 * maximum
@@ -42,7 +50,7 @@ class Policy:
 def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     """Compare what is with what should be. An unchanged world gives an empty plan."""
     bounds = windows.bounds(policy.schedule, snapshot.now)
-    lost_causes = disruption.doomed(snapshot.instances, policy.patience, snapshot.now)
+    lost_causes = disruption.doomed(snapshot.instances, policy.patience, snapshot.now, snapshot.unreachable)
     dropped = {one.instance.id for one in lost_causes}
     staying = [
         one for one in snapshot.instances if one.status in LIVE and one.id not in dropped and not one.terminating
@@ -55,20 +63,31 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
         target = Target(replicas=0, reason="taken down")
     capped = budget.cap(target, bounds.min, snapshot.spend, policy.limit)
     target = capped.target
-    gone = lost_causes + disruption.leaving(staying, target.replicas, policy.surge, snapshot.digest)
+    outdated = {one.id for one in staying if one.digest != snapshot.digest or not policy.allows(one)}
+    gone = lost_causes + disruption.leaving(staying, target.replicas, policy.surge, outdated)
     actions: list[Action] = []
     for one in gone:
         if one.instance.status is Status.READY:
             actions.append(Drain(instance_id=one.instance.id, reason=one.reason))
-        elif one.instance.reclaim_at is None:
+        elif not disruption.awaits_reclaim(one.instance, snapshot.now):
             actions.append(Terminate(instance_id=one.instance.id, reason=one.reason))
     for instance in snapshot.instances:
         if reason := disruption.finished(instance, policy.patience, snapshot.now):
             actions.append(Terminate(instance_id=instance.id, reason=reason))
-    launches, notes = _launches(snapshot, policy, target, bounds.max, staying, capped.spot_only)
+    launches, notes = _launches(snapshot, policy, target, bounds.max, staying, outdated, capped.spot_only)
     if capped.note:
         notes = (capped.note, *notes)
-    return Plan(target=target, actions=(*actions, *launches), notes=notes)
+    if away := snapshot.unreachable.intersection(policy.providers):
+        notes = (*notes, f"{', '.join(sorted(away))} cannot be reached: held as it is, nothing is launched there")
+    if snapshot.strangers:
+        notes = (*notes, f"not in this ledger, but ours by their tag: {', '.join(snapshot.strangers)}")
+    return Plan(target=target, hours=_hours(policy, bounds, capped), actions=(*actions, *launches), notes=notes)
+
+
+def _hours(policy: Policy, bounds: windows.Bounds, capped: budget.Capped) -> Hours:
+    if not policy.wanted or (bounds.open and capped.stopped):
+        return Hours(open=False, opens_at=None, reason=capped.target.reason)
+    return Hours(open=bounds.open, opens_at=bounds.opens_at, reason=bounds.reason)
 
 
 def _speed(snapshot: Snapshot, policy: Policy) -> float | None:
@@ -86,15 +105,17 @@ def _launches(
     target: Target,
     maximum: int,
     staying: Sequence[Instance],
+    outdated: Collection[str],
     spot_only: bool,
 ) -> tuple[tuple[Launch, ...], tuple[str, ...]]:
-    current = sum(one.digest == snapshot.digest for one in staying)
+    current = sum(one.id not in outdated for one in staying)
     missing = min(target.replicas - current, target.replicas + policy.surge - len(staying))
     if missing <= 0:
         return (), ()
-    allowed = policy.launches_per_hour(maximum) - len(snapshot.recent_launches)
+    recent = sum(at <= snapshot.now for at in snapshot.recent_launches)  # none of the future: clocks are set back
+    allowed = policy.launches_per_hour(maximum) - recent
     if allowed <= 0:
-        return (), (f"{len(snapshot.recent_launches)} launches in the last hour: waiting (runaway bound)",)
+        return (), (f"{recent} launches in the last hour: waiting (runaway bound)",)
     candidates, notes = _candidates(snapshot, policy, spot_only)
     if not candidates:
         return (), (*notes, f"{missing} replicas are missing and no offer can be taken now")
@@ -128,21 +149,24 @@ def _candidates(snapshot: Snapshot, policy: Policy, spot_only: bool) -> tuple[li
     notes: list[str] = []
     usable: list[Offer] = []
     for offer in snapshot.offers:
-        if offer.provider not in policy.providers or (policy.gpus and offer.gpu not in policy.gpus):
-            continue
-        if offer.purchase is Purchase.SPOT and not policy.spot:
+        if not policy.allows(offer):
             continue
         if spot_only and offer.purchase is Purchase.ON_DEMAND:
             continue
         if offer.provider in snapshot.unreachable:
-            notes.append(f"{offer.provider} cannot be reached: nothing is launched there")
             continue
         if why := _avoided(offer, snapshot):
             notes.append(f"{offer.id} {why}")
             continue
         usable.append(offer)
     ranked = selection.rank(
-        usable, snapshot.profiles, policy.model, policy.p95_ms, try_unmeasured=policy.try_unmeasured
+        usable,
+        snapshot.profiles,
+        policy.model,
+        policy.p95_ms,
+        try_unmeasured=policy.try_unmeasured,
+        currency=policy.currency,
+        rates=policy.rates,
     )
     order = {name: place for place, name in enumerate(policy.providers)}
     eligible = [one for one in ranked if one.eligible]
@@ -154,20 +178,22 @@ def _candidates(snapshot: Snapshot, policy: Policy, spot_only: bool) -> tuple[li
 
 def _avoided(offer: Offer, snapshot: Snapshot) -> str | None:
     """Why a pool is left alone for a while: it refused, it took one back just now, or it has said that it will."""
+    now = snapshot.now
     until = backed_off_until(offer)
-    if until is not None and snapshot.now < until:
+    # what seems to have been in the future was before the clock was set back: it is not waited for
+    if until is not None and offer.refused_at is not None and offer.refused_at <= now < until:
         return f"refused {offer.refusals} times: left alone until {until:%H:%M:%S} UTC"
     if offer.purchase is not Purchase.SPOT:
         return None
     if any(one.offer_id == offer.id and one.reclaim_at is not None for one in snapshot.instances):
         return "is taking a machine back: left alone"
-    if offer.lost_at is not None and snapshot.now < offer.lost_at + AFTER_LOSS:
+    if offer.lost_at is not None and offer.lost_at <= now < offer.lost_at + AFTER_LOSS:
         return f"took a machine back: left alone until {offer.lost_at + AFTER_LOSS:%H:%M:%S} UTC"
     return None
 
 
 def backed_off_until(offer: Offer) -> datetime | None:
-    """When a refused pool may be asked again; None when it was not refused."""
+    """When a pool may be asked again that refused, or whose machines came to nothing; None: it did not."""
     if offer.refused_at is None or offer.refusals == 0:
         return None
     wait = min(BACKOFF_FIRST * (1 << min(offer.refusals - 1, 16)), BACKOFF_LONGEST)

@@ -1,6 +1,6 @@
 """Who leaves, in what order: doomed, failed, outdated, surplus; and when one that drains may be ended."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -28,42 +28,55 @@ class Leaving:
     reason: str
 
 
-def doomed(instances: Sequence[Instance], disruption: Disruption, now: datetime) -> tuple[Leaving, ...]:
-    """Those that cannot be kept, whatever the target: reclaimed, silent, or never ready."""
+def doomed(
+    instances: Sequence[Instance], disruption: Disruption, now: datetime, unreachable: Collection[str] = ()
+) -> tuple[Leaving, ...]:
+    """Those that cannot be kept, whatever the target: reclaimed, silent, or never ready.
+
+    What an unreachable provider's machines do not say is held against nobody.
+    """
     return tuple(
         Leaving(instance=instance, reason=reason)
         for instance in instances
-        if instance.status in LIVE and not instance.terminating and (reason := _doom(instance, disruption, now))
+        if instance.status in LIVE
+        and not instance.terminating
+        and (reason := _doom(instance, disruption, now, instance.provider not in unreachable))
     )
 
 
-def _doom(instance: Instance, disruption: Disruption, now: datetime) -> str | None:
+def _doom(instance: Instance, disruption: Disruption, now: datetime, heard: bool) -> str | None:
     if instance.reclaim_at is not None:
         return f"the provider takes it back at {instance.reclaim_at:%H:%M:%S} UTC"
-    if instance.silent_since is not None and now - instance.silent_since >= timedelta(
-        seconds=disruption.silent_seconds
-    ):
-        return f"no answer since {instance.silent_since:%H:%M:%S} UTC"
-    started = instance.launched_at or instance.requested_at
-    if instance.status is Status.BOOTING and now - started >= timedelta(seconds=disruption.start_seconds):
+    silent = instance.silent_since
+    if heard and silent is not None and now - silent >= timedelta(seconds=disruption.silent_seconds):
+        return f"no answer since {silent:%H:%M:%S} UTC"
+    if heard and overdue(instance.status, instance.requested_at, instance.launched_at, disruption, now):
         return f"not ready {disruption.start_seconds:.0f} s after its launch"
     return None
 
 
-def leaving(staying: Sequence[Instance], target: int, surge: int, digest: str) -> tuple[Leaving, ...]:
+def overdue(
+    status: Status, requested_at: datetime, launched_at: datetime | None, disruption: Disruption, now: datetime
+) -> bool:
+    """Whether a machine should have answered ready by now. Its provider's clock may be behind ours."""
+    started_at = max(requested_at, launched_at or requested_at)
+    return status in STARTING and now - started_at >= timedelta(seconds=disruption.start_seconds)
+
+
+def leaving(staying: Sequence[Instance], target: int, surge: int, outdated_ids: Collection[str]) -> tuple[Leaving, ...]:
     """Of those that could stay: outdated ones whose replacement serves, and surplus.
 
     Starting ones leave before ready ones, and the youngest first; an outdated ready one leaves only when enough
-    others are ready, except without surge, where it makes room.
+    others are ready, except without surge, where one at a time makes room.
     """
     gone: list[Leaving] = []
-    outdated = [one for one in staying if one.digest != digest]
+    outdated = [one for one in staying if one.id in outdated_ids]
     gone += [Leaving(instance=one, reason="the spec changed") for one in outdated if one.status in STARTING]
     ready_outdated = sorted((one for one in outdated if one.status is Status.READY), key=_age)
-    current = [one for one in staying if one.digest == digest]
+    current = [one for one in staying if one.id not in outdated_ids]
     ready_current = sum(one.status is Status.READY for one in current)
     spare = ready_current + len(ready_outdated) - target
-    if surge == 0 and spare <= 0 < target and ready_outdated and len(current) < target:
+    if surge == 0 and spare <= 0 < target <= len(staying) and ready_current == len(current):
         spare = 1
     replaced = ready_outdated[: max(0, spare)]
     gone += [Leaving(instance=one, reason="the spec changed, its replacement serves") for one in replaced]
@@ -74,16 +87,23 @@ def leaving(staying: Sequence[Instance], target: int, surge: int, digest: str) -
 
 
 def finished(instance: Instance, disruption: Disruption, now: datetime) -> str | None:
-    """Why a draining instance may be ended now, or None while it should go on draining."""
-    if instance.status is not Status.DRAINING or instance.terminating:
+    """Why an instance that serves no more may be ended now, or None while it should go on draining."""
+    if instance.terminating:
         return None
-    if instance.reclaim_at is not None and now < instance.reclaim_at + RECLAIM_GRACE:
-        return None  # the provider ends it; who ends a spot machine in its first hour himself pays for it
+    if instance.status is Status.LOST:
+        return "no longer listed: to be certain"
+    if instance.status is not Status.DRAINING or awaits_reclaim(instance, now):
+        return None
     if instance.in_flight == 0:
         return "drained"
     if instance.draining_at is None or now - instance.draining_at >= timedelta(seconds=disruption.drain_seconds):
         return f"not drained within {disruption.drain_seconds:.0f} s"
     return None
+
+
+def awaits_reclaim(instance: Instance, now: datetime) -> bool:
+    """Whether its provider ends it: who ends a spot machine in its first hour himself pays for that hour."""
+    return instance.reclaim_at is not None and now < instance.reclaim_at + RECLAIM_GRACE
 
 
 def _age(instance: Instance) -> float:

@@ -37,11 +37,14 @@ TRANSITIONS: dict[tuple[Status, Status], str] = {
     (Status.STOPPED, Status.BOOTING): "switched on again",
     (Status.STOPPED, Status.ENDED): "its disk was given up too",
     (Status.LOST, Status.DRAINING): "it is listed again; it was replaced meanwhile, so it leaves",
-    (Status.LOST, Status.ENDED): "it is listed as gone",
+    (Status.LOST, Status.ENDED): "it is listed as gone, or its provider has ended it on our word",
     (Status.LOST, Status.PREEMPTED): "it is listed as taken back",
+    (Status.ENDED, Status.DRAINING): "it is listed again after all, so it is ended again",
+    (Status.FAILED, Status.DRAINING): "a launch that was given up has come after all, so it is ended",
+    (Status.PREEMPTED, Status.DRAINING): "it is listed again after all, so it is ended",
 }
 
-#: nothing leaves these
+#: nothing is left to be done, unless it is listed again
 OVER = frozenset({Status.ENDED, Status.FAILED, Status.PREEMPTED})
 #: on the way to serving
 STARTING = frozenset({Status.REQUESTED, Status.BOOTING})

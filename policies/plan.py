@@ -1,6 +1,7 @@
 """What to do: a value with its reasons, complete before anything happens."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from policies.snapshot import Offer
 
@@ -41,9 +42,19 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hours:
+    """What the door says: whether it takes requests, else when it will as far as anybody knows, and why."""
+
+    open: bool
+    opens_at: datetime | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """All actions of one tick. Empty means that the world is as it should be."""
 
     target: Target
+    hours: Hours
     actions: tuple[Action, ...] = ()
     notes: tuple[str, ...] = ()  # what could not be done, in words for the person paying

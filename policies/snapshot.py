@@ -110,3 +110,4 @@ class Snapshot:
     jobs: tuple[JobState, ...] = ()
     recent_launches: tuple[datetime, ...] = ()  # within the last hour, for the runaway bound
     unreachable: frozenset[str] = frozenset()  # providers that cannot be asked now: hold, launch nothing there
+    strangers: tuple[str, ...] = ()  # machines that bear our tag, and that the ledger does not know

@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,9 @@ from policies.plan import Drain, Launch, Plan, Terminate
 from policies.snapshot import Instance, Purchase
 
 OVER_VALUES = [str(status) for status in OVER]
+#: between attempts to carry out one intent
+FIRST_PAUSE = timedelta(seconds=1)
+LONGEST_PAUSE = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +82,19 @@ class Intent:
     payload: Mapping[str, Any]
     reason: str
     opened_at: datetime
+    attempted_at: datetime | None
     attempts: int
+
+    def due(self, now: datetime) -> bool:
+        """Whether to try now: at once, then 1, 2, 4 ... and at last 30 s after each attempt."""
+        if self.attempted_at is None or now < self.attempted_at:
+            return True
+        return now - self.attempted_at >= min(FIRST_PAUSE * (1 << min(self.attempts - 1, 16)), LONGEST_PAUSE)
 
 
 def _machine(row: sa.Row[Any]) -> Machine:
-    fields = dict(row._mapping)
-    return Machine(**{**fields, "status": Status(fields["status"]), "purchase": Purchase(fields["purchase"])})
+    found = dict(row._mapping)
+    return Machine(**{**found, "status": Status(found["status"]), "purchase": Purchase(found["purchase"])})
 
 
 def machines(tx: sa.Connection, deployment: str | None = None, *, over: bool = False) -> tuple[Machine, ...]:
@@ -97,6 +107,11 @@ def machines(tx: sa.Connection, deployment: str | None = None, *, over: bool = F
     return tuple(_machine(row) for row in tx.execute(query))
 
 
+def live_tokens(tx: sa.Connection) -> frozenset[str]:
+    """The tokens of all machines that are not over, of every deployment."""
+    return frozenset(tx.scalars(sa.select(t.instances.c.token).where(t.instances.c.status.not_in(OVER_VALUES))))
+
+
 def by_token(tx: sa.Connection, tokens: Iterable[str]) -> dict[str, Machine]:
     """Machines of these tokens, over or not."""
     query = sa.select(t.instances).where(t.instances.c.token.in_(list(tokens)))
@@ -106,11 +121,8 @@ def by_token(tx: sa.Connection, tokens: Iterable[str]) -> dict[str, Machine]:
 def open_intents(tx: sa.Connection, deployment: str) -> tuple[Intent, ...]:
     """Everything decided and not settled, oldest first."""
     c = t.intents.c
-    query = (
-        sa.select(c.id, c.deployment, c.kind, c.instance_id, c.token, c.payload, c.reason, c.opened_at, c.attempts)
-        .where(c.deployment == deployment, c.state == "open")
-        .order_by(c.id)
-    )
+    columns = [c[one.name] for one in fields(Intent)]
+    query = sa.select(*columns).where(c.deployment == deployment, c.state == "open").order_by(c.id)
     return tuple(Intent(**row._mapping) for row in tx.execute(query))
 
 
@@ -362,5 +374,6 @@ def start_seconds(tx: sa.Connection, deployment: str, latest: int = 20) -> float
     c = t.instances.c
     query = sa.select(c.launched_at, c.ready_at).where(c.deployment == deployment, c.ready_at.is_not(None))
     rows = tx.execute(query.order_by(c.intent_id.desc()).limit(latest)).all()
-    waits = sorted((row.ready_at - row.launched_at).total_seconds() for row in rows)
+    # a clock that was set back makes some of them negative
+    waits = sorted(max(0.0, (row.ready_at - row.launched_at).total_seconds()) for row in rows)
     return waits[min(len(waits) - 1, int(0.95 * len(waits)))] if waits else None

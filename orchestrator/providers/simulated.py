@@ -142,10 +142,14 @@ class SimulatedProvider:
         with self._market() as rented:
             self._end(rented, token, preempted=False)
 
+    def rented(self) -> tuple[Rented, ...]:
+        """Every machine that anybody ever had, whatever is listed."""
+        with self._market() as rented:
+            return tuple(rented.values())
+
     def running(self) -> tuple[str, ...]:
         """Tokens of the machines that cost money now."""
-        with self._market() as rented:
-            return tuple(one.token for one in rented.values() if one.ended_at is None)
+        return tuple(one.token for one in self.rented() if one.ended_at is None)
 
     def meter(self, until: datetime | None = None) -> Mapping[str, int]:
         """What each machine has cost by `until` (now), in micro-units: price x time, per microsecond, rounded down."""
