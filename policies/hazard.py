@@ -8,6 +8,7 @@ ledger between jobs, and observing ten minutes at once or minute by minute gives
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 #: Lower edges of the age buckets, in hours; the last is open.
 AGES_HOURS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -110,9 +111,24 @@ def next_review_hours(belief: Belief) -> float:
     return (math.floor(belief.hours / REVIEW_HOURS + 1e-9) + 1) * REVIEW_HOURS - belief.hours
 
 
-def share_up(zone: ZoneBelief) -> float:
-    """The share of time in which the zone had machines, faded; a half when nothing is known."""
-    up, down = sum(zone.up_hours) + 2.0, sum(zone.down_hours) + 2.0
+def life_hours(rates: Buckets, age: float = 0.0, most: float = math.inf) -> float:
+    """How long a spell of this age is expected to go on under these rates, counting at most `most` hours."""
+    reach, total, left = 1.0, 0.0, most
+    for low, high, rate in zip(AGES_HOURS, (*AGES_HOURS[1:], math.inf), rates, strict=True):
+        span = min(high - max(low, age), left)
+        if span <= 0:
+            continue
+        survive = math.exp(-rate * span)
+        total += reach * (1 - survive) / rate
+        reach *= survive
+        left -= span
+    return total
+
+
+@lru_cache(maxsize=256)
+def share_up(hazards: Hazards) -> float:
+    """The share of time in which a zone of these hazards has machines, in the long run."""
+    up, down = life_hours(hazards.losses), life_hours(hazards.returns)
     return up / (up + down)
 
 

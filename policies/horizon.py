@@ -12,17 +12,18 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.hazard import AGES_HOURS, Hazards
+from policies.hazard import AGES_HOURS, Hazards, life_hours
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.float32]
 
 #: Actions, and what runs before them ("nothing"), as the codes of an `Atlas`.
 NOTHING, ON_DEMAND, FIRST, SECOND = range(4)
 
-STEP_HOURS = 0.2
-SLACK_UNIT_HOURS = 0.1
-MOST_STEPS = 400
-MOST_SLACK_UNITS = 260
+#: The grid with one source and with two: hours of a step, hours of slack, and the most of each.
+STEP_HOURS = (0.2, 0.4)
+SLACK_UNIT_HOURS = (0.1, 0.2)
+MOST_STEPS = (400, 200)
+MOST_SLACK_UNITS = (260, 130)
 _NEVER = 1e9
 
 
@@ -37,24 +38,24 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Atlas:
-    """The best action by [time left, running, state of first, state of second, slack], on the grid below.
+    """The best action by [time left, state of first, state of second, slack], on the grid below.
 
-    A source's state is its age bucket: 0..K-1 when up, K..2K-1 when down.
+    A source's state is its age bucket: 0..K-1 when up, K..2K-1 when down. Two bits for each thing that may be running.
     """
 
-    actions: NDArray[np.int8]
+    actions: NDArray[np.uint8]
     step_hours: float
     unit_hours: float
 
     def action(self, left_hours: float, slack_hours: float, running: int, first: int, second: int = 0) -> int:
         """The action at the nearest grid point; with more slack than the grid has, at the same work left."""
-        steps, _, _, _, units = self.actions.shape
+        steps, _, _, units = self.actions.shape
         most = (units - 1) * self.unit_hours
         if slack_hours > most:
             left_hours, slack_hours = left_hours - (slack_hours - most), most
         unit = max(0, round(slack_hours / self.unit_hours))
         step = min(steps - 1, max(1, round(left_hours / self.step_hours)))
-        return int(self.actions[step, running, first, second, unit])
+        return int(self.actions[step, first, second, unit]) >> 2 * running & 3
 
     def same_for_hours(self, left_hours: float) -> float:
         """How long the nearest point in time stays the nearest."""
@@ -76,10 +77,10 @@ def solve(
     Bellman's equation of a semi-Markov market: from one step to the next a machine is lost with the hazard of its age bucket, a
     start takes its overhead out of the slack at once, and what an interrupted start did not use of it comes back.
     """
-    unit, per_start, per_step = _grid(overhead_hours, tick_hours, left_hours, slack_hours)
+    unit, per_start, per_step = _grid(len(sources) - 1, overhead_hours, tick_hours, left_hours, slack_hours)
     step = unit * per_step
     steps = max(1, math.ceil(left_hours / step - 1e-9))
-    slack = np.arange(math.ceil(slack_hours / unit - 1e-9) + 1) * unit
+    slack = np.arange(math.ceil(slack_hours / unit - 1e-9) + 1, dtype=np.float32) * np.float32(unit)
     first = _chain(sources[0], step)
     second = _chain(sources[1], step) if len(sources) > 1 else _ABSENT
     moves = (first.move, second.move)
@@ -88,11 +89,11 @@ def solve(
         spots.append((SECOND, sources[1].price, second.ups, (first.move, second.keep), (first.move, second.lose)))
 
     shape = (len(first.move), len(second.move), len(slack))
-    values = [np.zeros(shape) for _ in range(2 + len(spots))]
-    actions = np.zeros((steps + 1, len(values), *shape), np.int8)
-    unsafe = slack < overhead_hours - 1e-9
-    unsafe_step = slack - step < overhead_hours - 1e-9
-    unsafe_start = slack - per_start * unit < overhead_hours - 1e-9
+    values = [np.zeros(shape, np.float32) for _ in range(2 + len(spots))]
+    actions = np.zeros((steps + 1, *shape), np.uint8)
+    unsafe = slack < overhead_hours - 1e-4
+    unsafe_step = slack - step < overhead_hours - 1e-4
+    unsafe_start = slack - per_start * unit < overhead_hours - 1e-4
     for left in range(1, steps + 1):
         ahead = left * step
         busy = np.clip(ahead - slack, 0.0, step)
@@ -100,7 +101,7 @@ def solve(
         kept = _after(values[ON_DEMAND], moves)
         best = _later(_after(values[NOTHING], moves), per_step)
         best[..., unsafe_step] = _NEVER
-        code = np.zeros(shape, np.int8)
+        code = np.zeros(shape, np.uint8)
         stay = [best, kept + on_demand_price * busy]
         anew = [best, _later(kept, per_start) + on_demand_price * starting]
         for running, price, ups, keep, lose in spots:
@@ -114,21 +115,21 @@ def solve(
             code[anew[action] < best] = action
             best = np.minimum(best, anew[action])
         values = [best]
-        actions[left, NOTHING] = code
+        actions[left] = code
         for running in range(1, len(stay)):
-            actions[left, running] = np.where(stay[running] <= best, running, code)
+            actions[left] |= np.where(stay[running] <= best, np.uint8(running), code) << np.uint8(2 * running)
             values.append(np.minimum(best, stay[running]))
         for table in values:
-            table[..., slack >= ahead - 1e-9] = 0.0
+            table[..., slack >= ahead - 1e-4] = 0.0
     return Atlas(actions=actions, step_hours=step, unit_hours=unit)
 
 
-def _grid(overhead: float, tick: float, left: float, slack: float) -> tuple[float, int, int]:
+def _grid(size: int, overhead: float, tick: float, left: float, slack: float) -> tuple[float, int, int]:
     """Slack unit in hours, units per start, units per step: whole numbers, so that nothing is interpolated."""
-    coarsest = max(SLACK_UNIT_HOURS, slack / MOST_SLACK_UNITS)
+    coarsest = max(SLACK_UNIT_HOURS[size], slack / MOST_SLACK_UNITS[size])
     per_start = max(1, math.ceil(overhead / coarsest - 1e-9)) if overhead > coarsest / 4 else 0
     unit = max(overhead / per_start, coarsest / 2) if per_start else coarsest
-    return unit, per_start, max(1, round(max(STEP_HOURS, tick, left / MOST_STEPS) / unit))
+    return unit, per_start, max(1, round(max(STEP_HOURS[size], tick, left / MOST_STEPS[size]) / unit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ class _Chain:
     ups: int
 
 
-_ABSENT = _Chain(np.ones((1, 1)), np.zeros((1, 1)), np.zeros((1, 1)), 0)
+_ABSENT = _Chain(np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32), 0)
 
 
 def _chain(source: Source, step: float) -> _Chain:
@@ -171,24 +172,20 @@ def _chain(source: Source, step: float) -> _Chain:
     keep[:ups, :ups] = _exponential(kept[:ups, :ups] * step)
     lose = move - keep
     lose[ups:] = 0.0
-    return _Chain(move, keep, lose, ups)
+    return _Chain(move.astype(np.float32), keep.astype(np.float32), lose.astype(np.float32), ups)
 
 
-def _ages_met(hazards: Hazards) -> Floats:
+def _ages_met(hazards: Hazards) -> NDArray[np.float64]:
     """The shares of time that an available machine spends in each age bucket."""
-    reach, shares = 1.0, []
-    edges = (*AGES_HOURS, math.inf)
-    for low, high, rate in zip(edges, edges[1:], hazards.losses, strict=False):
-        survive = math.exp(-rate * (high - low))
-        shares.append(reach * (1 - survive) / rate)
-        reach *= survive
-    return np.array(shares) / sum(shares)
+    lives = [life_hours(hazards.losses, most=edge) for edge in (*AGES_HOURS, math.inf)]
+    return np.diff(lives) / lives[-1]
 
 
-def _exponential(rates: Floats) -> Floats:
+def _exponential(rates: NDArray[np.float64]) -> NDArray[np.float64]:
     """exp(rates) by scaling and squaring of the Taylor series."""
     scaled = rates / 64
-    term = total = np.eye(len(rates))
+    term: NDArray[np.float64] = np.eye(len(rates))
+    total = term
     for order in range(1, 9):
         term = term @ scaled / order
         total = total + term

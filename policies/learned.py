@@ -1,18 +1,22 @@
 """The default policy for batch work: hazards learned from the past, played out by dynamic programming.
 
-One zone is solved as it is. Of several zones the best one (the running one, if any) is the first source of the program and the
-rest together are the second: exact for two zones; for more the rest is one source with spares behind it.
+One zone, or two, are solved as they are. Of more zones the best one (the running one, if any) is the first source of the program
+and the rest together the second, with spares behind it; both have the market's typical hazards, and a zone that is better or worse
+than typical counts as a typical one of another age: of the age at which it would be expected to live as long.
 """
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 from policies.hazard import (
     AGES_HOURS,
+    REVIEW_HOURS,
     Belief,
     Hazards,
-    ZoneBelief,
     age_hours,
     bucket,
+    life_hours,
     next_edge_hours,
     next_review_hours,
     share_up,
@@ -22,122 +26,122 @@ from policies.horizon import ON_DEMAND as FALL_BACK
 from policies.market import IDLE, ON_DEMAND, Job, Market, Step
 
 _DOWN = len(AGES_HOURS)
+_HOUR = 3600
 
 
 def propose(job: Job, market: Market, belief: Belief) -> Step:
     """The action with the least expected cost to the end of the job, from what the belief says of each zone."""
-    first = job.running if job.running >= 0 else _best(market, belief, range(len(market.zones)), job)
-    others = [zone for zone in range(len(market.zones)) if zone != first]
-    second = _best(market, belief, others, job) if others else None
-    sources = [Source(hazards=belief.zones[first].hazards, price=market.zones[first].price)]
-    states = [_state(market, belief, first)]
-    if second is not None:
-        sources.append(_rest(market, belief, others))
-        states.append(_rest_state(market, belief, others, second))
-    hour = 3600.0
-    slack = job.deadline_seconds - job.work_seconds
+    zones = range(len(market.zones))
+    first = job.running if job.running >= 0 else _best(job, market, belief, zones)
+    others = [zone for zone in zones if zone != first]
+    second = _best(job, market, belief, others) if others else first
+    sources, states = _view(market, belief, first, second, others)
     atlas = solve(
-        tuple(sources),
+        sources,
         on_demand_price=market.on_demand_price,
-        overhead_hours=job.overhead_seconds / hour,
-        tick_hours=market.tick_seconds / hour,
-        left_hours=job.deadline_seconds / hour,
-        slack_hours=max(0, slack) / hour,
+        overhead_hours=job.overhead_seconds / _HOUR,
+        tick_hours=market.tick_seconds / _HOUR,
+        left_hours=_rounded_up(job.left_seconds / _HOUR, job.deadline_seconds / _HOUR),
+        slack_hours=max(0, job.deadline_seconds - job.work_seconds) / _HOUR,
     )
     running = {IDLE: NOTHING, ON_DEMAND: FALL_BACK}.get(job.running, FIRST)
-    action = atlas.action(job.left_seconds / hour, job.slack_seconds / hour, running, *states)
+    action = atlas.action(job.left_seconds / _HOUR, job.slack_seconds / _HOUR, running, *states)
     run = {NOTHING: IDLE, FALL_BACK: ON_DEMAND, FIRST: first, SECOND: second}[action]
-    assert run is not None
     return Step(run=run, reason=_reason(run, job, market, belief), hold_ticks=_hold(run, atlas, job, market, belief))
+
+
+def _best(job: Job, market: Market, belief: Belief, zones: Sequence[int]) -> int:
+    """The zone with the cheapest useful hour; one that is up before one that is down."""
+    work, overhead = job.work_left_seconds / _HOUR, job.overhead_seconds / _HOUR
+
+    def dearness(index: int) -> tuple[bool, float]:
+        zone, seen = market.zones[index], belief.zones[index]
+        if not zone.up:
+            return True, -share_up(seen.hazards)
+        life = life_hours(seen.hazards.losses, age_hours(seen, up=True), work)
+        return False, zone.price * life / max(life - overhead, 0.1 * life)
+
+    return zones[0] if len(zones) == 1 else min(zones, key=dearness)
+
+
+def _view(
+    market: Market, belief: Belief, first: int, second: int, others: list[int]
+) -> tuple[tuple[Source, ...], tuple[int, ...]]:
+    """The market as one source or two, and the state of each."""
+    if len(others) < 2:
+        seen = [first, *others]
+        sources = tuple(Source(hazards=belief.zones[zone].hazards, price=market.zones[zone].price) for zone in seen)
+        return sources, tuple(_state(market, belief, zone) for zone in seen)
+    typical, rest = _typical(tuple(zone.hazards for zone in belief.zones))
+    spare = 1 - math.prod(sorted(1 - share_up(belief.zones[zone].hazards) for zone in others)[1:])
+    sources = (
+        Source(hazards=typical, price=market.zones[first].price),
+        Source(hazards=rest, price=market.zones[second].price, spare=round(spare, 2)),
+    )
+    states = [
+        _as_typical(belief.zones[zone].hazards, age_hours(belief.zones[zone], up=True), typical)
+        if market.zones[zone].up
+        else _DOWN + bucket(min(age_hours(belief.zones[other], up=False) for other in group))
+        for zone, group in ((first, [first]), (second, others))
+    ]
+    return sources, tuple(states)
+
+
+def _state(market: Market, belief: Belief, zone: int) -> int:
+    up = market.zones[zone].up
+    return bucket(age_hours(belief.zones[zone], up=up)) + (0 if up else _DOWN)
+
+
+@lru_cache(maxsize=64)
+def _typical(zones: tuple[Hazards, ...]) -> tuple[Hazards, Hazards]:
+    """The hazards of a typical zone (losses as met: weighted by how often the zone is up), and those of the rest as one.
+
+    The rest comes back when any of its zones does: one has just gone, the others have been down for any time.
+    """
+    shares = [share_up(zone) for zone in zones]
+    losses, returns = [], []
+    for index in range(len(AGES_HOURS)):
+        met = sum(share * zone.losses[index] for share, zone in zip(shares, zones, strict=True))
+        losses.append(met / sum(shares))
+        returns.append(sum(zone.returns[index] for zone in zones) / len(zones))
+    settled = sum(1 / life_hours(zone.returns) for zone in zones) * (len(zones) - 2) / len(zones)
+    typical = Hazards(losses=tuple(losses), returns=tuple(returns))
+    return typical, Hazards(losses=typical.losses, returns=tuple(rate + settled for rate in returns))
+
+
+def _as_typical(hazards: Hazards, age: float, typical: Hazards) -> int:
+    """The age bucket at which a typical machine is expected to live as long as this one."""
+    life = life_hours(hazards.losses, age)
+    lives = _lives(typical)
+    return min(range(len(lives)), key=lambda index: abs(math.log(lives[index] / life)))
+
+
+@lru_cache(maxsize=64)
+def _lives(hazards: Hazards) -> tuple[float, ...]:
+    return tuple(life_hours(hazards.losses, edge) for edge in AGES_HOURS)
+
+
+def _rounded_up(left_hours: float, most: float) -> float:
+    """A whole number of reviews: one program serves until the next review, and late ones are short."""
+    return min(most, math.ceil(left_hours / REVIEW_HOURS) * REVIEW_HOURS)
 
 
 def _hold(run: int, atlas: Atlas, job: Job, market: Market, belief: Belief) -> int:
     """Ticks until the answer could change by itself: a start or a pause moves the slack, ages and reviews move the odds."""
     if run == IDLE or run != job.running or job.overhead_left_seconds > 0:
         return 1
-    hours = min(atlas.same_for_hours(job.left_seconds / 3600), next_review_hours(belief))
+    hours = min(atlas.same_for_hours(job.left_seconds / _HOUR), next_review_hours(belief))
     for zone, seen in zip(market.zones, belief.zones, strict=True):
         hours = min(hours, next_edge_hours(age_hours(seen, up=zone.up)))
-    return max(1, math.ceil(hours * 3600 / market.tick_seconds - 1e-6))
-
-
-def _best(market: Market, belief: Belief, zones: "range | list[int]", job: Job) -> int:
-    """The zone with the cheapest useful hour: one that is up before one that is down."""
-
-    def dearness(index: int) -> tuple[bool, float]:
-        zone, seen = market.zones[index], belief.zones[index]
-        if not zone.up:
-            return True, -share_up(seen)
-        hours = _expected_hours(seen.hazards, age_hours(seen, up=True), job.work_left_seconds / 3600)
-        overhead = job.overhead_seconds / 3600
-        return False, zone.price * hours / max(hours - overhead, 0.1 * hours)
-
-    return min(zones, key=dearness)
-
-
-def _expected_hours(hazards: Hazards, age: float, most: float) -> float:
-    """How long a machine of this age is expected to live on, counting at most `most` hours."""
-    reach, total, used = 1.0, 0.0, 0.0
-    edges = (*AGES_HOURS, math.inf)
-    for low, high, rate in zip(edges, edges[1:], hazards.losses, strict=False):
-        span = min(high - max(low, age), most - used)
-        if span <= 0:
-            continue
-        survive = math.exp(-rate * span)
-        total += reach * (1 - survive) / rate
-        reach *= survive
-        used += span
-    return total
-
-
-def _state(market: Market, belief: Belief, index: int) -> int:
-    up = market.zones[index].up
-    return bucket(age_hours(belief.zones[index], up=up)) + (0 if up else _DOWN)
-
-
-def _rest_state(market: Market, belief: Belief, zones: list[int], best: int) -> int:
-    if market.zones[best].up:
-        return _state(market, belief, best)
-    return _DOWN + bucket(min(age_hours(belief.zones[zone], up=False) for zone in zones))
-
-
-def _rest(market: Market, belief: Belief, zones: list[int]) -> Source:
-    """Several zones as one source: a typical machine of theirs, one of them to come back, one of them as a spare."""
-    seen = [belief.zones[zone] for zone in zones]
-    if len(zones) == 1:
-        return Source(hazards=seen[0].hazards, price=market.zones[zones[0]].price)
-    shares = [share_up(zone) for zone in seen]
-    total = sum(shares)
-    losses = tuple(
-        sum(share * zone.hazards.losses[index] for share, zone in zip(shares, seen, strict=True)) / total
-        for index in range(len(AGES_HOURS))
-    )
-    settled = sum(_mean_return(zone) for zone in seen) * (len(zones) - 1) / len(zones)
-    returns = tuple(
-        sum(zone.hazards.returns[index] for zone in seen) / len(zones) + settled for index in range(len(AGES_HOURS))
-    )
-    none_up = math.prod(1 - share for share in sorted(shares)[1:])
-    price = sum(share * market.zones[zone].price for share, zone in zip(shares, zones, strict=True)) / total
-    return Source(hazards=Hazards(losses=losses, returns=returns), price=price, spare=1 - none_up)
-
-
-def _mean_return(zone: ZoneBelief) -> float:
-    """Returns per hour of down time, whatever the age."""
-    reach, hours = 1.0, 0.0
-    edges = (*AGES_HOURS, math.inf)
-    for low, high, rate in zip(edges, edges[1:], zone.hazards.returns, strict=False):
-        survive = math.exp(-rate * (high - low))
-        hours += reach * (1 - survive) / rate
-        reach *= survive
-    return 1 / hours
+    return max(1, math.ceil(hours * _HOUR / market.tick_seconds - 1e-6))
 
 
 def _reason(run: int, job: Job, market: Market, belief: Belief) -> str:
-    slack = f"{job.slack_seconds / 3600:.1f} h of slack"
+    slack = f"{job.slack_seconds / _HOUR:.1f} h of slack"
     if run == IDLE:
         return f"waiting for spot is worth more than the time: {slack}"
     if run == ON_DEMAND:
-        near = "no spot machine is worth its start" if any(zone.up for zone in market.zones) else "no spot machine"
-        return f"on-demand: {near}, {slack}"
+        why = "no spot machine is worth its start" if any(zone.up for zone in market.zones) else "no spot machine"
+        return f"on-demand: {why}, {slack}"
     age = age_hours(belief.zones[run], up=True)
     return f"spot in {market.zones[run].name}, there for {age:.1f} h: {slack}"
