@@ -41,6 +41,7 @@ class Month:
     preemptions: int
     images: int
     refused: int
+    meter_micros: int  # what the market's own meter says that it cost
 
 
 class SimulatedDoor:
@@ -177,7 +178,7 @@ def _run(wanted: Spec, text: str, source: str, ledger: Ledger, start: datetime, 
         tick(world)
         ticks += 1
         if not _running(world):
-            return _summary(world, ticks)
+            return _summary(world, providers, ticks)
         clock.sleep(1.0)
 
 
@@ -231,7 +232,7 @@ def _offers(wanted: Spec, provider: str) -> tuple[Offer, ...]:
     raise Refused(f"{wanted.name}: provider {provider} cannot be simulated in this version; local and simulated can")
 
 
-def _summary(world: World, ticks: int) -> Month:
+def _summary(world: World, providers: dict[str, SimulatedProvider], ticks: int) -> Month:
     with world.ledger.read() as tx:
         machines = fleet.machines(tx, world.deployment, over=True)
         images, refused = deployments.totals(tx, world.deployment)
@@ -241,4 +242,5 @@ def _summary(world: World, ticks: int) -> Month:
         preemptions=sum(machine.status is Status.PREEMPTED for machine in machines),
         images=images,
         refused=refused,
+        meter_micros=sum(micros for one in providers.values() for micros in one.meter().values()),
     )
