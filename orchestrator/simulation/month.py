@@ -189,10 +189,9 @@ def _next(world: World, providers: dict[str, SimulatedProvider], plan: Plan) -> 
         return now + timedelta(seconds=1)
     if plan.notes:
         return now + RETRY
-    moments = [one.next_event(now) for one in providers.values()]
-    moments.append(windows.next_edge(world.policy(now).schedule, now))
+    moments = [windows.next_edge(world.policy(now).schedule, now)]
     if _running(world) or windows.bounds(world.policy(now).schedule, now).open:
-        moments.append(now + STEP)
+        moments += [now + STEP, *(one.next_event(now) for one in providers.values())]
     return min((at for at in moments if at is not None), default=now + STEP)
 
 
