@@ -34,9 +34,7 @@ class Costs:
         """The shape of DESIGN §7."""
         return {
             "choice": [] if self.choice is None else [{**_named(self.choice), "count": self.count}],
-            "runner_up": None
-            if self.runner_up is None
-            else {**_named(self.runner_up), "reason": self.runner_up.reason},
+            "runner_up": None if self.runner_up is None else _named(self.runner_up),
             "hourly_micros": self.hourly_micros,
             "monthly_micros": self.monthly_micros,
             "currency": self.currency,
@@ -97,5 +95,4 @@ def _rates(wanted: Spec) -> dict[str, Fraction]:
 
 def _named(ranked: Ranked) -> dict[str, Any]:
     offer = ranked.offer
-    named = {"gpu": offer.gpu, "provider": offer.provider, "purchase": str(offer.purchase)}
-    return {**named, "reason": ranked.reason}
+    return {"gpu": offer.gpu, "provider": offer.provider, "purchase": str(offer.purchase)}
