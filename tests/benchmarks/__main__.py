@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-BENCHMARKS = ("command_line", "loop", "door", "jobs", "engine")
+BENCHMARKS = ("command_line", "loop", "door", "jobs", "engine", "selection")
 
 
 def main() -> None:
