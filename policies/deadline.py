@@ -1,8 +1,9 @@
-"""Batch work under a deadline on machines that may vanish: the shield that keeps the promise, and the policies it guards.
+"""Batch work under a deadline on machines that may vanish: the shield that keeps the promise, the policies it guards.
 
-**The shield.** An action is allowed only if after the coming tick the work left, with one more start, still fits into the whole
-ticks left on on-demand machines: ceil((work + overhead) / tick) <= ticks. By induction the deadline then holds on any sequence of
-availability, as long as on-demand machines launch when asked and the overhead of a start is not underestimated.
+**The shield.** An action is allowed only if after the coming tick the work left, with one more start, still fits into
+the whole ticks left on on-demand machines: ceil((work + overhead) / tick) <= ticks. By induction the deadline then
+holds on any sequence of availability, as long as on-demand machines launch when asked and the overhead of a start is
+not underestimated.
 
 **The rest is cleverness** (policies.published, policies.learned): it may cost money, never the deadline.
 """
@@ -30,7 +31,8 @@ POLICIES: dict[str, Policy] = {
 def next_step(job: Job, market: Market, belief: Belief, propose: Policy = learned.propose) -> Step:
     """What the policy proposes if the shield allows it, on-demand otherwise.
 
-    `belief` is what was seen before the coming tick. `job.running` must be what survived into the coming tick (IDLE when its machine was lost).
+    `belief` is what was seen before the coming tick. `job.running` must be what survived into the coming tick (IDLE
+    when its machine was lost).
     """
     if job.work_left_seconds <= 0:
         return Step(run=IDLE, reason="the work is done", hold_ticks=FOREVER)

@@ -1,8 +1,9 @@
 """What a zone's past says about its future: how likely a spot machine is lost, or comes back, at each age.
 
-Spells of availability are heavy-tailed: what has lasted, lasts. So the hazard (events per hour) is learned by age bucket, old
-evidence fades, and where a zone has little past it is taken to be like other zones. A `Belief` is plain numbers: it lives in the
-ledger between jobs, and observing ten minutes at once or minute by minute gives the same belief.
+Spells of availability are heavy-tailed: what has lasted, lasts. So the hazard (events per hour) is learned by age
+bucket, old evidence fades, and where a zone has little past it is taken to be like other zones. A `Belief` is plain
+numbers: it lives in the ledger between jobs, and observing ten minutes at once or minute by minute gives the same
+belief.
 """
 
 import math
@@ -65,7 +66,7 @@ def unseen(zones: int) -> Belief:
 
 
 def observe(belief: Belief, up: Sequence[bool], hours: float) -> Belief:
-    """The belief after each zone was seen up or down for `hours` more. Hazards are renewed at every full REVIEW_HOURS."""
+    """The belief after seeing each zone up or down for `hours` more. Hazards are renewed every REVIEW_HOURS."""
     zones = belief.zones
     clock, end = belief.hours, belief.hours + hours
     while clock < end - 1e-9:
@@ -79,7 +80,7 @@ def observe(belief: Belief, up: Sequence[bool], hours: float) -> Belief:
 
 
 def hazards(zone: ZoneBelief) -> Hazards:
-    """Events per hour by age, shrunk to the common shape at the zone's own level (gamma-Poisson, level first, then shape)."""
+    """Events per hour by age, shrunk to the common shape at the zone's own level (gamma-Poisson, level then shape)."""
     return Hazards(
         losses=_rates(zone.losses, zone.up_hours, COMMON_LOSSES),
         returns=_rates(zone.returns, zone.down_hours, COMMON_RETURNS),
@@ -176,7 +177,7 @@ def bucket_before(age_hours: float) -> int:
 
 
 def _at_risk(age: float, hours: float) -> list[float]:
-    """Faded hours spent in each bucket by a spell of `age` that goes on for `hours`: the integral of exp(-fade x time ago)."""
+    """Faded hours in each bucket of a spell of `age` going on for `hours`: the integral of exp(-fade x time ago)."""
     out = []
     end = age + hours
     for low, high in zip(AGES_HOURS, (*AGES_HOURS[1:], math.inf), strict=True):

@@ -1,13 +1,14 @@
 """The best action at every instant of a job, from hazards: a finite-horizon dynamic program over a coarse grid.
 
-State: time left, slack (time left minus work left), what runs, and the age bucket of two sources of spot machines. The first
-source is the zone in question; the second is the best of the other zones, which may have a spare behind it. The grid is coarse
-because the shield (policies.deadline) is exact: a poor table costs money, never the deadline.
+State: time left, slack (time left minus work left), what runs, and the age bucket of two sources of spot machines.
+The first source is the zone in question; the second is the best of the other zones, which may have a spare behind it.
+The grid is coarse because the shield (policies.deadline) is exact: a poor table costs money, never the deadline.
 """
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ _NEVER = 1e9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Spot machines at one price per hour. `spare` is the chance that, when one is lost, another stands ready at once."""
+    """Spot machines at one price per hour. `spare` is the chance that when one is lost another is ready."""
 
     hazards: Hazards
     price: float
@@ -74,8 +75,9 @@ def solve(
 ) -> Atlas:
     """Solve backwards in time for one or two sources. Pure; the cache only saves time.
 
-    Bellman's equation of a semi-Markov market: from one step to the next a machine is lost with the hazard of its age bucket, a
-    start takes its overhead out of the slack at once, and what an interrupted start did not use of it comes back.
+    Bellman's equation of a semi-Markov market: from one step to the next a machine is lost with the hazard of its age
+    bucket, a start takes its overhead out of the slack at once, and what an interrupted start did not use of it comes
+    back.
     """
     unit, per_start, per_step = _grid(len(sources) - 1, overhead_hours, tick_hours, left_hours, slack_hours)
     step = unit * per_step
@@ -147,7 +149,7 @@ _ABSENT = _Chain(np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), np.z
 
 def _chain(source: Source, step: float) -> _Chain:
     ups = len(AGES_HOURS)
-    widths = [high - low for low, high in zip(AGES_HOURS, AGES_HOURS[1:], strict=False)]
+    widths = [high - low for low, high in pairwise(AGES_HOURS)]
     kept = np.zeros((2 * ups, 2 * ups))
     whole = np.zeros((2 * ups, 2 * ups))
     for side, rates in enumerate((source.hazards.losses, source.hazards.returns)):
@@ -197,9 +199,11 @@ def _exponential(rates: NDArray[np.float64]) -> NDArray[np.float64]:
 def _after(value: Floats, moves: tuple[Floats, Floats]) -> Floats:
     """Expectation of a value by [first, second, slack] over the moves of both sources."""
     first, second = moves
-    # Many small products: one large one would wake the linear algebra library's threads, which costs more than it saves.
-    moved = np.matmul(first, value.swapaxes(0, 1)).swapaxes(0, 1)
-    return moved if len(second) == 1 else np.matmul(second, moved)
+    # Many small products: one large one would wake the linear algebra library's threads, at a loss.
+    moved: Floats = np.matmul(first, value.swapaxes(0, 1)).swapaxes(0, 1)
+    if len(second) > 1:
+        moved = np.matmul(second, moved)
+    return moved
 
 
 def _later(value: Floats, units: int) -> Floats:

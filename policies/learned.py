@@ -1,8 +1,9 @@
 """The default policy for batch work: hazards learned from the past, played out by dynamic programming.
 
-One zone, or two, are solved as they are. Of more zones the best one (the running one, if any) is the first source of the program
-and the rest together the second, with spares behind it; both have the market's typical hazards, and a zone that is better or worse
-than typical counts as a typical one of another age: of the age at which it would be expected to live as long.
+One zone, or two, are solved as they are. Of more zones the best one (the running one, if any) is the first source of
+the program and the rest together the second, with spares behind it; both have the market's typical hazards, and a
+zone that is better or worse than typical counts as a typical one of another age: of the age at which it would be
+expected to live as long.
 """
 
 import math
@@ -46,7 +47,9 @@ def propose(job: Job, market: Market, belief: Belief) -> Step:
     )
     running = {IDLE: NOTHING, ON_DEMAND: FALL_BACK}.get(job.running, FIRST)
     action = atlas.action(job.left_seconds / _HOUR, job.slack_seconds / _HOUR, running, *states)
-    run = {NOTHING: IDLE, FALL_BACK: ON_DEMAND, FIRST: first, SECOND: second}[action]
+    # Of many zones the second source is a crowd: who is not yet on spot enters by its best member, which is the first.
+    enter = first if len(zones) > 2 and job.running < 0 and market.zones[first].up else second
+    run = {NOTHING: IDLE, FALL_BACK: ON_DEMAND, FIRST: first, SECOND: enter}[action]
     return Step(run=run, reason=_reason(run, job, market, belief), hold_ticks=_hold(run, atlas, job, market, belief))
 
 
@@ -94,7 +97,7 @@ def _state(market: Market, belief: Belief, zone: int) -> int:
 
 @lru_cache(maxsize=64)
 def _typical(zones: tuple[Hazards, ...]) -> tuple[Hazards, Hazards]:
-    """The hazards of a typical zone (losses as met: weighted by how often the zone is up), and those of the rest as one.
+    """The hazards of a typical zone (its losses weighted by how often a zone is up), and those of the rest as one.
 
     The rest comes back when any of its zones does: one has just gone, the others have been down for any time.
     """
@@ -127,7 +130,7 @@ def _rounded_up(left_hours: float, most: float) -> float:
 
 
 def _hold(run: int, atlas: Atlas, job: Job, market: Market, belief: Belief) -> int:
-    """Ticks until the answer could change by itself: a start or a pause moves the slack, ages and reviews move the odds."""
+    """Ticks until the answer may change by itself: a start or a pause moves the slack, ages and reviews the odds."""
     if run == IDLE or run != job.running or job.overhead_left_seconds > 0:
         return 1
     hours = min(atlas.same_for_hours(job.left_seconds / _HOUR), next_review_hours(belief))

@@ -30,7 +30,7 @@ class Market:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """The work and where it stands. All in seconds; `overhead_left_seconds` is what the running machine still needs to start."""
+    """The work and where it stands. In seconds; `overhead_left_seconds` is what the running machine needs to start."""
 
     work_seconds: int
     deadline_seconds: int
@@ -56,7 +56,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What to run in the coming tick, and why. The answer stays the same for `hold_ticks` ticks while no zone changes."""
+    """What to run in the coming tick, and why. The answer holds for `hold_ticks` ticks while no zone changes."""
 
     run: int
     reason: str

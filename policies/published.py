@@ -1,7 +1,7 @@
 """The rules that others published, as proposals to the shield of policies.deadline.
 
-Uniform progress is of Wu et al., "Can't Be Late" (NSDI 2024); time-sliced is the ancestor it is compared with there. With several
-zones "spot is available" means in any zone, and the zone that has been up longest is taken.
+Uniform progress is of Wu et al., "Can't Be Late" (NSDI 2024); time-sliced is the ancestor it is compared with there.
+With several zones "spot is available" means in any zone, and the zone that has been up longest is taken.
 """
 
 from policies.hazard import Belief, age_hours
@@ -49,7 +49,7 @@ def time_sliced(job: Job, market: Market, belief: Belief) -> Step:
 
 
 def uniform_progress(job: Job, market: Market, belief: Belief) -> Step:
-    """Keep to the line from nothing done at the start to all done at the deadline; leave on-demand only well above it."""
+    """Keep to the line from nothing at the start to all done at the deadline; leave on-demand only well above it."""
     return _along_the_line(job, market, belief, hysteresis=True)
 
 

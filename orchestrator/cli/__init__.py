@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "gpus": ("orchestrator.cli.gpus", "gpus", "Compare GPUs by price over measured throughput."),
     "job": ("orchestrator.cli.job", "app", "Submit and follow batches."),
     "report": ("orchestrator.cli.report", "report", "Print what a month cost and what was saved."),
+    "backtest": ("orchestrator.cli.backtest", "app", "Replay spot policies over traces against the offline optimum."),
     "simulate": ("orchestrator.cli.simulate", "simulate", "Run the loop over a simulated month."),
     "ledger": ("orchestrator.cli.ledger", "app", "Check the ledger."),
 }

@@ -1,15 +1,15 @@
 """Replay spot policies over traces: batch work under a deadline, beside the offline optimum.
 
-The decisions are those of the daemon: the same policy objects, fed one tick at a time with what they would have seen. Where a
-policy says that its answer holds, the replay jumps to the next change, so its time grows with what happens, not with ticks.
+The decisions are those of the daemon: the same policy objects, fed one tick at a time with what they would have seen.
+Where a policy says that its answer holds, the replay jumps to the next change, so its time grows with what happens,
+not with ticks.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from orchestrator.errors import Refused
 from orchestrator.simulation.optimum import optimal_cost
@@ -32,7 +32,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One replay. `switches` counts the machines started after the first; `finished_hours` is None when it never finished."""
+    """One replay. `switches` counts machines started after the first; `finished_hours` is None if it never finished."""
 
     policy: str
     start_tick: int
@@ -67,7 +67,7 @@ def task_of(
     on_demand_price: float,
     spot_prices: Sequence[float],
 ) -> Task:
-    """A task in whole seconds: work and overhead rounded up, the deadline down. Raises Refused for what cannot be met."""
+    """A task in whole seconds: work and overhead rounded up, the deadline down. Raises Refused if it cannot be met."""
     for field, value in (("task-hours", work_hours), ("deadline-hours", deadline_hours)):
         if not 0 < value < math.inf:
             raise Refused(f"--{field} must be above 0, not {value}")
@@ -110,26 +110,79 @@ def even_starts(trace: Trace, task: Task, count: int) -> list[int]:
     return [index * last // (count - 1) for index in range(count)] if count > 1 else [0]
 
 
-def replay(trace: Trace, task: Task, policy: str, starts: Sequence[int]) -> list[Run]:
-    """One run per start tick, in the order given. What lies before a start is the past that the policy may learn from."""
+def optima(trace: Trace, task: Task, starts: Sequence[int]) -> dict[int, float]:
+    """The offline optimum of each start tick. Raises Refused for a start without room for the deadline."""
+    ticks = deadline_ticks(trace, task)
+    for start in starts:
+        if not 0 <= start <= trace.ticks - ticks:
+            raise Refused(
+                f"--start-tick {start}: must be from 0 to {trace.ticks - ticks}, the deadline within the trace"
+            )
+    up = trace.up
+    return {
+        start: optimal_cost(
+            up[:, start : start + ticks],
+            tick_seconds=trace.tick_seconds,
+            work_seconds=task.work_seconds,
+            overhead_seconds=task.overhead_seconds,
+            on_demand_price=task.on_demand_price,
+            spot_prices=task.spot_prices,
+        )
+        for start in dict.fromkeys(starts)
+    }
+
+
+def require(policy: str) -> Policy:
+    """The policy of this name. Raises Refused, with the names there are."""
     if policy not in POLICIES:
         raise Refused(f"--policy: there is no policy {policy!r}; there are {', '.join(POLICIES)}")
-    last = trace.ticks - deadline_ticks(trace, task)
-    for start in starts:
-        if not 0 <= start <= last:
-            raise Refused(f"--start-tick {start} leaves no room for the deadline; it can be from 0 to {last}")
+    return POLICIES[policy]
+
+
+def replay(trace: Trace, task: Task, policy: str, starts: Sequence[int], optima: Mapping[int, float]) -> list[Run]:
+    """One run per start tick, in the order given. What lies before a start is the past that a policy may learn from."""
+    require(policy)
     course = _Course(trace)
     belief, known = unseen(len(trace.names)), 0
     runs: dict[int, Run] = {}
     for start in sorted(set(starts)):
         belief, known = course.watch(belief, known, start), start
-        runs[start] = _run(course, task, policy, start, belief)
+        runs[start] = _run(course, task, policy, start, belief, optima[start])
     return [runs[start] for start in starts]
+
+
+def belief_before(trace: Trace, start: int) -> Belief:
+    """What watching the ticks before `start` teaches."""
+    return _Course(trace).watch(unseen(len(trace.names)), 0, start)
 
 
 def stretches(trace: Trace, task: Task, propose: Policy, start: int, belief: Belief) -> Iterator[Stretch]:
     """What ran, from the start tick to the end of the work or to the deadline, with the policy's reasons."""
     return _stretches(_Course(trace), task, propose, start, belief)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Several runs of one policy; ratios are cost over the offline optimum."""
+
+    mean_ratio: float
+    p95_ratio: float
+    worst_ratio: float
+    misses: int
+    preemptions: int
+    switches: int
+
+
+def summarise(runs: Sequence[Run]) -> Summary:
+    ratios = np.array([run.ratio for run in runs])
+    return Summary(
+        mean_ratio=float(ratios.mean()),
+        p95_ratio=float(np.percentile(ratios, 95)),
+        worst_ratio=float(ratios.max()),
+        misses=sum(run.deadline_missed for run in runs),
+        preemptions=sum(run.preemptions for run in runs),
+        switches=sum(run.switches for run in runs),
+    )
 
 
 class _Course:
@@ -158,7 +211,7 @@ class _Course:
         return belief
 
 
-def _run(course: _Course, task: Task, policy: str, start: int, belief: Belief) -> Run:
+def _run(course: _Course, task: Task, policy: str, start: int, belief: Belief, optimum: float) -> Run:
     trace = course.trace
     tick = trace.tick_seconds
     ticks = {ON_DEMAND: 0} | dict.fromkeys(range(len(trace.names)), 0)
@@ -177,19 +230,11 @@ def _run(course: _Course, task: Task, policy: str, start: int, belief: Belief) -
         if done >= task.work_seconds:
             finished = (stretch.tick + stretch.ticks - start) * tick - (done - task.work_seconds)
     prices = {ON_DEMAND: task.on_demand_price} | dict(enumerate(task.spot_prices))
-    best = optimal_cost(
-        trace.up[:, start : start + deadline_ticks(trace, task)],
-        tick_seconds=tick,
-        work_seconds=task.work_seconds,
-        overhead_seconds=task.overhead_seconds,
-        on_demand_price=task.on_demand_price,
-        spot_prices=task.spot_prices,
-    )
     return Run(
         policy=policy,
         start_tick=start,
         cost=sum(ticks[run] * prices[run] for run in ticks) * tick / 3600,
-        optimal_cost=best,
+        optimal_cost=optimum,
         finished_hours=None if finished is None else finished / 3600,
         deadline_missed=finished is None or finished > task.deadline_seconds,
         preemptions=preemptions,
@@ -200,7 +245,8 @@ def _run(course: _Course, task: Task, policy: str, start: int, belief: Belief) -
 def _stretches(course: _Course, task: Task, propose: Policy, start: int, belief: Belief) -> Iterator[Stretch]:
     """Decide, jump as far as the decision holds, see what came of it, again.
 
-    In its last tick a job does more than its work: `done_seconds` counts what the machine could have done in whole ticks.
+    In its last tick a job does more than its work: `done_seconds` counts what the machine could have done in whole
+    ticks.
     """
     trace = course.trace
     tick, at, end = trace.tick_seconds, start, start + deadline_ticks(trace, task)

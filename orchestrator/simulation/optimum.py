@@ -1,4 +1,4 @@
-"""The offline optimum: what a job would have cost to somebody who knew the trace. The bound that every backtest prints."""
+"""The offline optimum: what a job would have cost somebody who knew the trace. The bound every backtest prints."""
 
 import math
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ def optimal_cost(
 ) -> float:
     """The least cost of the work within the ticks of `up` [zone, tick], or inf if it does not fit. Prices are per hour.
 
-    Exact dynamic program over (tick, what runs, slack used), slack in units of gcd(tick, overhead): all times of the model are
-    whole multiples of it, so nothing is rounded. An overhead is taken out of the slack at the start; that is exact because an
-    optimum never pays for a start that does not finish: waiting would cost nothing and lose as little.
+    Exact dynamic program over (tick, what runs, slack used), slack in units of gcd(tick, overhead): all times of the
+    model are whole multiples of it, so nothing is rounded. An overhead is taken out of the slack at the start; that
+    is exact because an optimum never pays for a start that does not finish: waiting would cost nothing and lose as
+    little.
     """
     zones, ticks = up.shape
     most_slack = ticks * tick_seconds - work_seconds
@@ -31,7 +32,7 @@ def optimal_cost(
     idle, start = tick_seconds // unit, overhead_seconds // unit
     on_demand = on_demand_price * tick_seconds / 3600
     spot = [price * tick_seconds / 3600 for price in spot_prices]
-    # Cost to go by [what runs, slack used]: a row a zone, then on-demand, then nothing. Beyond `units` the deadline is lost.
+    # Cost to go by [what runs, slack used]: a row a zone, on-demand, nothing. Beyond `units` the deadline is lost.
     cost = np.full((zones + 2, units + max(idle, start)), np.inf)
     cost[:, :units] = 0.0
     later = np.empty(units)

@@ -1,6 +1,7 @@
-"""Traces of spot availability. One polarity everywhere: a value is how many instances can be had in that tick, 0 is none.
+"""Traces of spot availability. One polarity everywhere: a value is how many instances can be had in a tick, 0 is none.
 
-Other public copies of the same traces hold the opposite (1 = the launch failed); they must be turned over before they come here.
+Other public copies of the same traces hold the opposite (1 = the launch failed); they must be turned over before they
+come here.
 """
 
 import json
@@ -36,7 +37,7 @@ class Trace:
 
 
 def load(files: Sequence[Path]) -> Trace:
-    """Read one file per zone. Zones are taken to start together; of unequal lengths the common prefix counts, with a note.
+    """Read one file per zone. Zones start together; of unequal lengths the common prefix is used, with a note.
 
     Raises Refused, naming file and field, for what is not such a file and for unequal gaps.
     """
