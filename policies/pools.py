@@ -1,0 +1,151 @@
+"""What launches, losses and refusals say about spot pools: how likely each takes a machine back within the hour.
+
+Only what was tried is known: a pool is up while a machine of ours runs there, down when it refused or took one back, unknown else.
+Spells of availability are heavy-tailed (what has lasted, lasts), so the hazard of a pool is level / (age + AGE_OFFSET): the level is
+learned for each pool, with old evidence fading, and a storm factor is learned for all together, because losses come in clusters.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+#: A Lomax spell: hazard per hour = COMMON_LEVEL / (age + AGE_OFFSET_HOURS), as pooled over public traces.
+COMMON_LEVEL = 0.8
+AGE_OFFSET_HOURS = 0.15
+#: A pool's own level counts as much as the common one once it has shown this many losses.
+LEVEL_EVENTS = 4.0
+HALF_LIFE_HOURS = 7 * 24.0
+#: Losses of the last hours, over what was to be expected, as if one had been seen and expected before.
+STORM_HALF_LIFE_HOURS = 1.0
+STORM_EVENTS = 1.0
+CALMEST = 0.3
+#: A pool never tried is taken to have been up for so long; one that was down at some moment, for this share of the time since.
+UNTRIED_AGE_HOURS = 2.0
+SHARE_OF_UNKNOWN = 0.5
+OLDEST_GUESS_HOURS = 24.0
+#: A share of losses takes only some of the machines held; this many losses with this share are taken as seen before.
+PARTIAL_EVENTS = 2.0
+PARTIAL_SHARE = 0.1
+#: A refused pool is left alone for FIRST x 2^(refusals in a row - 1), at most LONGEST; one that took a machine back, for AFTER_LOSS.
+BACKOFF_FIRST_SECONDS = 120.0
+BACKOFF_LONGEST_SECONDS = 900.0
+AFTER_LOSS_SECONDS = 360.0
+
+_FADE = math.log(2) / HALF_LIFE_HOURS
+_STORM_FADE = math.log(2) / STORM_HALF_LIFE_HOURS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """One pool's past. Counts are as of `at`: `losses`, those of them that were `partial`, and `exposure`, the integral of
+    1 / (age + AGE_OFFSET_HOURS) over the time in which we held machines there."""
+
+    at: float = 0.0
+    losses: float = 0.0
+    partial: float = 0.0
+    exposure: float = 0.0
+    held_since: float | None = None
+    age_then_hours: float = 0.0  # how long it had been up by then, as far as can be guessed
+    down_at: float | None = None  # when it was last known to be down
+    refusals: int = 0  # in a row
+    retry_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weather:
+    """Losses in all pools of late, and how many were to be expected."""
+
+    at: float = 0.0
+    losses: float = 0.0
+    expected: float = 0.0
+
+    @property
+    def storm(self) -> float:
+        """By how much hazards are higher than usual."""
+        return max(CALMEST, (self.losses + STORM_EVENTS) / (self.expected + STORM_EVENTS))
+
+
+def level(pool: Pool) -> float:
+    """The pool's own level of hazard, shrunk to the common one (gamma-Poisson)."""
+    return (pool.losses + LEVEL_EVENTS) / (pool.exposure + LEVEL_EVENTS / COMMON_LEVEL)
+
+
+def age_hours(pool: Pool, now: float) -> float:
+    """For how long the pool has been up: known while we hold a machine there, else guessed as if it were up now."""
+    if pool.held_since is not None:
+        return pool.age_then_hours + (now - pool.held_since) / 3600
+    if pool.down_at is None:
+        return UNTRIED_AGE_HOURS
+    return min(SHARE_OF_UNKNOWN * (now - pool.down_at) / 3600, OLDEST_GUESS_HOURS)
+
+
+def hazard(pool: Pool, now: float) -> float:
+    """Losses per hour at this moment, in usual weather."""
+    return level(pool) / (age_hours(pool, now) + AGE_OFFSET_HOURS)
+
+
+def partial_share(pool: Pool) -> float:
+    """The share of losses that take some machines and leave others."""
+    return (pool.partial + PARTIAL_EVENTS * PARTIAL_SHARE) / (pool.losses + PARTIAL_EVENTS)
+
+
+def advance(pool: Pool, now: float) -> Pool:
+    """The same past as of `now`: older evidence faded, the time since then at risk if machines are held."""
+    hours = (now - pool.at) / 3600
+    if hours <= 0:
+        return pool
+    fade = math.exp(-_FADE * hours)
+    return replace(
+        pool,
+        at=now,
+        losses=pool.losses * fade,
+        partial=pool.partial * fade,
+        exposure=pool.exposure * fade + at_risk(pool, now),
+    )
+
+
+def at_risk(pool: Pool, now: float) -> float:
+    """Exposure since `pool.at`."""
+    if pool.held_since is None or now <= pool.at:
+        return 0.0
+    age = age_hours(pool, now) + AGE_OFFSET_HOURS
+    return math.log(age / (age - (now - pool.at) / 3600))
+
+
+def held(pool: Pool, now: float) -> Pool:
+    """A machine of ours runs there."""
+    if pool.held_since is not None:
+        return pool
+    return replace(advance(pool, now), held_since=now, age_then_hours=age_hours(pool, now), refusals=0)
+
+
+def left(pool: Pool, now: float) -> Pool:
+    """We gave up the last machine there ourselves: how it is since then is not known."""
+    return pool if pool.held_since is None else replace(advance(pool, now), held_since=None)
+
+
+def lost(pool: Pool, now: float, *, some_left: bool) -> Pool:
+    """It took a machine back. If it left some, a new spell begins: who has lost some is likely to lose more."""
+    pool = advance(pool, now)
+    return replace(
+        pool,
+        losses=pool.losses + 1.0,
+        partial=pool.partial + float(some_left),
+        held_since=now if some_left else None,
+        age_then_hours=0.0,
+        down_at=now,
+        refusals=0,
+        retry_at=now + AFTER_LOSS_SECONDS,
+    )
+
+
+def refused(pool: Pool, now: float) -> Pool:
+    """It did not give a machine. Where we hold some it is full, not down."""
+    wait = min(BACKOFF_FIRST_SECONDS * 2.0 ** min(pool.refusals, 16), BACKOFF_LONGEST_SECONDS)
+    pool = replace(advance(pool, now), refusals=pool.refusals + 1, retry_at=now + wait)
+    return pool if pool.held_since is not None else replace(pool, down_at=now)
+
+
+def weathered(weather: Weather, now: float, *, losses: int, expected: float) -> Weather:
+    """The weather after `losses` where `expected` were to be expected since it was last looked at."""
+    fade = math.exp(-_STORM_FADE * (now - weather.at) / 3600)
+    return Weather(at=now, losses=weather.losses * fade + losses, expected=weather.expected * fade + expected)
