@@ -13,7 +13,7 @@ from pathlib import Path
 
 from orchestrator import prices, spec
 from orchestrator.clock import SystemClock
-from orchestrator.daemon import is_alive
+from orchestrator.daemon import is_alive, is_dead
 from orchestrator.door.client import Door
 from orchestrator.doorway import published
 from orchestrator.errors import Refused
@@ -26,6 +26,7 @@ from policies.lifecycle import Status
 START_SECONDS = 20.0
 UP_SECONDS = 300.0
 DOWN_SECONDS = 300.0
+LEAVE_SECONDS = 15.0
 #: ticks that may fail before `halve up` stops waiting for the daemon to recover
 PATIENT_ERRORS = 10
 POLL_SECONDS = 0.1
@@ -64,7 +65,8 @@ def check(wanted: Spec, home: Path) -> None:
                 raise Refused(f"{key}: {value} is not part of this version; use {' or '.join(BUILT[key])}")
     if "local" in wanted.provider and not all(find_spec(name) for name in ("onnxruntime", "rapidocr", "uvicorn")):
         raise Refused("provider: local needs the engine on this machine; install it with: pip install 'halve[cpu]'")
-    if Door(home, wanted.name).running() is None and wanted.door.port:
+    door = Door(home, wanted.name).running()
+    if wanted.door.port and (door is None or door.listen != wanted.door.listen):
         with socket.socket(socket.AF_INET6 if ":" in wanted.door.host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -79,41 +81,52 @@ def up(home: Path, ledger: Ledger, path: Path, say: Callable[[str], None]) -> Ou
     """Keep the spec at `path` true, and return once it serves or is known to be closed. Raises Refused otherwise."""
     wanted = spec.load(path)
     check(wanted, home)
-    now = SystemClock().now()
+    clock = SystemClock()
+    now = clock.now()
     for note in wanted.calendar_notes(now.year, now.year + 1):
         say(f"note: {note}")
     prices.seed(ledger)
     with ledger.write() as tx:
         deployments.put_up(tx, wanted.name, path.read_text(encoding="utf-8"), str(path), now)
+        before = leases.held(tx)
+    since = clock.now()
     started = ensure_daemon(home, ledger, say)
     deadline = time.monotonic() + UP_SECONDS
     said = ""
     while time.monotonic() < deadline:
-        outcome, waiting_for = _outcome(home, ledger, wanted, now)
+        outcome, waiting_for = _outcome(home, ledger, wanted, since, before)
         if outcome is not None:
             return outcome
         if waiting_for != said:
             say(waiting_for)
             said = waiting_for
-        if started is not None and started.poll() is not None:
+        if started is None:
+            started = ensure_daemon(home, ledger, say)  # the one that lived may have been about to leave
+        elif started.poll() is not None:
             raise Refused(f"the daemon ended: {last_line(home / 'daemon.log')}; its log is {home / 'daemon.log'}")
         time.sleep(POLL_SECONDS)
     raise Refused(f"{wanted.name} does not serve after {UP_SECONDS:.0f} s: {said}; `halve why {wanted.name}` says more")
 
 
-def _outcome(home: Path, ledger: Ledger, wanted: Spec, since: datetime) -> tuple[Outcome | None, str]:
-    """The outcome, if it is known yet, and else what is being waited for."""
+def _outcome(
+    home: Path, ledger: Ledger, wanted: Spec, since: datetime, before: leases.Lease | None
+) -> tuple[Outcome | None, str]:
+    """The outcome, if it is known yet, and else what is being waited for. Raises Refused when its ticks only fail."""
     with ledger.read() as tx:
         lease = leases.held(tx)
         machines = fleet.machines(tx, wanted.name)
         tick = fleet.last_tick(tx, wanted.name)
     if lease is None or lease.last_tick_at is None or lease.last_tick_at <= since:
         return None, "waiting for the daemon's first tick"
-    if lease.tick_errors >= PATIENT_ERRORS and lease.last_error is not None:
-        raise Refused(f"the daemon's ticks fail: {lease.last_error}; its log is {home / 'daemon.log'}")
+    errors = lease.tick_errors
+    if before is not None and before.generation == lease.generation:
+        errors -= before.tick_errors
+    trouble = lease.last_error if errors and f" {wanted.name}: " in (lease.last_error or "") else None
+    if trouble and errors >= PATIENT_ERRORS:
+        raise Refused(f"the daemon's ticks fail: {trouble}; its log is {home / 'daemon.log'}")
     process, serving = Door(home, wanted.name).running(), published(home, wanted.name)
     if process is None or serving is None:
-        return None, lease.last_error or "waiting for the door"
+        return None, trouble or "waiting for the door"
     ready = [machine for machine in machines if machine.status is Status.READY]
     if not serving.open or ready:
         outcome = Outcome(
@@ -141,14 +154,14 @@ def _outcome(home: Path, ledger: Ledger, wanted: Spec, since: datetime) -> tuple
 
 
 def ensure_daemon(home: Path, ledger: Ledger, say: Callable[[str], None]) -> "subprocess.Popen[bytes] | None":
-    """Start a detached daemon unless one lives. Returns the process that was started, or None."""
+    """Start a detached daemon unless one lives. Returns the process that was started, if it holds the lease."""
     clock = SystemClock()
     with ledger.read() as tx:
         if is_alive(leases.held(tx), clock.now()):
             return None
     with (home / "daemon.log").open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", "daemon"],
+            [sys.executable, "-m", "orchestrator", "daemon", "--no-wait"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -160,8 +173,9 @@ def ensure_daemon(home: Path, ledger: Ledger, say: Callable[[str], None]) -> "su
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with ledger.read() as tx:
-            if is_alive(leases.held(tx), clock.now()):
-                return child
+            held = leases.held(tx)
+        if held is not None and is_alive(held, clock.now()):
+            return child if held.pid == child.pid else None  # somebody was quicker: ours leaves by itself
         if child.poll() is not None:
             raise Refused(f"the daemon ended: {last_line(home / 'daemon.log')}; its log is {home / 'daemon.log'}")
         time.sleep(POLL_SECONDS)
@@ -173,14 +187,13 @@ def down(home: Path, ledger: Ledger, name: str, say: Callable[[str], None]) -> N
     find(ledger, name)
     with ledger.write() as tx:
         deployments.take_down(tx, name, SystemClock().now())
-    ensure_daemon(home, ledger, say)
     deadline = time.monotonic() + DOWN_SECONDS
     said = ""
     while time.monotonic() < deadline:
         with ledger.read() as tx:
             machines = fleet.machines(tx, name)
         if not machines and Door(home, name).running() is None:
-            return
+            return _see_off(ledger)
         states = ", ".join(f"{machine.id} {machine.status}" for machine in machines) or "the door closes"
         if states != said:
             say(states)
@@ -188,6 +201,18 @@ def down(home: Path, ledger: Ledger, name: str, say: Callable[[str], None]) -> N
         ensure_daemon(home, ledger, say)  # whoever kills it meanwhile, what runs is taken down
         time.sleep(POLL_SECONDS)
     raise Refused(f"{name} is not down after {DOWN_SECONDS:.0f} s: {said}; the daemon goes on trying")
+
+
+def _see_off(ledger: Ledger) -> None:
+    """Wait for the daemon to leave when that was its last deployment, so that nothing runs any more."""
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while time.monotonic() < deadline:
+        with ledger.read() as tx:
+            lease = leases.held(tx)
+            last = not fleet.machines(tx) and all(row.wanted == "down" for row in deployments.known(tx))
+        if not last or lease is None or is_dead(lease.owner):
+            return
+        time.sleep(POLL_SECONDS)
 
 
 def find(ledger: Ledger, name: str) -> Deployment:

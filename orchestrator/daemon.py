@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import psutil
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from orchestrator.clock import SystemClock
@@ -23,6 +22,7 @@ from orchestrator.jobs.runner import JobRunner
 from orchestrator.ledger import deployments, fleet, leases
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger, Stale
+from orchestrator.processes import birth
 from orchestrator.scheduler import tick
 from policies import windows
 
@@ -52,6 +52,8 @@ class Daemon:
         self._open_one = open_one
         self._running: dict[str, Running] = {}
         self._stopping = threading.Event()
+        # a signal handler may do no more than this: whatever takes a lock may be interrupted while it holds it
+        self._signalled = False
         self._forgotten: dict[str, Deployment] = {}  # down, and their doors closed
         self._had_one = False
         self._jobs: JobRunner | None = None
@@ -73,7 +75,7 @@ class Daemon:
             self._jobs.start()
             try:
                 notify_systemd("READY=1")
-                while not self._stopping.is_set() and not self._round(alarm):
+                while not self._leaving() and not self._round(alarm):
                     self._clock.sleep(60.0)
             except Stale as stale:
                 log.warning("another daemon took over (%s): leaving the field", stale)
@@ -92,34 +94,48 @@ class Daemon:
         self._stopping.set()
         self._clock.wake()
 
+    def _leaving(self) -> bool:
+        return self._signalled or self._stopping.is_set()
+
     def _round(self, alarm: BackgroundScheduler) -> bool:
-        """One tick of every deployment. True when the last one has gone."""
-        error: str | None = None
+        """One tick of every deployment. True when the last one has gone. Raises Stale, and nothing else."""
         try:
-            with self._ledger.read() as tx:
-                rows = deployments.known(tx)
-                costing = {machine.deployment for machine in fleet.machines(tx)}
+            return self._ticked(alarm)
+        except Stale:
+            raise
         except Refused as refusal:
             log.error("%s", refusal)
-            return False
+        except Exception:
+            log.exception("nothing could be done; it is tried again")
+        return False
+
+    def _ticked(self, alarm: BackgroundScheduler) -> bool:
+        started_at = self._clock.now()
+        with self._ledger.read() as tx:
+            rows = deployments.known(tx)
+            costing = {machine.deployment for machine in fleet.machines(tx)}
+        errors = []
         for row in rows:
-            if row.wanted == "down" and row.name not in costing:
-                if self._forgotten.get(row.name) == row:
-                    continue
-                error = self._guarded(row, self._forget) or error
-                continue
-            self._had_one = True
-            error = self._guarded(row, partial(self._tick, alarm)) or error
-            if self._stopping.is_set():
+            if row.wanted == "up" or row.name in costing:
+                self._had_one = True
+                errors.append(self._guarded(row, partial(self._tick, alarm)))
+            elif self._forgotten.get(row.name) != row:
+                errors.append(self._guarded(row, self._forget))
+            if self._leaving():
                 break
-        self._note_tick(error)
+        with self._ledger.write() as tx:
+            leases.ticked(tx, started_at, "; ".join(filter(None, errors)) or None)
         left = any(row.wanted == "up" or self._forgotten.get(row.name) != row for row in rows)
         return self._had_one and not left
 
     def _tick(self, alarm: BackgroundScheduler, row: Deployment) -> None:
-        """One deployment's tick, and its next edge as an alarm."""
+        """One deployment's tick, and its next edge as an alarm. It goes on without its door, and then says so."""
         running = self._opened(row)
-        running.ensure_door()
+        doorless = None
+        try:
+            running.ensure_door()
+        except Refused as refusal:
+            doorless = refusal
         plan = tick(running.world)
         if plan.actions and self._jobs is not None:
             self._jobs.wake()
@@ -127,6 +143,8 @@ class Daemon:
         edge = windows.next_edge(running.world.policy(now).schedule, now)
         if edge is not None:
             alarm.add_job(self._clock.wake, "date", run_date=edge, id=row.name, replace_existing=True)
+        if doorless is not None:
+            raise doorless
 
     def _guarded(self, row: Deployment, do: Callable[[Deployment], None]) -> str | None:
         """Do something for one deployment. An error is logged and returned in a line; the others go on."""
@@ -137,7 +155,7 @@ class Daemon:
         except Refused as refusal:
             log.error("deployment=%s %s", row.name, refusal)
             return f"{row.name}: {refusal}"
-        except Exception as error:  # noqa: BLE001: whatever went wrong, the other deployments go on, and it is counted
+        except Exception as error:
             log.exception("deployment=%s failed", row.name)
             return f"{row.name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
         return None
@@ -168,17 +186,10 @@ class Daemon:
             running = self._running[row.name] = self._open_one(self._home, self._clock, self._ledger, row)
         return running
 
-    def _note_tick(self, error: str | None) -> None:
-        try:
-            with self._ledger.write() as tx:
-                leases.ticked(tx, self._clock.now(), error)
-        except Refused as refusal:
-            log.error("%s", refusal)
-
     def _take_lease(self, wait: bool) -> bool:
         owner = identity()
         said = False
-        while not self._stopping.is_set():
+        while not self._leaving():
             with self._ledger.write() as tx:
                 now = self._clock.now()
                 held = leases.held(tx)
@@ -208,6 +219,8 @@ class Daemon:
                 return
             except Refused as refusal:
                 log.error("%s", refusal)
+            except Exception:
+                log.exception("the lease could not be renewed; it is tried again")
 
     def _give_up_lease(self) -> None:
         try:
@@ -215,12 +228,11 @@ class Daemon:
                 leases.give_up(tx, self._clock.now())
         except (Stale, Refused):
             pass  # somebody else holds it, or it cannot be written: it expires by itself
-        self._ledger.generation = None
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
         def leave(number: int, frame: FrameType | None) -> None:
-            self.stop()
+            self._signalled = True  # the alarm wakes the loop within a second
 
         before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -232,19 +244,13 @@ class Daemon:
 
 def identity() -> str:
     """This process, in words that another one can check: host, pid, and when it started."""
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+    return f"{socket.gethostname()}:{os.getpid()}:{birth(os.getpid())}"
 
 
 def is_dead(owner: str) -> bool:
     """Whether the owner of a lease is known to be dead. On another host it is not known."""
     host, pid, started = owner.rsplit(":", 2)
-    if host != socket.gethostname():
-        return False
-    try:
-        process = psutil.Process(int(pid))
-        return abs(process.create_time() - float(started)) > 1.0 or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    return host == socket.gethostname() and birth(int(pid)) != started
 
 
 def is_alive(lease: leases.Lease | None, now: datetime) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
 
 from orchestrator import machine, spec
@@ -13,13 +14,14 @@ from orchestrator.executors.http import HttpExecutor
 from orchestrator.ledger import deployments, fleet, offers
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger
-from orchestrator.probes import HttpProbes, Probes
+from orchestrator.probes import Health, HttpProbes, Probes
 from orchestrator.providers import Provider
 from orchestrator.providers.local import LocalProvider
-from orchestrator.providers.simulated import Conditions, SimulatedProvider
+from orchestrator.providers.simulated import SCHEME, Conditions, SimulatedProvider
 from orchestrator.spec import Spec
 from orchestrator.world import World
 from policies import budget as budgets
+from policies import scaling
 from policies.decide import Policy
 from policies.lifecycle import Status
 from policies.snapshot import Offer, Profile, Purchase
@@ -61,14 +63,16 @@ class Running:
     def close(self) -> None:
         """Let go of connections. Replicas and the door go on."""
         self.door.close()
-        if isinstance(self.world.probes, HttpProbes):
+        if isinstance(self.world.probes, HttpProbes | ProbesByAddress):
             self.world.probes.close()
 
 
 def open_running(home: Path, clock: Clock, ledger: Ledger, row: Deployment) -> Running:
     """Wire one deployment of the ledger to the outside. Raises Refused for a spec that no longer parses."""
     wanted = spec.parse(row.spec, row.source)
-    providers = open_providers(wanted, home, clock)
+    with ledger.read() as tx:
+        left = [one.provider for one in fleet.machines(tx, row.name)]  # of a provider that the spec names no more
+    providers = open_providers(wanted, home, clock, left)
     if "simulated" in providers:
         record_simulated_speed(ledger, wanted, [wanted.simulated.gpu], clock.now())
     door = HttpDoor(home, row.name)
@@ -86,10 +90,13 @@ def open_running(home: Path, clock: Clock, ledger: Ledger, row: Deployment) -> R
     return Running(row=row, spec=wanted, world=world, door=door)
 
 
-def open_providers(wanted: Spec, home: Path, clock: Clock) -> dict[str, Provider]:
-    """The spec's providers, in its order of preference. Raises Refused for one that is not built yet."""
+def open_providers(wanted: Spec, home: Path, clock: Clock, left: Iterable[str] = ()) -> dict[str, Provider]:
+    """The spec's providers, in its order of preference, and those that still have machines of it.
+
+    Raises Refused for one that is not built yet.
+    """
     opened: dict[str, Provider] = {}
-    for name in wanted.provider:
+    for name in dict.fromkeys((*wanted.provider, *left)):
         if name == "local":
             opened[name] = LocalProvider(home, clock, local_offer(wanted))
         elif name == "simulated":
@@ -104,10 +111,31 @@ def open_providers(wanted: Spec, home: Path, clock: Clock) -> dict[str, Provider
     return opened
 
 
-def probes_for(providers: Mapping[str, Provider]) -> Probes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbesByAddress:
     """Simulated replicas answer for themselves; all others are asked over HTTP."""
+
+    simulated: SimulatedProvider
+    http: HttpProbes
+
+    def health(self, url: str) -> Health | None:
+        return self._of(url).health(url)
+
+    def drain(self, url: str) -> bool:
+        return self._of(url).drain(url)
+
+    def close(self) -> None:
+        self.http.close()
+
+    def _of(self, url: str) -> Probes:
+        return self.simulated if url.startswith(SCHEME) else self.http
+
+
+def probes_for(providers: Mapping[str, Provider]) -> HttpProbes | ProbesByAddress:
+    """How the replicas of these providers are asked."""
     simulated = providers.get("simulated")
-    return simulated if isinstance(simulated, SimulatedProvider) else HttpProbes()
+    http = HttpProbes()
+    return ProbesByAddress(simulated=simulated, http=http) if isinstance(simulated, SimulatedProvider) else http
 
 
 def payload_of(wanted: Spec) -> dict[str, object]:
@@ -134,12 +162,15 @@ def policy_of(wanted: Spec, row: Deployment, ledger: Ledger) -> Callable[[dateti
             model=wanted.model,
             schedule=wanted.schedule_for(now, live, start_seconds),
             providers=wanted.provider,
+            currency=wanted.currency,
+            rates={code: Fraction(rate.rate) for code, rate in wanted.rates.items()},
             gpus=wanted.selection.gpus or (),
             p95_ms=wanted.slo.p95.total_seconds() * 1000 if wanted.slo else None,
             try_unmeasured=wanted.selection.unmeasured == "try-one",
             spot=wanted.spot is not None,
             base_on_demand=wanted.spot.base_on_demand if wanted.spot else 0,
             surge=wanted.replicas.surge,
+            start_seconds=scaling.START_UNMEASURED_SECONDS if start_seconds is None else start_seconds,
             limit=budget_of(wanted),
             wanted=row.wanted == "up",
         )
@@ -178,7 +209,7 @@ def local_offer(wanted: Spec) -> Offer:
     known = [amount.micros for amount in parts if amount is not None]
     micros = sum(known) if parts and len(known) == len(parts) else None
     return Offer(
-        id="local/this",
+        id=f"local/this/{wanted.name}",  # its price is what this spec says, whatever another one does
         provider="local",
         zone="this",
         instance_type="this",
@@ -195,7 +226,7 @@ def simulated_offers(wanted: Spec) -> tuple[Offer, ...]:
     terms = [(Purchase.ON_DEMAND, market.price_per_hour), (Purchase.SPOT, market.spot_price_per_hour)]
     return tuple(
         Offer(
-            id=f"simulated/sim-{zone}/{market.gpu.lower().replace(' ', '-')}/{purchase}",
+            id=f"simulated/{wanted.name}/sim-{zone}/{market.gpu.lower().replace(' ', '-')}/{purchase}",
             provider="simulated",
             zone=f"sim-{zone}",
             instance_type=market.gpu.lower().replace(" ", "-"),

@@ -19,9 +19,9 @@ class Lease:
     pid: int
     generation: int
     expires_at: datetime
-    last_tick_at: datetime | None
-    tick_errors: int
-    last_error: str | None
+    last_tick_at: datetime | None  # when the last tick began: it has seen everything that was written before
+    tick_errors: int  # how many ticks of this daemon failed
+    last_error: str | None  # with its time
 
 
 def held(tx: sa.Connection) -> Lease | None:
@@ -55,11 +55,12 @@ def renew(tx: sa.Connection, expires_at: datetime) -> None:
     tx.execute(t.lease.update().where(t.lease.c.name == NAME).values(expires_at=expires_at))
 
 
-def ticked(tx: sa.Connection, now: datetime, error: str | None) -> None:
-    """Note that a tick ended, and how."""
-    values: dict[str, object] = {"last_tick_at": now}
+def ticked(tx: sa.Connection, started_at: datetime, error: str | None) -> None:
+    """Note that a tick ended, when it began, and how it went."""
+    values: dict[str, object] = {"last_tick_at": started_at}
     if error is not None:
-        values |= {"tick_errors": t.lease.c.tick_errors + 1, "last_error": error}
+        said = f"{started_at:%Y-%m-%d %H:%M:%S} UTC {error}"
+        values |= {"tick_errors": t.lease.c.tick_errors + 1, "last_error": said}
     tx.execute(t.lease.update().where(t.lease.c.name == NAME).values(values))
 
 

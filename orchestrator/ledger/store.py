@@ -21,8 +21,8 @@ Transaction = sa.Connection
 BUSY_TIMEOUT_MS = 15_000
 #: the schema that this code speaks; alembic is loaded only when a database is behind it
 HEAD = "0001"
-#: what SQLite says when there is no room, or when it may not write
-NO_ROOM = ("disk is full", "disk i/o error", "readonly database", "unable to open")
+#: what SQLite says when there is no room, when it may not write, or when somebody else writes for too long
+NO_ROOM = ("disk is full", "disk i/o error", "readonly database", "unable to open", "database is locked")
 
 
 class Stale(Exception):
@@ -92,7 +92,7 @@ def said_plainly(engine: sa.Engine) -> Iterator[None]:
         if any(sign in words for sign in NO_ROOM):
             raise LedgerUnwritable(
                 f"ledger {engine.url.database}: {error.orig}; nothing was lost: "
-                "make room (or allow writing), it goes on by itself"
+                "make room, allow writing, or end who else writes; it goes on by itself"
             ) from None
         raise
 

@@ -20,6 +20,7 @@ from orchestrator.scheduler import tick
 from orchestrator.world import DoorLoad, World
 from policies import windows
 from policies.decide import Policy
+from policies.disruption import Disruption
 from policies.lifecycle import LIVE, Status
 from policies.plan import Plan
 from policies.snapshot import Offer, Profile, Purchase
@@ -28,6 +29,16 @@ from tests.orchestrator.invariants import ALWAYS, Invariant, Sight, broken, noth
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)  # a Friday
 MODEL = "ppocr"
+SPOT = Purchase.SPOT
+DAYTIME = windows.Schedule(
+    zone=ZoneInfo("Asia/Shanghai"),
+    windows=(windows.Window(days=frozenset(range(5)), start_minute=8 * 60, end_minute=20 * 60),),
+    prewarm_seconds=60,
+)
+OPENS = datetime(2026, 11, 20, 0, tzinfo=UTC)  # 08:00 in Shanghai
+CLOSES = datetime(2026, 11, 20, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+QUICK = Disruption(start_seconds=60.0)
 
 
 def offer(zone: int = 1, purchase: Purchase = Purchase.ON_DEMAND, price: int = 1_234_567, **more: Any) -> Offer:

@@ -41,7 +41,7 @@ def local(home: Path, *manners: str, clock: Clock | None = None) -> LocalProvide
     return LocalProvider(home, clock or SystemClock(), THIS_MACHINE, tiny(*manners))
 
 
-def until(condition: Callable[[], Any], seconds: float = 20.0, why: str = "it never came true") -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0, why: str = "it never came true") -> Any:
     """Wait until it holds, and return what it said."""
     end = time.monotonic() + seconds
     while not (said := condition()):

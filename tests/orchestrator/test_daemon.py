@@ -1,0 +1,309 @@
+"""Daemons: who may act, who waits, who leaves, and what they say of themselves."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.clock import SystemClock
+from orchestrator.daemon import identity, is_alive, is_dead, notify_systemd
+from orchestrator.door.client import Door
+from orchestrator.errors import Refused
+from orchestrator.ledger import deployments, leases
+from orchestrator.ledger.leases import Lease
+from orchestrator.ledger.store import Ledger, Stale, open_ledger
+from orchestrator.processes import birth
+from orchestrator.scheduler import tick
+from orchestrator.status import status
+from tests.orchestrator.bent import Waylaid
+from tests.orchestrator.driven import daemon, machines, put_up, ready, take_down
+from tests.orchestrator.scene import Scene, rows
+from tests.orchestrator.tiny import living, replicas, until
+
+
+def held(ledger: Ledger) -> Lease | None:
+    with ledger.read() as tx:
+        return leases.held(tx)
+
+
+def holder(ledger: Ledger) -> int | None:
+    """The pid of the daemon that may act and has ticked."""
+    lease = held(ledger)
+    if lease is None or lease.last_tick_at is None or not is_alive(lease, datetime.now(UTC)):
+        return None
+    return lease.pid
+
+
+def log_of(home: Path) -> str:
+    return (home / "daemon.log").read_text()
+
+
+# in one process
+
+
+def test_a_stale_daemons_tick_fails_before_it_does_anything(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "home")
+    with scene.ledger.write() as tx:
+        scene.ledger.generation = leases.take(tx, "first", 1, scene.clock.now() + timedelta(seconds=15))
+    other = Ledger(scene.ledger.engine, scene.ledger.key)
+    with other.write() as tx:
+        other.generation = leases.take(tx, "second", 2, scene.clock.now() + timedelta(seconds=15))
+    with pytest.raises(Stale, match="generation 1 is over"):
+        tick(scene.world)
+    assert (scene.market.rented(), scene.rows("intents"), scene.rows("ticks")) == ((), [], [])
+    scene.ledger = other
+    scene.tick()
+    assert len(scene.market.rented()) == 1
+
+
+def test_a_daemon_that_wakes_between_its_call_and_its_settlement_settles_nothing(tmp_path: Path) -> None:
+    """It was stopped in the middle of a launch, and its successor has settled the machine meanwhile."""
+    scene = Scene(tmp_path / "home")
+    with scene.ledger.write() as tx:
+        scene.ledger.generation = leases.take(tx, "first", 1, scene.clock.now() + timedelta(seconds=15))
+    first = scene.ledger
+
+    def succeed() -> None:
+        scene.ledger = Ledger(first.engine, first.key)
+        with scene.ledger.write() as tx:
+            scene.ledger.generation = leases.take(tx, "second", 2, scene.clock.now() + timedelta(seconds=15))
+        scene.provider = scene.market
+        scene.run(30)
+
+    scene.provider = Waylaid(scene.market, succeed)
+    with pytest.raises(Stale):
+        tick(scene.world)
+    assert (len(scene.ready()), len(scene.market.rented())) == (1, 1)
+    scene.settle()
+
+
+def test_a_pid_that_was_given_out_again_is_not_the_daemon() -> None:
+    host, pid, started = identity().rsplit(":", 2)
+    assert not is_dead(identity())
+    assert is_dead(f"{host}:{pid}:{started}0")
+    assert is_dead(f"{host}:{4_000_000}:{started}")
+    assert not is_dead(f"elsewhere:{pid}:{started}0")  # another host's processes are not known
+
+
+def test_a_zombie_is_dead() -> None:
+    child = subprocess.Popen([sys.executable, "-S", "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    born = birth(child.pid)
+    assert born is not None
+    assert born == birth(child.pid)
+    owner = f"{socket.gethostname()}:{child.pid}:{born}"
+    assert not is_dead(owner)
+    child.kill()
+    until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
+    assert is_dead(owner)
+    child.wait()
+    assert (birth(child.pid), is_dead(owner)) == (None, True)
+    assert child.stdin is not None
+    child.stdin.close()
+
+
+def test_the_birth_of_a_process_does_not_depend_on_the_clock() -> None:
+    """psutil's start time moves with the system's clock; ours is counted from the boot."""
+    boot, _, ticks = str(birth(os.getpid())).rpartition("-")
+    since_boot = int(ticks) / os.sysconf("SC_CLK_TCK")
+    assert len(boot) == 8
+    assert abs(since_boot + psutil.boot_time() - psutil.Process().create_time()) < 2
+
+
+def test_systemd_is_told(tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(address)
+        os.environ["NOTIFY_SOCKET"] = address
+        try:
+            notify_systemd("READY=1")
+        finally:
+            del os.environ["NOTIFY_SOCKET"]
+        assert channel.recv(100) == b"READY=1"
+    notify_systemd("READY=1")  # without systemd nothing happens
+
+
+# real processes
+
+
+@pytest.fixture
+def ledger(home: Path) -> Iterator[Ledger]:
+    opened = open_ledger(home)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.slow
+def test_the_second_waits_and_says_so_and_takes_over_at_once_when_the_first_is_killed(
+    home: Path, ledger: Ledger
+) -> None:
+    put_up(home)
+    with daemon(home) as first, daemon(home) as second:
+        until(lambda: ready(ledger) and holder(ledger))
+        acting, waiting = (first, second) if holder(ledger) == first.pid else (second, first)
+        until(lambda: "waiting" in log_of(home))
+        assert f":{acting.pid}:" in log_of(home)
+        (replica,) = replicas(home)
+        generation = held(ledger).generation  # type: ignore[union-attr]
+        acting.kill()
+        acting.wait()
+        until(lambda: holder(ledger) == waiting.pid, 8)
+        assert held(ledger).generation == generation + 1  # type: ignore[union-attr]
+        assert replicas(home) == [replica]  # adopted, not replaced
+        take_down(ledger)
+        assert waiting.wait(30) == 0
+
+
+def test_no_wait_is_one_clear_line_and_exit_1(home: Path, ledger: Ledger) -> None:
+    with ledger.write() as tx:
+        leases.take(tx, identity(), os.getpid(), datetime.now(UTC) + timedelta(seconds=60))
+    command = [sys.executable, "-m", "orchestrator", "daemon", "--no-wait"]
+    environment = {**os.environ, "HALVE_HOME": str(home)}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert said.returncode == 1
+    (line,) = said.stderr.splitlines()
+    assert line.startswith(f"halve: daemon {identity()} holds the lease of this ledger until ")
+
+
+@pytest.mark.slow
+def test_a_stopped_daemon_that_wakes_after_it_was_succeeded_leaves_the_field(home: Path, ledger: Ledger) -> None:
+    put_up(home)
+    with daemon(home, "--slow") as first, daemon(home) as second:
+        until(lambda: ready(ledger) and holder(ledger))
+        if holder(ledger) == second.pid:
+            first, second = second, first
+        until(lambda: stopped_at_rest(first, home))
+        with ledger.write() as tx:
+            leases.give_up(tx, datetime.now(UTC))  # as if its lease had run out
+        until(lambda: holder(ledger) == second.pid)
+        generation = held(ledger).generation  # type: ignore[union-attr]
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(20) == 0
+        assert "another daemon took over" in log_of(home)
+        assert (held(ledger).generation, holder(ledger)) == (generation, second.pid)  # type: ignore[union-attr]
+        assert len(replicas(home)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_tick_and_lets_the_next_one_in_at_once(
+    home: Path, ledger: Ledger, number: signal.Signals
+) -> None:
+    """However often it is sent: a handler that takes locks would hang here."""
+    put_up(home)
+    with daemon(home, "--slow") as process:
+        until(lambda: ready(ledger))
+        for _ in range(200):
+            process.send_signal(number)
+        assert process.wait(10) == 0
+    lease = held(ledger)
+    assert lease is not None
+    assert lease.expires_at <= datetime.now(UTC)
+    assert len(replicas(home)) == 1  # replicas and doors go on
+    assert Door(home, "ocr").running() is not None
+    assert not [row for row in rows(ledger, "intents") if row.state == "open"]
+
+
+@pytest.mark.slow
+def test_ticks_that_fail_are_counted_and_shown_and_the_others_go_on(home: Path, ledger: Ledger) -> None:
+    put_up(home)
+    with ledger.write() as tx:
+        deployments.put_up(tx, "broken", "{name: broken, model: ppocr, provider: moon}", "b.yaml", datetime.now(UTC))
+    with daemon(home):
+        until(lambda: ready(ledger))
+        until(lambda: (held(ledger) or pytest.fail("no lease")).tick_errors >= 3)
+        said = status(home, ledger, datetime.now(UTC))
+        assert said["daemon"]["tick_errors"] >= 3
+        assert "broken: " in said["daemon"]["last_error"]
+        assert "moon" in said["daemon"]["last_error"]
+        names = [one["name"] for one in said["deployments"]]
+        assert names == ["broken", "ocr"]
+
+
+@pytest.mark.slow
+def test_without_its_door_it_goes_on_and_says_so(home: Path, ledger: Ledger) -> None:
+    """The port is taken after the fact: machines are still looked after, and ended when the deployment goes down."""
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", 0))
+        squatter.listen()
+        port = squatter.getsockname()[1]
+        put_up(home, text=f"{{name: ocr, model: ppocr, provider: local, door: {{listen: '127.0.0.1:{port}'}}}}")
+        with daemon(home) as process:
+            until(lambda: ready(ledger))
+            said = until(lambda: (held(ledger) or pytest.fail("no lease")).last_error)
+            assert f"port {port} on 127.0.0.1 is taken" in said
+            take_down(ledger)
+            assert process.wait(30) == 0
+    assert (machines(ledger), living(home)) == ((), [])
+
+
+@contextmanager
+def locked(home: Path, patience_seconds: float = 10.0) -> Iterator[None]:
+    """Somebody else writes to the ledger, and does not end."""
+    connection = sqlite3.connect(home / "halve.db", isolation_level=None, timeout=patience_seconds)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
+
+
+def stopped_at_rest(process: subprocess.Popen[str], home: Path) -> bool:
+    """Stop a daemon, but not in the middle of a transaction: SQLite would let nobody else write."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with locked(home, 0.1):
+            return True
+    except sqlite3.OperationalError:
+        process.send_signal(signal.SIGCONT)
+        return False
+
+
+@pytest.mark.slow
+def test_a_ledger_that_is_locked_for_long_does_not_end_the_daemon(home: Path, ledger: Ledger) -> None:
+    put_up(home)
+    with daemon(home) as process:
+        until(lambda: ready(ledger))
+        with locked(home):
+            until(lambda: "database is locked" in log_of(home), 40)
+        assert process.poll() is None
+        before = held(ledger).last_tick_at  # type: ignore[union-attr]
+        until(lambda: (held(ledger).last_tick_at or before) > before)  # type: ignore[union-attr, operator]
+        assert len(ready(ledger)) == 1
+
+
+def test_a_ledger_cannot_be_opened_twice_at_the_first_time_with_two_schemas(tmp_path: Path) -> None:
+    """Many processes meet on a fresh home; each gets the same installation."""
+    found: list[object] = []
+
+    def open_one() -> None:
+        try:
+            opened = open_ledger(tmp_path / "home")
+            found.append((opened.installation_id(), opened.key))
+        except Refused as refusal:
+            found.append(refusal)
+
+    threads = [threading.Thread(target=open_one) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1, found
+
+
+def test_sleep_ends_when_it_is_woken() -> None:
+    clock = SystemClock()
+    threading.Timer(0.05, clock.wake).start()
+    before = datetime.now(UTC)
+    clock.sleep(30)
+    assert datetime.now(UTC) - before < timedelta(seconds=10)

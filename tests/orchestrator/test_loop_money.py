@@ -1,0 +1,131 @@
+"""What the loop spends and where it stops; and what it makes of clocks that jump."""
+
+from dataclasses import replace
+from datetime import timedelta
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from orchestrator import replay
+from orchestrator.providers import (
+    NoCapacity,
+)
+from orchestrator.providers.simulated import Outage
+from policies import budget
+from policies.decide import decide
+from tests.orchestrator.bent import Repriced
+from tests.orchestrator.scene import NOW, QUICK, SPOT, Scene, always, offer
+
+# money
+
+
+def test_a_budget_that_is_spent_closes_and_says_so(home: Path) -> None:
+    limit = budget.Budget(daily_micros=200_000, at=((0.5, budget.Step.WARN), (1.0, budget.Step.STOP)))
+    scene = Scene(home, policy={"limit": limit})
+    scene.run(360, 10)  # 1.234567 an hour: a tenth of that is half the budget
+    assert any("warn" in note for note in scene.plans[-1].notes)
+    assert scene.door.inside == ["ocr-1"]
+    scene.run(400, 10)
+    assert scene.market.running() == ()
+    assert scene.door.serving is not None
+    assert not scene.door.serving.open
+    assert "daily budget" in scene.door.serving.reason
+    scene.clock.jump(NOW + timedelta(hours=13))  # another day
+    scene.run(30)
+    assert scene.door.inside
+    scene.settle()
+
+
+def test_a_spent_budget_does_not_keep_requests_waiting_for_what_will_not_come(home: Path) -> None:
+    limit = budget.Budget(daily_micros=20_000)
+    scene = Scene(home, policy={"limit": limit, "schedule": always(0, 1)})
+    scene.door.waiting = 1
+    scene.run(120, 5)
+    assert scene.market.running() == ()
+    assert scene.door.serving is not None
+    assert (scene.door.serving.open, scene.door.serving.starting) == (False, False)
+
+
+def test_a_budget_in_another_currency_than_the_prices_is_converted(home: Path) -> None:
+    """A dollar is seven yuan: 1 USD an hour has spent 3.5 CNY after half an hour."""
+    limit = budget.Budget(daily_micros=3_000_000)
+    dollars = offer(1, price=1_000_000, currency="USD")
+    rates = {"USD": Fraction(7)}
+    scene = Scene(home, offers=(dollars,), policy={"limit": limit, "currency": "CNY", "rates": rates})
+    scene.run(1500, 60)
+    assert len(scene.market.running()) == 1
+    scene.run(120, 10)
+    assert scene.market.running() == ()
+    scene.settle()
+
+
+def test_a_changed_price_closes_one_charge_and_opens_the_next(home: Path) -> None:
+    scene = Scene(home)
+    scene.run(3600, 600)
+    scene.provider = Repriced(scene.market, 2_000_000)
+    scene.run(3600, 600)
+    first, second = scene.sight().charges["ocr-1"]
+    assert (first.price_per_hour_micros, second.price_per_hour_micros) == (1_234_567, 2_000_000)
+    assert (first.ended_at, second.ended_at) == (second.started_at, None)
+
+
+def test_prices_are_written_down_once_however_long_it_runs(home: Path) -> None:
+    scene = Scene(home)
+    scene.run(600, 5)
+    assert len(scene.rows("prices")) == 1
+    assert len(scene.rows("ticks")) <= 25  # a quiet minute is one row
+
+
+# time
+
+
+@pytest.mark.parametrize("hours", [-30, -1, 1, 30])
+def test_a_clock_that_jumps_neither_doubles_nor_loses(home: Path, hours: int) -> None:
+    scene = Scene(home, policy={"schedule": always(2, 2)})
+    scene.run(60)
+    before = set(scene.market.running())
+    scene.clock.set(hours)
+    scene.run(60, 1)
+    assert set(scene.market.running()) == before
+    assert len(scene.door.inside) == 2
+
+
+@pytest.mark.parametrize("hours", [-30, -1, 1, 30])
+def test_a_clock_that_jumps_while_something_is_under_way_still_gets_there(home: Path, hours: int) -> None:
+    """A refusal that is remembered, a drain that waits, a launch that is uncertain: none waits for yesterday's time."""
+    scene = Scene(home, offers=(offer(1),), policy={"schedule": always(1, 2), "patience": QUICK})
+    scene.run(60)
+    scene.door.busy["ocr-1"] = 1
+    scene.digest = "second"
+    scene.market.faults.before += [NoCapacity("none left")] * 3
+    scene.run(40, 1)
+    scene.clock.set(hours)
+    scene.run(300, 2)
+    assert [machine.digest for machine in scene.ready()] == ["second"]
+    scene.policy = replace(scene.policy, wanted=False)
+    scene.run(120, 2)
+    assert (scene.market.running(), scene.machines()) == ((), ())
+
+
+def test_a_daemon_that_was_away_for_hours_finds_its_way(home: Path) -> None:
+    loss = Outage(zone="sim-1", start=NOW + timedelta(hours=4.5), end=NOW + timedelta(hours=4.6))
+    scene = Scene(home, offers=(offer(1, SPOT),), outages=(loss,), policy={"schedule": always(2, 2)})
+    scene.run(60)
+    scene.clock.sleep(5 * 3600)
+    scene.longest_tick = 5 * 3600.0
+    scene.run(60)
+    assert len(scene.ready()) == 2
+    scene.settle()
+
+
+def test_every_decision_is_kept_and_can_be_made_again(home: Path) -> None:
+    scene = Scene(home)
+    scene.run(60)
+    kept = [row for row in scene.rows("ticks") if row.snapshot is not None]
+    assert len(kept) == 1
+    again = decide(replay.from_json(kept[0].snapshot), scene.policy)
+    assert (again.target.replicas, again.target.reason) == (kept[0].target, kept[0].reason)
+    assert [type(action).__name__.lower() for action in again.actions] == [
+        action["kind"] for action in kept[0].plan["actions"]
+    ]
