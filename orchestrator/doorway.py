@@ -65,7 +65,12 @@ class HttpDoor:
             }
             rows.append(total)
         current = loads.current
-        return DoorLoad(minutes=tuple(rows), images_per_second=current.requests_per_second, waiting=current.waiting)
+        return DoorLoad(
+            minutes=tuple(rows),
+            images_per_second=current.requests_per_second,
+            waiting=current.waiting,
+            counted_since=min((minute.at for minute in loads.minutes), default=None),
+        )
 
     def in_flight(self, replica_id: str) -> int | None:
         return None if self._in_flight is None else self._in_flight.get(replica_id, 0)

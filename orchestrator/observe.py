@@ -1,10 +1,11 @@
 """The world as a snapshot: passive. It believes what it is told and changes nothing but our knowledge."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
+from itertools import pairwise
 from typing import TypeVar
 
 from orchestrator import billing
@@ -14,13 +15,15 @@ from orchestrator.ledger.store import Transaction
 from orchestrator.probes import Health
 from orchestrator.providers import Listed, ProviderError, State
 from orchestrator.world import DoorLoad, World
+from policies import forecast, scaling, windows
 from policies.decide import Policy
 from policies.disruption import Disruption, overdue
 from policies.lifecycle import OVER, Status, move
 from policies.snapshot import Instance, Load, Offer, Snapshot, Spend
 
-#: demand is held at its highest minute of this long, so that it never scales down inside a burst
-HOLD_DOWN = timedelta(minutes=10)
+#: the door is asked for its minutes of this long; older ones are in the ledger
+RECENT = timedelta(minutes=10)
+MINUTE = timedelta(minutes=1)
 #: a replica that lived shorter than this after it was ready counts as a failed launch of its pool
 SHORT_LIFE = timedelta(seconds=60)
 FAN_OUT = 16
@@ -65,7 +68,7 @@ def look(world: World) -> Seen:
         listed=listed,
         health=dict(zip(urls, answers, strict=True)),
         unreachable=unreachable,
-        load=world.door.load(now - HOLD_DOWN),
+        load=world.door.load(now - RECENT),
     )
 
 
@@ -258,6 +261,8 @@ def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Snaps
     """All that the decision may know, from the ledger and from what was seen."""
     closing = {intent.instance_id for intent in fleet.open_intents(tx, world.deployment) if intent.kind == "terminate"}
     on_offer = {offer.id for offer in seen.offers}
+    hold_down = timedelta(seconds=scaling.hold_down_seconds(policy.start_seconds))
+    decided = fleet.targets(tx, world.deployment, seen.at - hold_down)
     return Snapshot(
         now=seen.at,
         deployment=world.deployment,
@@ -265,9 +270,11 @@ def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Snaps
         offers=tuple(offer for offer in offers.known(tx) if offer.id in on_offer),
         profiles=offers.profiles(tx, policy.model),
         instances=tuple(_instance(machine, world, seen, closing) for machine in fleet.machines(tx, world.deployment)),
-        load=_load(tx, world, seen),
+        load=_load(tx, world, seen, policy, seen.at - hold_down),
         spend=spend(tx, world.deployment, seen.at, policy),
         jobs=jobs.demand(tx, world.deployment, seen.at),
+        last_target=decided[-1][1] if decided else None,
+        raised_at=max((at for (_, old), (at, new) in pairwise(decided) if new > old), default=None),
         recent_launches=fleet.launches_since(tx, world.deployment, seen.at - timedelta(hours=1)),
         unreachable=frozenset(seen.unreachable),
         strangers=tuple(seen.listed[token].provider_id for token in sorted(_beyond(tx, seen))),
@@ -281,16 +288,36 @@ def _instance(machine: Machine, world: World, seen: Seen, closing: set[str]) -> 
     return machine.seen_as(in_flight=sum(told) if told else None, terminating=machine.id in closing)
 
 
-def _load(tx: Transaction, world: World, seen: Seen) -> Load:
+def _load(tx: Transaction, world: World, seen: Seen, policy: Policy, since: datetime) -> Load:
+    """Demand now, in the hold-down window (`since`), and one cold start ahead where the fleet may grow."""
     if seen.load is None:
         return Load()
-    minutes = deployments.load_minutes(tx, world.deployment, seen.at - HOLD_DOWN)
-    peak = max((images for at, images in minutes.items() if at <= seen.at), default=0)
+    minutes = deployments.load_minutes(tx, world.deployment, since)
+    expected = None
+    bounds = windows.bounds(policy.schedule, seen.at)
+    if bounds.min < bounds.max:
+        ahead = policy.start_seconds
+        alike = [minute for day in forecast.past(policy.schedule, seen.at, ahead) for minute in day]
+        asked = deployments.asked(tx, world.deployment, alike)
+        expected = forecast.expected(asked, policy.schedule, seen.at, ahead)
     return Load(
         images_per_second=seen.load.images_per_second,
-        peak_images_per_second=peak / 60,
+        peak_images_per_second=max((images for at, images in minutes.items() if at <= seen.at), default=0) / 60,
+        expected_images_per_second=expected,
         waiting=seen.load.waiting,
+        complete=_watched(minutes, since, seen.load.counted_since),
     )
+
+
+def _watched(known: Collection[datetime], since: datetime, counted_since: datetime | None) -> bool:
+    """Whether all minutes but one are known of those that began after `since` and before the door counted."""
+    if counted_since is None:
+        return True
+    minute, unknown = since.replace(second=0, microsecond=0) + MINUTE, 0
+    while minute < counted_since:
+        unknown += minute not in known
+        minute += MINUTE
+    return unknown <= 1
 
 
 def spend(tx: Transaction, deployment: str, now: datetime, policy: Policy) -> Spend:

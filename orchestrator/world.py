@@ -20,6 +20,7 @@ class DoorLoad:
     minutes: tuple[Mapping[str, Any], ...]  # rows of `loads`
     images_per_second: float
     waiting: int
+    counted_since: datetime | None = None  # minutes before it are not among these; None: none is left out
 
 
 class DoorSeam(Protocol):

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 
 from policies import budget, disruption, scaling, selection, throughput, windows
-from policies.lifecycle import LIVE, Status
+from policies.lifecycle import LIVE, STARTING, Status
 from policies.plan import Action, Drain, Hours, Launch, Plan, Target, Terminate
 from policies.snapshot import Instance, Offer, Purchase, Snapshot
 
@@ -33,6 +33,7 @@ class Policy:
     base_on_demand: int = 0  # so many are never spot machines
     surge: int = 1
     utilisation: float = 0.7  # share of the measured throughput that is planned with
+    start_seconds: float = scaling.START_UNMEASURED_SECONDS  # from launch to ready
     patience: disruption.Disruption = field(default_factory=disruption.Disruption)
     limit: budget.Budget | None = None
     wanted: bool = True  # False: the deployment was taken down
@@ -55,10 +56,9 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     staying = [
         one for one in snapshot.instances if one.status in LIVE and one.id not in dropped and not one.terminating
     ]
-    serving = sum(one.status is Status.READY for one in staying)
     if policy.wanted:
-        speed = scaling.Scaling(images_per_second=_speed(snapshot, policy), utilisation=policy.utilisation)
-        target = scaling.target(snapshot.load, snapshot.jobs, serving, bounds, speed)
+        fleet = _fleet(snapshot, policy, staying)
+        target = scaling.target(snapshot.load, snapshot.jobs, fleet, bounds, _scaling(snapshot, policy))
     else:
         target = Target(replicas=0, reason="taken down")
     capped = budget.cap(target, bounds.min, snapshot.spend, policy.limit)
@@ -90,13 +90,29 @@ def _hours(policy: Policy, bounds: windows.Bounds, capped: budget.Capped) -> Hou
     return Hours(open=bounds.open, opens_at=bounds.opens_at, reason=bounds.reason)
 
 
-def _speed(snapshot: Snapshot, policy: Policy) -> float | None:
-    """Measured images per second of one replica: of the slowest GPU that runs, else of the slowest on offer."""
-    gpus = {one.gpu for one in snapshot.instances if one.status in LIVE}
-    gpus = gpus or {offer.gpu for offer in snapshot.offers if offer.provider in policy.providers}
-    found = [throughput.measured(snapshot.profiles, policy.model, gpu) for gpu in gpus]
-    speeds = [profile.images_per_second for profile in found if profile and profile.images_per_second]
-    return min(speeds, default=None)
+def _fleet(snapshot: Snapshot, policy: Policy, up: Sequence[Instance]) -> scaling.Fleet:
+    speeds = {gpu: _speed(snapshot, policy, gpu) for gpu in {one.gpu for one in up}}
+    raised = None if snapshot.raised_at is None else (snapshot.now - snapshot.raised_at).total_seconds()
+    return scaling.Fleet(
+        speeds=tuple(speeds[one.gpu] for one in up),
+        starting=sum(one.status in STARTING for one in up),
+        last_target=snapshot.last_target,
+        raised_seconds_ago=raised if raised is None or raised >= 0 else None,  # none of the future
+    )
+
+
+def _scaling(snapshot: Snapshot, policy: Policy) -> scaling.Scaling:
+    """What one more replica brings: one of the offer that would be taken next."""
+    candidates, _ = _candidates(snapshot, policy, spot_only=False)
+    speeds = (one.profile.images_per_second for one in candidates if one.profile is not None)
+    return scaling.Scaling(
+        images_per_second=next(speeds, None), utilisation=policy.utilisation, start_seconds=policy.start_seconds
+    )
+
+
+def _speed(snapshot: Snapshot, policy: Policy, gpu: str) -> float | None:
+    profile = throughput.measured(snapshot.profiles, policy.model, gpu, policy.p95_ms)
+    return None if profile is None else profile.images_per_second
 
 
 def _launches(

@@ -1,4 +1,4 @@
-"""How many replicas the demand needs: Little's law on measured throughput."""
+"""How many replicas the demand needs: Little's law on measured throughput, up at once and down late."""
 
 import math
 from collections.abc import Sequence
@@ -8,25 +8,53 @@ from policies.plan import Target
 from policies.snapshot import JobState, Load
 from policies.windows import Bounds
 
+#: demand is held at its highest minute of at least this long
+HOLD_DOWN_SECONDS = 600.0
+#: from launch to ready, as long as nobody has measured it
+START_UNMEASURED_SECONDS = 120.0
+#: of a replica: what floating point may be off by
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
-    """The measured speed of one replica and how much of it may be used."""
+    """What one more replica brings, how much of it may be used, and how long it takes."""
 
-    images_per_second: float | None  # of one replica; None: not measured
+    images_per_second: float | None  # measured; None: not measured
     utilisation: float = 0.7  # share of it that is planned with; the rest absorbs bursts
+    start_seconds: float = START_UNMEASURED_SECONDS
 
 
-def target(load: Load, jobs: Sequence[JobState], serving: int, bounds: Bounds, scaling: Scaling) -> Target:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """The replicas that are up, those still starting included, and what was decided about their number before."""
+
+    speeds: tuple[float | None, ...] = ()  # measured images a second of each; None: not measured
+    starting: int = 0  # so many of them do not serve yet
+    last_target: int | None = None  # None: nothing was decided yet
+    raised_seconds_ago: float | None = None  # since the target last rose; None: long ago
+
+    @property
+    def held(self) -> int:
+        """How many to hold. Not those that are up: more are while outdated ones are replaced, fewer after a loss."""
+        return len(self.speeds) if self.last_target is None else self.last_target
+
+
+def hold_down_seconds(start_seconds: float) -> float:
+    """The window whose highest minute counts: two cold starts, so that nobody leaves who would be asked for again."""
+    return max(HOLD_DOWN_SECONDS, 2 * start_seconds)
+
+
+def target(load: Load, jobs: Sequence[JobState], fleet: Fleet, bounds: Bounds, scaling: Scaling) -> Target:
     """Replicas wanted now, within `bounds`: 0 outside the windows.
 
-    Demand is the highest minute of the hold-down window (so it never scales down inside a burst), in images per
-    second; replicas = demand / (utilisation x throughput), Little's law with one image in service per replica.
-    Without a measured throughput one more replica is asked for while requests wait.
+    Demand is the highest of what is asked for now, of the hold-down window's minutes, and of what is expected one cold
+    start ahead. It rises at once, from 0 too. It is held while evidence is missing, and for one hold-down window after
+    it rose: inside a burst nobody leaves.
     """
     if not bounds.open and not bounds.prewarm:
         return Target(replicas=0, reason=bounds.reason)
-    need, why = _need(load, serving, scaling)
+    need, why = _need(load, fleet, scaling)
     if jobs and need < 1:
         left = sum(job.items_left for job in jobs)
         need, why = 1, f"{left} batch items are waiting"
@@ -38,18 +66,39 @@ def target(load: Load, jobs: Sequence[JobState], serving: int, bounds: Bounds, s
     return Target(replicas=clamped, reason=f"{bounds.reason}; {why}")
 
 
-def _need(load: Load, serving: int, scaling: Scaling) -> tuple[int, str]:
-    rates = [rate for rate in (load.images_per_second, load.peak_images_per_second) if rate is not None]
-    if not rates:
-        return serving, "no evidence of the load, hold"
-    demand = max(rates)
+def _need(load: Load, fleet: Fleet, scaling: Scaling) -> tuple[int, str]:
+    if load.images_per_second is None and load.peak_images_per_second is None:
+        return fleet.held, "no evidence of the load, hold"
+    seen = max(load.images_per_second or 0.0, load.peak_images_per_second or 0.0)
+    expected = load.expected_images_per_second or 0.0
+    need, why = _carried(load, fleet, scaling, max(seen, expected))
+    if expected > seen:
+        why = f"{why}, as on past days"
+    if need >= fleet.held:
+        return need, why
+    if not load.complete:
+        return fleet.held, f"{why}; nobody watched for a while, hold"
+    raised = fleet.raised_seconds_ago
+    if need > 0 and raised is not None and raised < hold_down_seconds(scaling.start_seconds):
+        return fleet.held, f"{why}; the target rose {raised / 60:.0f} min ago, hold"
+    return (fleet.held, f"{why}; {load.waiting} waiting, hold") if load.waiting else (need, why)
+
+
+def _carried(load: Load, fleet: Fleet, scaling: Scaling, demand: float) -> tuple[int, str]:
+    """The smallest fleet that carries the demand, whoever of those that are up stays."""
     if demand == 0 and load.waiting == 0:
         return 0, "no load"
-    if scaling.images_per_second is None:
-        need = max(1, serving + 1 if load.waiting else serving)
+    measured = [speed for speed in fleet.speeds if speed]
+    slowest = min(measured, default=scaling.images_per_second)
+    if slowest is None:
+        need = max(1, fleet.held + 1 if load.waiting and not fleet.starting else fleet.held)
         return need, f"{demand:.2f} images/s, {load.waiting} waiting, throughput not measured"
-    capacity = scaling.images_per_second * scaling.utilisation
-    need = max(1, math.ceil(demand / capacity))
-    if load.waiting and need <= serving:
-        need = serving + (load.waiting > serving)
-    return need, f"{demand:.2f} images/s over {capacity:.2f} a replica"
+    # a queue asks for more only when nobody is about to relieve it: what it will be by then is not known yet
+    backlog = 0.0 if fleet.starting else load.waiting / scaling.start_seconds
+    rest, need = (demand + backlog) / scaling.utilisation, 0
+    for speed in sorted(speed or slowest for speed in fleet.speeds):
+        if rest <= ROUNDING * speed:
+            break
+        rest, need = rest - speed, need + 1
+    more = math.ceil(max(0.0, rest) / (scaling.images_per_second or slowest) - ROUNDING)
+    return max(1, need + more), f"{demand:.2f} images/s over {scaling.utilisation * slowest:.2f} a replica"

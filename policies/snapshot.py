@@ -73,7 +73,9 @@ class Load:
 
     images_per_second: float | None = None
     peak_images_per_second: float | None = None  # highest minute of the hold-down window
+    expected_images_per_second: float | None = None  # within one cold start, as past days had it
     waiting: int = 0  # requests held or queued now
+    complete: bool = True  # False: of the hold-down window some minutes were not watched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,8 @@ class Snapshot:
     load: Load = Load()
     spend: Spend = Spend()
     jobs: tuple[JobState, ...] = ()
+    last_target: int | None = None  # what was decided last; None: nothing yet
+    raised_at: datetime | None = None  # when that rose, if within the hold-down window
     recent_launches: tuple[datetime, ...] = ()  # within the last hour, for the runaway bound
     unreachable: frozenset[str] = frozenset()  # providers that cannot be asked now: hold, launch nothing there
     strangers: tuple[str, ...] = ()  # machines that bear our tag, and that the ledger does not know

@@ -1,6 +1,6 @@
 """Specs being kept true: the SQL of `deployments` and of the per-minute `loads`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -106,6 +106,13 @@ def load_minutes(tx: sa.Connection, deployment: str, since: datetime) -> dict[da
     wanted = sa.func.sum(c.images + c.failed + c.refused)
     query = sa.select(c.at, wanted).where(c.deployment == deployment, c.at >= since).group_by(c.at)
     return {row[0]: int(row[1]) for row in tx.execute(query)}
+
+
+def asked(tx: sa.Connection, deployment: str, minutes: Collection[datetime]) -> dict[datetime, int]:
+    """Requests that came in each of these minutes, those without evidence left out."""
+    c = t.loads.c
+    query = sa.select(c.at, c.requests).where(c.deployment == deployment, c.instance_id == "", c.at.in_(minutes))
+    return {row.at: row.requests for row in tx.execute(query)}
 
 
 def totals(tx: sa.Connection, deployment: str) -> tuple[int, int]:

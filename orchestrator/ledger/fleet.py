@@ -354,6 +354,15 @@ def last_tick(tx: sa.Connection, deployment: str) -> sa.Row[Any] | None:
     return tx.execute(query).first()
 
 
+def targets(tx: sa.Connection, deployment: str, since: datetime) -> tuple[tuple[datetime, int], ...]:
+    """The targets decided since then, and the one that held until then, with their times; the oldest first."""
+    c = t.ticks.c
+    decided = sa.select(c.at, c.target).where(c.deployment == deployment)
+    before = tx.execute(decided.where(c.at <= since).order_by(c.at.desc(), c.id.desc()).limit(1)).all()
+    rows = [*before, *tx.execute(decided.where(c.at > since).order_by(c.id))]
+    return tuple((row.at, row.target) for row in rows)
+
+
 def ticks(tx: sa.Connection, deployment: str, *, until: datetime, acted: bool, limit: int) -> Sequence[sa.Row[Any]]:
     """The newest decisions up to a time; `acted` leaves out those that did nothing."""
     c = t.ticks.c
