@@ -54,9 +54,13 @@ class ZoneBelief:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belief:
-    """What is known of the zones of a market, in the market's order, after `hours` of watching."""
+    """What is known of the zones of a market, in the market's order, after `hours` of watching.
+
+    `market` is all of them as one, up while any is: zones tend to go together, so their own odds do not tell its.
+    """
 
     zones: tuple[ZoneBelief, ...]
+    market: ZoneBelief = ZoneBelief()
     hours: float = 0.0
 
 
@@ -67,16 +71,19 @@ def unseen(zones: int) -> Belief:
 
 def observe(belief: Belief, up: Sequence[bool], hours: float) -> Belief:
     """The belief after seeing each zone up or down for `hours` more. Hazards are renewed every REVIEW_HOURS."""
-    zones = belief.zones
+    zones, market = belief.zones, belief.market
     clock, end = belief.hours, belief.hours + hours
     while clock < end - 1e-9:
         review = clock + next_review_hours(replace(belief, hours=clock))
         until = min(end, review)
         zones = tuple(_watch(zone, now, until - clock) for zone, now in zip(zones, up, strict=True))
+        if len(zones) > 1:
+            market = _watch(market, any(up), until - clock)
         if until >= review - 1e-9:
             zones = tuple(replace(zone, hazards=hazards(zone)) for zone in zones)
+            market = replace(market, hazards=hazards(market))
         clock = until
-    return Belief(zones=zones, hours=end)
+    return Belief(zones=zones, market=market, hours=end)
 
 
 def hazards(zone: ZoneBelief) -> Hazards:

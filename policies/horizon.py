@@ -30,11 +30,15 @@ _NEVER = 1e9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Spot machines at one price per hour. `spare` is the chance that when one is lost another is ready."""
+    """Spot machines at one price per hour.
+
+    `spare` is the chance that when one is lost another is ready: the best of `spares`, as many as are up on average.
+    """
 
     hazards: Hazards
     price: float
     spare: float = 0.0
+    spares: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +167,7 @@ def _chain(source: Source, step: float) -> _Chain:
                 whole[here, 0] += rate
             else:
                 whole[here, ups] += rate * (1 - source.spare)
-                whole[here, :ups] += rate * source.spare * _ages_met(source.hazards)
+                whole[here, :ups] += rate * source.spare * _ages_met(source.hazards, source.spares)
                 kept[here, here] -= rate
     for rate_matrix in (whole, kept):
         off = rate_matrix - np.diag(np.diag(rate_matrix))
@@ -177,10 +181,10 @@ def _chain(source: Source, step: float) -> _Chain:
     return _Chain(move.astype(np.float32), keep.astype(np.float32), lose.astype(np.float32), ups)
 
 
-def _ages_met(hazards: Hazards) -> NDArray[np.float64]:
-    """The shares of time that an available machine spends in each age bucket."""
-    lives = [life_hours(hazards.losses, most=edge) for edge in (*AGES_HOURS, math.inf)]
-    return np.diff(lives) / lives[-1]
+def _ages_met(hazards: Hazards, machines: float) -> NDArray[np.float64]:
+    """The chances of each age bucket for the oldest of so many machines, each met at any moment of its life."""
+    lives = np.array([life_hours(hazards.losses, most=edge) for edge in (*AGES_HOURS, math.inf)])
+    return np.diff((lives / lives[-1]) ** max(1.0, machines))
 
 
 def _exponential(rates: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -26,6 +26,12 @@ from policies.horizon import FIRST, NOTHING, SECOND, Atlas, Source, solve
 from policies.horizon import ON_DEMAND as FALL_BACK
 from policies.market import IDLE, ON_DEMAND, Job, Market, Step
 
+#: Losses to be seen in a market before what followed them counts as much as the odds of its single zones.
+SPARE_EVENTS = 20.0
+#: In a market of many zones losses come in bunches; a program that takes them for independent spends its slack too early.
+#: It is told of so many times the losses.
+CAUTION = 1.4
+
 _DOWN = len(AGES_HOURS)
 _HOUR = 3600
 
@@ -75,11 +81,13 @@ def _view(
         seen = [first, *others]
         sources = tuple(Source(hazards=belief.zones[zone].hazards, price=market.zones[zone].price) for zone in seen)
         return sources, tuple(_state(market, belief, zone) for zone in seen)
-    typical, rest = _typical(tuple(zone.hazards for zone in belief.zones))
-    spare = 1 - math.prod(sorted(1 - share_up(belief.zones[zone].hazards) for zone in others)[1:])
+    typical = _typical(tuple(zone.hazards for zone in belief.zones))
+    rest = Hazards(losses=typical.losses, returns=belief.market.hazards.returns)
+    shares = sorted(share_up(belief.zones[zone].hazards) for zone in others)[:-1]
+    spare = _spare(belief, math.prod(1 - share for share in shares))
     sources = (
         Source(hazards=typical, price=market.zones[first].price),
-        Source(hazards=rest, price=market.zones[second].price, spare=round(spare, 2)),
+        Source(hazards=rest, price=market.zones[second].price, spare=round(spare, 2), spares=round(sum(shares))),
     )
     states = [
         _as_typical(belief.zones[zone].hazards, age_hours(belief.zones[zone], up=True), typical)
@@ -96,20 +104,21 @@ def _state(market: Market, belief: Belief, zone: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _typical(zones: tuple[Hazards, ...]) -> tuple[Hazards, Hazards]:
-    """The hazards of a typical zone (its losses weighted by how often a zone is up), and those of the rest as one.
-
-    The rest comes back when any of its zones does: one has just gone, the others have been down for any time.
-    """
+def _typical(zones: tuple[Hazards, ...]) -> Hazards:
+    """The hazards of a typical zone, its losses weighted by how often a zone is up, with CAUTION."""
     shares = [share_up(zone) for zone in zones]
     losses, returns = [], []
     for index in range(len(AGES_HOURS)):
         met = sum(share * zone.losses[index] for share, zone in zip(shares, zones, strict=True))
-        losses.append(met / sum(shares))
+        losses.append(CAUTION * met / sum(shares))
         returns.append(sum(zone.returns[index] for zone in zones) / len(zones))
-    settled = sum(1 / life_hours(zone.returns) for zone in zones) * (len(zones) - 2) / len(zones)
-    typical = Hazards(losses=tuple(losses), returns=tuple(returns))
-    return typical, Hazards(losses=typical.losses, returns=tuple(rate + settled for rate in returns))
+    return Hazards(losses=tuple(losses), returns=tuple(returns))
+
+
+def _spare(belief: Belief, none_up: float) -> float:
+    """The chance that a loss leaves another zone up: as seen, or as if zones were independent while little was seen."""
+    all_gone = sum(belief.market.losses) + SPARE_EVENTS * none_up
+    return 1 - all_gone / (sum(sum(zone.losses) for zone in belief.zones) + SPARE_EVENTS)
 
 
 def _as_typical(hazards: Hazards, age: float, typical: Hazards) -> int:
