@@ -28,7 +28,7 @@ from policies.market import IDLE, ON_DEMAND, Job, Market, Step
 
 #: Losses to be seen in a market before what followed them counts as much as the odds of its single zones.
 SPARE_EVENTS = 20.0
-#: In a market of many zones losses come in bunches; a program that takes them for independent spends its slack too early.
+#: In a market of many zones losses come in bunches; a program that takes them for independent spends its slack early.
 #: It is told of so many times the losses.
 CAUTION = 1.4
 
