@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from orchestrator.errors import Refused
 from orchestrator.ledger import tables as t
@@ -118,7 +118,12 @@ def open_file(path: Path, *, simulated: bool = False, create: bool = False) -> L
 
 
 def _open(url: str, key: bytes, simulated: bool) -> Ledger:
-    engine = sa.create_engine(url)
+    try:
+        engine = sa.create_engine(url)
+    except (ArgumentError, ImportError) as error:  # the URL itself may hold a password: it is not repeated
+        raise Refused(
+            f"ledger: HALVE_DATABASE_URL: {str(error).partition(' from ')[0]}; want sqlite or postgresql"
+        ) from None
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _tune_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
@@ -141,11 +146,11 @@ def installation_key(home: Path) -> bytes:
     if not path.exists():
         draft = home / f".installation.{secrets.token_hex(4)}"
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
         try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                os.fsync(file.fileno())
             os.link(draft, path)  # the first one wins, whole
         except FileExistsError:
             pass

@@ -1,0 +1,136 @@
+"""Where the ledger lives: one key, whole transactions, plain words for a disk that is full."""
+
+import hashlib
+import hmac
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from orchestrator.billing import accrued
+from orchestrator.errors import Refused
+from orchestrator.ledger import deployments, fleet, leases
+from orchestrator.ledger.fleet import token_of
+from orchestrator.ledger.store import Ledger, LedgerUnwritable, Stale, installation_key, open_file, open_ledger
+from tests.orchestrator.batch import opened
+from tests.orchestrator.scene import Scene, charges, rows
+from tests.orchestrator.test_providers import no_room
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+def test_a_token_is_a_function_of_the_installation_and_the_intent() -> None:
+    key = b"k" * 32
+    assert token_of(key, 7) == hmac.new(key, b"launch:7", hashlib.sha256).hexdigest()[:40]
+    assert len({token_of(key, 7), token_of(key, 8), token_of(b"l" * 32, 7)}) == 3
+
+
+def test_the_key_is_made_once_whoever_comes_first_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        keys = set(threads.map(lambda _: installation_key(tmp_path), range(64)))
+    assert len(keys) == 1
+    assert len(keys.pop()) == 32
+    assert [path.name for path in tmp_path.iterdir()] == ["installation.key"]
+    assert (tmp_path / "installation.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_without_room_no_key_is_better_than_half_a_key(tmp_path: Path) -> None:
+    with no_room(), pytest.raises(OSError, match="File too large"):
+        installation_key(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_meet_on_a_fresh_home_open_one_ledger(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from orchestrator.ledger.store import open_ledger as o; "
+    code += "print(o(Path(sys.argv[1])).installation_id())"
+    command = [sys.executable, "-c", code, str(tmp_path / "home")]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=60) for process in started]
+    assert len({out for out, _ in said}) == 1, said
+    assert said[0][0].strip()
+
+
+def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    with pytest.raises(RuntimeError), ledger.write() as tx:
+        deployments.put_up(tx, "other", "spec", "s.yaml", NOW)
+        raise RuntimeError
+    assert [row.name for row in rows(ledger, "deployments")] == ["ocr"]
+
+
+def test_a_full_disk_is_said_plainly_and_nothing_is_lost(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    before = rows(ledger, "deployments")
+    with no_room(), pytest.raises(LedgerUnwritable, match="nothing was lost"), ledger.write() as tx:
+        deployments.put_up(tx, "other", "spec" * 10_000, "s.yaml", NOW)
+    assert rows(ledger, "deployments") == before
+    with ledger.write() as tx:
+        deployments.put_up(tx, "other", "spec" * 10_000, "s.yaml", NOW)
+    assert len(rows(ledger, "deployments")) == 2
+
+
+def test_a_stale_generation_writes_nothing(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    with ledger.write() as tx:
+        ledger.generation = leases.take(tx, "a", 1, NOW)
+    successor = Ledger(ledger.engine, ledger.key)
+    with successor.write() as tx:
+        assert leases.take(tx, "b", 2, NOW) == ledger.generation + 1
+    with pytest.raises(Stale), ledger.write() as tx:
+        deployments.put_up(tx, "other", "spec", "s.yaml", NOW)
+    assert len(rows(ledger, "deployments")) == 1
+    with ledger.read() as tx:  # looking is free
+        assert leases.held(tx) is not None
+
+
+def test_real_and_simulated_ledgers_are_told_apart(tmp_path: Path) -> None:
+    assert not opened(tmp_path).simulated()
+    assert open_file(tmp_path / "s.db", simulated=True, create=True).simulated()
+    assert open_file(tmp_path / "s.db").simulated()
+    with pytest.raises(Refused, match="no such file"):
+        open_file(tmp_path / "nowhere.db")
+    assert not (tmp_path / "nowhere.db").exists()
+
+
+def test_a_naive_time_does_not_reach_the_ledger(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    with pytest.raises(sa.exc.StatementError, match="naive"), ledger.write() as tx:
+        deployments.take_down(tx, "ocr", datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
+def test_a_home_that_may_not_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(Refused, match="HALVE_HOME"):
+        open_ledger(tmp_path)
+
+
+# charges
+
+
+def test_a_machine_has_one_open_charge_and_its_parts_add_up(tmp_path: Path) -> None:
+    """Cut by price changes at any moment, a machine's charges cover its life without a gap."""
+    scene = Scene(tmp_path / "home")
+    scene.run(30)
+    (machine,) = scene.ready()
+    moments = [NOW + timedelta(seconds=seconds, microseconds=7) for seconds in (40, 41, 100, 100)]
+    with scene.ledger.write() as tx:
+        for number, at in enumerate(moments):
+            assert fleet.reprice(tx, machine.id, 1000 + number, "CNY", at)
+            assert not fleet.reprice(tx, machine.id, 1000 + number, "CNY", at)
+        fleet.open_charge(tx, machine, price_per_hour_micros=1, currency="CNY", started_at=NOW)  # it has one
+    found = charges(scene.ledger)[machine.id]
+    assert [charge.ended_at for charge in found] == [*moments, None]
+    assert [charge.started_at for charge in found] == [machine.launched_at, *moments]
+    with scene.ledger.write() as tx:
+        fleet.close_charge(tx, machine.id, NOW)  # before it started: nothing, not less than nothing
+    last = charges(scene.ledger)[machine.id][-1]
+    assert (last.ended_at, accrued(last, NOW + timedelta(days=1))) == (last.started_at, 0)
+    with scene.ledger.write() as tx:
+        fleet.close_charge(tx, machine.id, NOW + timedelta(hours=1))
+    assert charges(scene.ledger)[machine.id][-1] == last  # closed rows never change
