@@ -56,8 +56,9 @@ def shielded_ticks(job: Job, market: Market, run: int) -> int:
     work = job.work_left_seconds - max(0, tick - overhead)
     if work > 0 and -(-(work + job.overhead_seconds) // tick) > ticks - 1:
         return 0
-    # Once it works, each tick takes a tick off both sides.
-    return 1 if overhead > 0 else FOREVER
+    # When it has started up, each tick takes a tick off both sides: if it is safe then, it is safe before and after.
+    started = -(-(job.work_left_seconds + overhead + job.overhead_seconds) // tick) <= ticks
+    return FOREVER if started or work <= 0 else 1
 
 
 def earliest_deadline_seconds(work_seconds: int, overhead_seconds: int, tick_seconds: int) -> int:

@@ -69,7 +69,7 @@ def _along_the_line(job: Job, market: Market, belief: Belief, *, hysteresis: boo
     margin = 2 * job.overhead_seconds
     if job.running == ON_DEMAND and hysteresis and job.done_seconds < on_line + margin * pace:
         behind = on_line + margin * pace - job.done_seconds
-        hold = 1 if job.overhead_left_seconds else max(1, int(behind / (tick * (1 - pace)))) if pace < 1 else FOREVER
+        hold = max(1, int(behind / (tick * (1 - pace)))) if pace < 1 else FOREVER
         return Step(run=ON_DEMAND, reason="on-demand until well above the line", hold_ticks=hold)
     zone = _spot(job, market, belief)
     if zone is not None:

@@ -94,10 +94,8 @@ def sweep() -> None:
             )
             worst, cells = max(worst, ours / theirs), cells + 1
             if ours > 1.02 * theirs:
-                print(
-                    market = f"up {up} down {down} heavy {heavy} price x{ratio} overhead {overhead}"
-                    print(f"  {market}: {ours:.3f} vs {theirs:.3f}")
-                )
+                market = f"up {up} down {down} heavy {heavy} price x{ratio} overhead {overhead}"
+                print(f"  {market}: {ours:.3f} vs {theirs:.3f}")
     print(f"{cells} synthetic markets: at worst {worst:.3f} times uniform progress")
 
 

@@ -128,7 +128,12 @@ def test_the_learned_policy_does_not_miss_either(seed: int, spare: int, zones: i
         (job(deadline_seconds=50 * 600), IDLE, 0),
         (job(deadline_seconds=50 * 600 + 599), IDLE, 0),  # a part of a tick is no tick
         (job(deadline_seconds=50 * 600), 0, 0),
-        (job(deadline_seconds=52 * 600), 0, 1),  # while starting, tick by tick
+        (job(deadline_seconds=51 * 600), 0, 1 << 40),
+        (
+            job(deadline_seconds=52 * 600, overhead_seconds=1300),
+            0,
+            1,
+        ),  # safe for a tick, but not to the end of its start
         (job(deadline_seconds=51 * 600, running=0), 0, 1 << 40),  # once it works, for good
         (job(deadline_seconds=50 * 600), ON_DEMAND, 1 << 40),
         (job(deadline_seconds=600, done_seconds=8 * HOUR - 60, running=0), 0, 1 << 40),  # it ends within the tick
