@@ -127,6 +127,16 @@ def test_nothing_is_lost_doubled_or_leaked_wherever_it_dies(tmp_path: Path, name
             scene.ledger.close()
 
 
+def test_the_door_is_told_before_anything_is_drained_or_ended(tmp_path: Path) -> None:
+    scene = scene_of(tmp_path, "it opens, serves, drains and closes")
+    scene.run(15)
+    scene.policy = replace(scene.policy, wanted=False)
+    fuse = crash_at(-1)
+    tick(fused(scene.world, fuse))
+    told, drained = fuse.passed.index("after publishing"), fuse.passed.index("before draining")
+    assert fuse.passed.index("after the commit of record") < told < drained
+
+
 def test_the_fuse_is_in_everything_that_has_an_effect(tmp_path: Path) -> None:
     """Otherwise the test above would prove little."""
     scene = scene_of(tmp_path, "it opens, serves, drains and closes")
