@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import permutations, product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from policies.mix import Answer, Demand, Mix, Terms, cheapest
@@ -277,6 +277,15 @@ some_limits = st.builds(
 
 @settings(max_examples=300, deadline=None)
 @given(pools_of_two, rates_of_two, some_limits)
+@example(  # one micro-unit is the difference
+    [
+        Pool(speeds=(0.0, 0.5), cost_micros=1, capacity=1, spot=True),
+        Pool(speeds=(1.0, 0.0), cost_micros=200_000, capacity=2),
+        Pool(speeds=(1.0, 0.5), cost_micros=100_000, capacity=2),
+    ],
+    (0.3, 0.7),
+    Limits(steady=3),
+)
 def test_no_fleet_is_cheaper_by_brute_force(pools: list[Pool], rates: tuple[float, float], limits: Limits) -> None:
     enough = [fleet for fleet in fleets(pools, limits) if carries(pools, fleet, rates, limits.utilisation)]
     solution = solve(pools, rates, limits)

@@ -163,6 +163,15 @@ def test_from_none_to_as_many_as_it_takes_at_once() -> None:
     assert len(town.instances) == 5
 
 
+def test_a_queue_asks_for_more_once_and_not_while_its_relief_is_starting() -> None:
+    town = Town(policy(1, 8))
+    town.run(300, lambda passed: 1.0)
+    for _ in range(6):
+        town.tick(town.load(1.0, waiting=400))
+        town.now += timedelta(seconds=10)
+    assert town.targets[-6:] == [4] * 6, "3.3 a second for a start's length, and not again while they start"
+
+
 def test_dead_records_never_count() -> None:
     town = Town(policy(2, 4))
     for status in (*OVER, Status.LOST, Status.STOPPED, Status.DRAINING):
