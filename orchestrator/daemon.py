@@ -15,7 +15,8 @@ from types import FrameType
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from orchestrator.clock import SystemClock
-from orchestrator.deployment import Running, open_running
+from orchestrator.deployment import Running, close_door, open_running
+from orchestrator.doorway import HttpDoor
 from orchestrator.errors import Refused
 from orchestrator.executors import Executor
 from orchestrator.jobs.runner import JobRunner
@@ -169,12 +170,16 @@ class Daemon:
         return running.room() if running is not None else 1
 
     def _forget(self, row: Deployment) -> None:
-        """A deployment that is down and costs nothing: its door closes."""
-        running = self._opened(row)
-        self._had_one = self._had_one or running.door.is_open()
-        running.stop_door()
-        running.close()
-        del self._running[row.name]
+        """A deployment that is down and costs nothing: its door closes, even if its spec no longer means anything."""
+        running = self._running.pop(row.name, None)
+        if running is not None:
+            running.close()
+        door = HttpDoor(self._home, row.name)
+        try:
+            self._had_one = self._had_one or door.is_open()
+            close_door(door, self._ledger)
+        finally:
+            door.close()
         self._forgotten[row.name] = row
 
     def _opened(self, row: Deployment) -> Running:

@@ -53,18 +53,20 @@ class Running:
         if self.executor is None or self.executor.url != f"{url}/v1/ocr":
             self.executor = HttpExecutor(f"{url}/v1/ocr", token=self.spec.door.token)
 
-    def stop_door(self) -> None:
-        counted = self.door.load(datetime.min.replace(tzinfo=UTC))
-        if counted is not None:
-            with self.world.ledger.write() as tx:
-                deployments.record_loads(tx, counted.minutes)
-        self.door.stop()
-
     def close(self) -> None:
         """Let go of connections. Replicas and the door go on."""
         self.door.close()
         if isinstance(self.world.probes, HttpProbes | ProbesByAddress):
             self.world.probes.close()
+
+
+def close_door(door: HttpDoor, ledger: Ledger) -> None:
+    """Close a door's process; what it has counted is written down first."""
+    counted = door.load(datetime.min.replace(tzinfo=UTC))
+    if counted is not None:
+        with ledger.write() as tx:
+            deployments.record_loads(tx, counted.minutes)
+    door.stop()
 
 
 def open_running(home: Path, clock: Clock, ledger: Ledger, row: Deployment) -> Running:

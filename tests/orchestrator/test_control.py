@@ -6,9 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import pytest
 from orchestrator.ledger.store import open_ledger
 from tests.orchestrator.fake_engine import free_port
 from tests.orchestrator.scene import rows
-from tests.orchestrator.tiny import living, replicas, until
+from tests.orchestrator.tiny import fill, living, replicas, small_disk, until
 
 INVOICE = Path(__file__).resolve().parents[1] / "pages" / "invoice.png"
 SIMULATED = """
@@ -276,29 +274,11 @@ def test_wrong_usage_is_exit_code_2(home: Path) -> None:
         assert (said.returncode, "Traceback" in said.stderr) == (2, False)
 
 
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[Path]:
-    """A file system that is soon full. Needs root."""
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "halve-test", str(path)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a small disk cannot be mounted here: it needs root")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
-
-
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, spec: Path) -> None:
     with small_disk(tmp_path / "disk", "1m") as disk:
         home = disk / "home"
         open_ledger(home).close()
-        filler = disk / "filler"
-        with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-            while True:
-                file.write(b"x" * 4096)
+        filler = fill(disk)
         line = refused(halve(home, "up", str(spec)))
         assert "disk" in line or "space" in line
         assert living(home) == []

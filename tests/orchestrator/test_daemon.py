@@ -28,7 +28,7 @@ from orchestrator.status import status
 from tests.orchestrator.bent import Waylaid
 from tests.orchestrator.driven import daemon, machines, put_up, ready, take_down
 from tests.orchestrator.scene import Scene, rows
-from tests.orchestrator.tiny import living, replicas, until
+from tests.orchestrator.tiny import end_all, fill, living, replicas, small_disk, until
 
 
 def held(ledger: Ledger) -> Lease | None:
@@ -230,6 +230,20 @@ def test_ticks_that_fail_are_counted_and_shown_and_the_others_go_on(home: Path, 
 
 
 @pytest.mark.slow
+def test_it_leaves_with_its_last_deployment_whatever_older_ones_say(home: Path, ledger: Ledger) -> None:
+    """A spec that this version no longer understands does not keep a daemon from leaving."""
+    put_up(home, "simulated")
+    with ledger.write() as tx:
+        deployments.put_up(tx, "older", "{name: older, model: ppocr, provider: moon}", "o.yaml", datetime.now(UTC))
+        deployments.take_down(tx, "older", datetime.now(UTC))
+    with daemon(home) as process:
+        until(lambda: ready(ledger))
+        take_down(ledger)
+        assert process.wait(60) == 0
+    assert living(home) == []
+
+
+@pytest.mark.slow
 def test_without_its_door_it_goes_on_and_says_so(home: Path, ledger: Ledger) -> None:
     """The port is taken after the fact: machines are still looked after, and ended when the deployment goes down."""
     with socket.socket() as squatter:
@@ -280,6 +294,30 @@ def test_a_ledger_that_is_locked_for_long_does_not_end_the_daemon(home: Path, le
         before = held(ledger).last_tick_at  # type: ignore[union-attr]
         until(lambda: (held(ledger).last_tick_at or before) > before)  # type: ignore[union-attr, operator]
         assert len(ready(ledger)) == 1
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_does_not_end_the_daemon_and_loses_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        home = disk / "home"
+        home.mkdir()
+        (home / "daemon.log").symlink_to(tmp_path / "daemon.log")
+        ledger = put_up(home)
+        try:
+            with daemon(home) as process:
+                until(lambda: ready(ledger))
+                filler = fill(disk)
+                replicas(home)[0].kill()  # something has to be written down, and cannot be
+                until(lambda: "nothing was lost" in log_of(home) or "No space left" in log_of(home))
+                assert process.poll() is None
+                filler.unlink()
+                until(lambda: replicas(home) and ready(ledger))
+                take_down(ledger)
+                assert process.wait(60) == 0
+            assert [row.ended_at is None for row in rows(ledger, "charges")] == [False, False]
+        finally:
+            end_all(home)
+            ledger.close()
 
 
 def test_a_ledger_cannot_be_opened_twice_at_the_first_time_with_two_schemas(tmp_path: Path) -> None:

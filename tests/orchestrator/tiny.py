@@ -1,14 +1,16 @@
 """The local provider with tiny replicas, and the end of every process that a test has started."""
 
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.providers.local import TOKEN, Command, LocalProvider
@@ -82,3 +84,27 @@ def end_all(home: Path) -> None:
         return not left
 
     until(none_left, why="a process cannot be ended")
+
+
+@contextmanager
+def small_disk(path: Path, size: str) -> Iterator[Path]:
+    """A file system that is soon full. Needs root."""
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "halve-test", str(path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here: it needs root")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room at all; returns the file to remove."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 512):
+            pass
+    return filler
