@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from policies.program import Limits, Pool, Solution, Speeds, solve
-from policies.selection import Ranked, choose, price_in, rank
+from policies.selection import Choice, Ranked, choose, price_in, rank
 from policies.snapshot import Offer, Profile, Purchase
 
 #: a share of a class below this is the solver's rounding
@@ -127,6 +127,17 @@ def cheapest(
     return Answer(winner=winner, runner_up=runner_up, reason=reason)
 
 
+def unloaded(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms) -> Answer:
+    """Where no load is known yet: the minimum, one at least, of the offer that is cheapest per image when busy."""
+    choice = _chosen(offers, profiles, terms)
+    winner, other = choice.winner, choice.runner_up
+    return Answer(
+        winner=None if winner is None else _alone(winner, terms, choice.reason),
+        runner_up=None if other is None else _alone(other, terms, other.reason),
+        reason=choice.reason,
+    )
+
+
 def _ranked(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms) -> Sequence[Ranked]:
     return rank(offers, profiles, terms.model, terms.p95_ms, currency=terms.currency, rates=terms.rates)
 
@@ -233,25 +244,33 @@ def _runner_up(winner: Mix, groups: Sequence[_Group], demand: Sequence[Demand], 
 
 def _untried(offers: Sequence[Offer], demand: Sequence[Demand], terms: Terms) -> Answer | None:
     """Where nothing was measured: one's own machines, or one of a GPU that may be tried; None where neither is."""
-    choice = choose(
+    choice = _chosen(offers, demand[0].profiles if demand else (), terms)
+    row = choice.winner
+    if row is None or row.profile is not None:
+        return None
+    return Answer(winner=_alone(row, terms, choice.reason), runner_up=None, reason=choice.reason)
+
+
+def _chosen(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms) -> Choice:
+    return choose(
         offers,
-        demand[0].profiles if demand else (),
+        profiles,
         terms.model,
         terms.p95_ms,
         try_unmeasured=terms.try_unmeasured,
         currency=terms.currency,
         rates=terms.rates,
     )
-    row = choice.winner
-    if row is None or row.profile is not None:
-        return None
-    own = row.offer.purchase is Purchase.OWNED
-    count = _at_most(max(1, terms.limits.minimum) if own else 1, row.offer.capacity)
+
+
+def _alone(row: Ranked, terms: Terms, reason: str) -> Mix:
+    """The minimum of one offer, one at least; of a rented machine that nobody measured just one."""
+    trial = row.profile is None and row.offer.purchase is not Purchase.OWNED
+    count = 1 if trial else _at_most(max(1, terms.limits.minimum), row.offer.capacity)
     price = price_in(row.offer, terms.currency, terms.rates)
     bill = None if price is None else round(price * count)
     part = Part(offer=row.offer, count=count, images_per_second={})
-    mix = Mix(parts=(part,), hourly_micros=bill, cost_micros=bill or 0, reason=choice.reason)
-    return Answer(winner=mix, runner_up=None, reason=choice.reason)
+    return Mix(parts=(part,), hourly_micros=bill, cost_micros=bill or 0, reason=reason)
 
 
 def _missing(

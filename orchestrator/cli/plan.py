@@ -39,11 +39,9 @@ def plan(
     if found.choice is None:
         print(f"{wanted.name}: {found.reason}")
         raise SystemExit(1)
-    offer = found.choice.offer
-    print(f"{wanted.name} would run on {found.count} x {offer.gpu} ({offer.provider}, {offer.purchase})")
+    print(f"{wanted.name} would run on {found.choice}")
     print(f"  why        {found.reason}")
     print(f"  per hour   {money(found.hourly_micros)}")
     print(f"  per month  {money(found.monthly_micros)} at {float(found.open_hours):.1f} open hours this month")
     if found.runner_up is not None:
-        other = found.runner_up.offer
-        print(f"  next best  {other.gpu} ({other.provider}, {other.purchase}): {found.runner_up.reason}")
+        print(f"  next best  {found.runner_up}: {found.runner_up.reason}")

@@ -1,0 +1,99 @@
+"""`halve plan`: the fleet for the load that was seen, the smallest one before, and what each would cost."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import spec
+from orchestrator.ledger import deployments
+from orchestrator.ledger.store import Ledger, open_ledger
+from orchestrator.planning import plan
+
+NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)  # a Friday
+SPEC = """
+name: ocr
+model: ppocr
+provider: simulated
+currency: CNY
+simulated: {price_per_hour: 1.80, spot_price_per_hour: 0.60, images_per_second: 2.5}
+replicas: {min: 1, max: MAX}
+schedule: {timezone: UTC, windows: ["Mon-Fri 08:00-20:00"]}
+"""
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return open_ledger(tmp_path)
+
+
+def planned(ledger: Ledger, home: Path, text: str) -> dict[str, Any]:
+    return plan(spec.parse(text, "ocr.yaml"), home, ledger, NOW).to_json()
+
+
+def seen(ledger: Ledger, day: datetime, per_minute: int, hours: tuple[int, int] = (8, 20)) -> None:
+    """So many images in each minute of these hours of a day."""
+    rows = [
+        {
+            "deployment": "ocr",
+            "instance_id": "",
+            "at": day.replace(hour=0) + timedelta(minutes=minute),
+            "requests": per_minute,
+            "images": per_minute,
+        }
+        for minute in range(hours[0] * 60, hours[1] * 60)
+    ]
+    with ledger.write() as tx:
+        deployments.record_loads(tx, rows)
+
+
+def test_before_any_load_was_seen_it_is_the_smallest_fleet(ledger: Ledger, tmp_path: Path) -> None:
+    found = planned(ledger, tmp_path, SPEC.replace("MAX", "4"))
+    gpu = {"gpu": "RTX 3060", "provider": "simulated", "purchase": "on_demand"}
+    assert found["choice"] == [{**gpu, "count": 1}]
+    assert (found["hourly_micros"], found["monthly_micros"]) == (1_800_000, 1_800_000 * 22 * 12)
+    assert found["runner_up"] is None, "spot was not asked for"
+
+
+def test_the_load_of_open_minutes_decides_how_many(ledger: Ledger, tmp_path: Path) -> None:
+    for back in range(1, 5):
+        seen(ledger, NOW - timedelta(days=back), 300)
+    seen(ledger, NOW - timedelta(days=5), 100_000, (0, 7))  # while it was closed
+    found = planned(ledger, tmp_path, SPEC.replace("MAX", "4") + "spot: {base_on_demand: 1}\n")
+    counts = {part["purchase"]: part["count"] for part in found["choice"]}
+    assert counts == {"spot": 2, "on_demand": 1}, "5 a second over 1.75 a replica, one never spot"
+    assert found["hourly_micros"] == 3_000_000
+    assert "carries 5 images/s" in found["reason"]
+    other = found["runner_up"]
+    assert (other["purchase"], other["count"], other["hourly_micros"]) == ("on_demand", 3, 5_400_000)
+    assert other["reason"].startswith("+80% an hour")
+
+
+def test_a_load_beyond_the_spec_is_said_and_planned_for_as_far_as_it_goes(ledger: Ledger, tmp_path: Path) -> None:
+    seen(ledger, NOW - timedelta(days=1), 300)
+    found = planned(ledger, tmp_path, SPEC.replace("MAX", "2"))
+    assert found["choice"][0]["count"] == 2
+    assert "1.5 images/s cannot be carried; at most 2 replicas" in found["reason"]
+
+
+def test_less_than_an_hour_is_no_evidence(ledger: Ledger, tmp_path: Path) -> None:
+    seen(ledger, NOW - timedelta(days=1), 100_000, (19, 20))
+    assert "cannot be carried" in planned(ledger, tmp_path, SPEC.replace("MAX", "4"))["reason"]
+    with ledger.write() as tx:
+        known = deployments.load_minutes(tx, "ocr", NOW - timedelta(days=2))
+    assert len(known) == 60
+    late = SPEC.replace("MAX", "4").replace("08:00-20:00", "08:00-19:59")
+    assert "cannot be carried" not in planned(ledger, tmp_path, late)["reason"]
+
+
+def test_ones_own_machine_comes_first_where_its_electricity_is_known(ledger: Ledger, tmp_path: Path) -> None:
+    seen(ledger, NOW - timedelta(days=1), 60)
+    both = SPEC.replace("provider: simulated", "provider: [simulated, local]").replace("MAX", "4")
+    mine = both + "local: {gpu: RTX 3060, price_per_hour: 3.00}\n"
+    assert planned(ledger, tmp_path, mine)["choice"][0]["provider"] == "simulated", "as rent, it is dearer"
+    powered = both + "local: {gpu: RTX 3060, price_per_hour: 3.00, power: {watts: 200, price_per_kwh: 0.60}}\n"
+    found = planned(ledger, tmp_path, powered)
+    assert found["choice"] == [{"gpu": "RTX 3060", "provider": "local", "purchase": "owned", "count": 1}]
+    assert found["hourly_micros"] == 3_120_000, "the bill is the whole price"
+    assert found["runner_up"]["provider"] == "simulated"
