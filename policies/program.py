@@ -21,14 +21,15 @@ OPTIONS = {
     "threads": 1,
     "random_seed": 0,
     "mip_rel_gap": 0.0,
-    "mip_abs_gap": 4e-4,  # less than half a micro-unit
+    "mip_abs_gap": 4e-5,  # less than half a micro-unit
     "mip_allow_restart": False,
     "mip_heuristic_run_rins": False,
     "mip_heuristic_run_rens": False,
+    "mip_allow_cut_separation_at_nodes": False,
 }
 
 #: the program counts in these: a single micro-unit must stand out from the solver's tolerances, and a fleet's cost too
-MICROS = 1000
+MICROS = 10_000
 #: of a machine: a class that asks for less counts as this much, or the solver would not see it
 LEAST_LOAD = 1e-4
 
@@ -154,7 +155,7 @@ def _keep_steady(solver: Any, pools: Sequence[Pool], counts: Sequence[Any], boun
 
 
 def _cost(solver: Any, pools: Sequence[Pool], counts: Sequence[Any]) -> Any:
-    """Thousand micro-units an hour: the machines, and the starts that today's fleet does not spare."""
+    """Ten thousand micro-units an hour: the machines, and the starts that today's fleet does not spare."""
     costs = []
     for pool, count in zip(pools, counts, strict=True):
         costs.append(count * (pool.cost_micros / MICROS))
