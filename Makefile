@@ -5,7 +5,8 @@ ACCELERATOR ?= cpu
 # TORCH=0 leaves torch out; its tests then skip with a word
 TORCH ?= 1
 WORKERS ?= auto
-VENV := .venv
+# one environment each: the wheels of cpu and gpu own one module
+VENV := .venv$(if $(filter gpu,$(ACCELERATOR)),-gpu)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ifeq ($(TORCH),0)

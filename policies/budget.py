@@ -51,8 +51,11 @@ def cap(target: Target, minimum: int, spend: Spend, budget: Budget | None) -> Ca
         if limit
     ]
     reached = [(SEVERITY[step], step, words) for share, words in shares for bound, step in budget.at if share >= bound]
+    unknown = spend.unknown_hours
     if not reached:
-        return Capped(target=target)
+        return Capped(
+            target=target, note=f"the budget cannot count {unknown:.1f} h of unknown price" if unknown else None
+        )
     _, step, words = max(reached)
     note = f"{words}: {step}"
     if step is Step.STOP:

@@ -41,7 +41,8 @@ class Policy:
     def allows(self, machine: Offer | Instance) -> bool:
         """Whether the spec lets such a machine serve."""
         usual = machine.purchase is not Purchase.SPOT or self.spot
-        return usual and machine.provider in self.providers and (not self.gpus or machine.gpu in self.gpus)
+        keys = {throughput.gpu_key(gpu) for gpu in self.gpus}
+        return usual and machine.provider in self.providers and (not keys or throughput.gpu_key(machine.gpu) in keys)
 
     def launches_per_hour(self, maximum: int) -> int:
         """The runaway bound: whatever fails, no more launches than this in an hour."""
@@ -141,21 +142,21 @@ def _launches(
             taken[one.offer_id] = taken.get(one.offer_id, 0) + 1
     launches = []
     steady = sum(one.purchase is not Purchase.SPOT for one in staying)
+    base = 0 if spot_only else policy.base_on_demand  # the budget's word is the last one
+    measured = {c.offer.id for c in candidates if c.profile is not None or c.offer.purchase is Purchase.OWNED}
+    # one machine that nobody has measured is enough
+    trying = any(one.purchase is not Purchase.OWNED and _speed(snapshot, policy, one.gpu) is None for one in staying)
     for _ in range(min(missing, allowed)):
-        found = next(
-            (
-                c
-                for c in candidates
-                if (c.offer.capacity is None or taken.get(c.offer.id, 0) < c.offer.capacity)
-                and (steady >= policy.base_on_demand or c.offer.purchase is not Purchase.SPOT)
-            ),
-            None,
-        )
-        if found is None:
-            notes = (*notes, "every offer that may be taken is at its capacity")
+        fits = [c for c in candidates if c.offer.capacity is None or taken.get(c.offer.id, 0) < c.offer.capacity]
+        fits = [c for c in fits if steady >= base or c.offer.purchase is not Purchase.SPOT]
+        fits = [c for c in fits if c.offer.id in measured or not trying]
+        if not fits:
+            notes = (*notes, "no more offers may be taken: capacity, base_on_demand, or one unmeasured at a time")
             break
+        found = fits[0]
         taken[found.offer.id] = taken.get(found.offer.id, 0) + 1
         steady += found.offer.purchase is not Purchase.SPOT
+        trying = trying or found.offer.id not in measured
         launches.append(Launch(offer=found.offer, reason=f"{target.reason}; {found.reason}"))
     return tuple(launches), notes
 
@@ -163,11 +164,14 @@ def _launches(
 def _candidates(snapshot: Snapshot, policy: Policy, spot_only: bool) -> tuple[list[selection.Ranked], tuple[str, ...]]:
     """Offers that may be taken now, best first: by provider preference, then by cost per image."""
     notes: list[str] = []
+    ruled_out: list[str] = []
     usable: list[Offer] = []
     for offer in snapshot.offers:
         if not policy.allows(offer):
+            ruled_out.append(f"{offer.id} ({offer.gpu}) is not what the spec allows")
             continue
         if spot_only and offer.purchase is Purchase.ON_DEMAND:
+            ruled_out.append(f"{offer.id} is not a spot machine, and the budget allows no other")
             continue
         if offer.provider in snapshot.unreachable:
             continue
@@ -175,6 +179,7 @@ def _candidates(snapshot: Snapshot, policy: Policy, spot_only: bool) -> tuple[li
             notes.append(f"{offer.id} {why}")
             continue
         usable.append(offer)
+    notes += ruled_out if not usable else []
     ranked = selection.rank(
         usable,
         snapshot.profiles,

@@ -23,7 +23,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "tests" / "pages"
-OPEN_MINUTES = 2
+OPEN_MINUTES = 3
 #: to write the spec and to start the daemon before the window opens
 LEAD = timedelta(seconds=12)
 COPIES = 6  # of every page, so that the batch is long enough to lose its engine
@@ -90,6 +90,7 @@ def temporary_home() -> Iterator[Path]:
     home = Path(tempfile.mkdtemp(prefix="halve-demo-"))
     os.environ["HALVE_HOME"] = str(home)
     os.environ.pop("HALVE_DATABASE_URL", None)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         yield home
     except KeyboardInterrupt:
@@ -172,7 +173,9 @@ def run_batch(home: Path, url: str) -> None:
     items = len(list(source.iterdir()))
     halve("job", "submit", source, "--out", results)
     wait_for(lambda: shown()["done"] >= items // 4, 60, "a quarter of the batch is read")
-    (engine,) = engines(home)
+    found = engines(home)
+    must(len(found) == 1, f"one engine runs, not {len(found)}")
+    engine = found[0]
     print(f"$ kill -9 {engine.pid}    # the engine, with {shown()['done']} of {items} images read")
     engine.send_signal(signal.SIGKILL)
     wait_for(lambda: shown()["state"] == "done", 90, "the batch is done")

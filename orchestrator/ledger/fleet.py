@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
@@ -385,4 +386,4 @@ def start_seconds(tx: sa.Connection, deployment: str, latest: int = 20) -> float
     rows = tx.execute(query.order_by(c.intent_id.desc()).limit(latest)).all()
     # a clock that was set back makes some of them negative
     waits = sorted(max(0.0, (row.ready_at - row.launched_at).total_seconds()) for row in rows)
-    return waits[min(len(waits) - 1, int(0.95 * len(waits)))] if waits else None
+    return waits[math.ceil(0.95 * len(waits)) - 1] if waits else None

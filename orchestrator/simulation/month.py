@@ -19,14 +19,14 @@ from orchestrator.simulation import market
 from orchestrator.spec import Spec
 from orchestrator.world import DoorLoad, World
 from policies import windows
-from policies.lifecycle import Status
+from policies.lifecycle import LIVE, Status
 from policies.plan import Plan
 from policies.snapshot import Offer
 
 MINUTE = timedelta(minutes=1)
 #: between ticks while something is open; edges, boots, notices and losses are met on time
 STEP = timedelta(minutes=10)
-#: between ticks while a plan has something to say: a refused pool, a budget
+#: between ticks while replicas are missing: a refused pool will be asked again
 RETRY = timedelta(seconds=30)
 #: share of one replica's throughput that the synthetic peak asks for, for each replica of the minimum
 PEAK_SHARE = 0.5
@@ -121,6 +121,8 @@ def simulate(wanted: Spec, text: str, source: str, month: str, path: Path, seed:
         draft.replace(path)
     except OSError as error:
         raise Refused(f"ledger {path}: {error.strerror}") from None
+    except Refused as refusal:
+        raise Refused(str(refusal).replace(str(draft), str(path))) from None
     finally:
         for left in draft.parent.glob(f"{draft.name}*"):
             left.unlink()
@@ -130,8 +132,9 @@ def simulate(wanted: Spec, text: str, source: str, month: str, path: Path, seed:
 def local_month(wanted: Spec, month: str) -> tuple[datetime, datetime]:
     """The month's start and end in the spec's zone. Raises Refused for a month that is none."""
     try:
-        year, number = (int(part) for part in month.split("-"))
-        first = date(year, number, 1)
+        first = date.fromisoformat(f"{month}-01")
+        if not 1970 <= first.year <= 2100:
+            raise ValueError(month)
     except ValueError:
         raise Refused(f"month {month}: want YYYY-MM, such as 2026-10") from None
     following = (first + timedelta(days=31)).replace(day=1)
@@ -187,7 +190,8 @@ def _next(world: World, providers: dict[str, SimulatedProvider], plan: Plan) -> 
     now = world.clock.now()
     if plan.actions:
         return now + timedelta(seconds=1)
-    if plan.notes:
+    missing = plan.target.replicas - sum(machine.status in LIVE for machine in _running(world))
+    if missing > 0:
         return now + RETRY
     moments = [windows.next_edge(world.policy(now).schedule, now)]
     if _running(world) or windows.bounds(world.policy(now).schedule, now).open:

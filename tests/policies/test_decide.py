@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.budget import Budget
+from policies.budget import Budget, Step
 from policies.decide import BACKOFF_LONGEST, Policy, backed_off_until, decide
 from policies.lifecycle import LIVE, OVER, Status
 from policies.plan import Drain, Launch, Plan, Terminate
@@ -81,7 +81,37 @@ def actions(plan: Plan) -> list[str]:
 R, B, Q, D, L = Status.READY, Status.BOOTING, Status.REQUESTED, Status.DRAINING, Status.LOST
 LONG_AGO = NOW - timedelta(hours=1)
 
+SPOT_PRICE = offer("spot", purchase=Purchase.SPOT, price_per_hour_micros=300_000)
+NEARLY_SPENT = Spend(month_micros=96, currency="CNY")
+SPOT_ONLY_AT_95 = Budget(monthly_micros=100, at=((0.95, Step.SPOT_ONLY),))
+UNMEASURED = offer("new", gpu="L4")
+
 CASES: dict[str, tuple[Snapshot, Policy, list[str]]] = {
+    "the driver's long name of an allowed GPU": (
+        snapshot(offers=(offer(gpu="NVIDIA Tesla T4"),)),
+        policy(gpus=("T4",)),
+        ["launch a"],
+    ),
+    "one on demand first, then spot": (
+        snapshot(offers=(offer(), SPOT_PRICE)),
+        policy(2, spot=True, base_on_demand=1),
+        ["launch a", "launch spot"],
+    ),
+    "spot only by budget goes before the base on demand": (
+        snapshot(offers=(offer(), SPOT_PRICE), spend=NEARLY_SPENT),
+        policy(2, spot=True, base_on_demand=1, limit=SPOT_ONLY_AT_95),
+        ["launch spot", "launch spot"],
+    ),
+    "an unmeasured GPU is tried on one machine": (
+        snapshot(offers=(UNMEASURED,)),
+        policy(3, try_unmeasured=True),
+        ["launch new"],
+    ),
+    "and on one only, while that one is up": (
+        snapshot(instance("1", gpu="L4", offer_id="new"), offers=(UNMEASURED,)),
+        policy(3, try_unmeasured=True),
+        [],
+    ),
     "nothing is there": (snapshot(), policy(2), ["launch a", "launch a"]),
     "one serves": (snapshot(instance("1")), policy(), []),
     "one is asked for": (snapshot(instance("1", Q)), policy(), []),
