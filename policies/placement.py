@@ -1,47 +1,50 @@
 """Serving on spot: where replicas run, and on what terms, so that the promised availability is kept at the least cost.
 
-One number rules every choice: the price of an hour with too few replicas, in on-demand replica hours. It rises when the promise has
-been kept worse than promised, and falls when better; with it, a hedge is worth its money or not: a second pool, a few spare
-replicas, on-demand ones beside a pool too young to be trusted. On-demand replaces exactly what is missing, is launched in the moment
-of the loss, and stops only when the replacement serves.
+One number rules every choice: the price of an hour with too few replicas, in on-demand replica hours. It rises when the
+promise has been kept worse than promised, and falls when better; with it, a hedge is worth its money or not: a second
+pool, a few spare replicas, on-demand ones beside a pool too young to be trusted. On-demand replaces exactly what is
+missing, is launched in the moment of the loss, and stops only when the replacement serves.
 """
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from policies import pools
-from policies.pools import Pool, Weather
-from policies.serving import FOREVER, ON_DEMAND, Decision, Fleet, Goal, Launch, Replica, Stop
+from policies import placing_published, pools
+from policies.pools import Pool
+from policies.serving import FOREVER, ON_DEMAND, Decision, Fleet, Goal, Launch, Placing, Replica, Stop
 
 #: The price of an outage hour at a promise kept exactly, times the share of time that the promise leaves open.
 PRICE_OF_OUTAGE = 0.2
-#: So many hours of outage more (less) than promised multiply (divide) the price by e, within these bounds.
-DEBT_HOURS = 100.0
+#: What so many hours leave open, when it is overdrawn (left over), multiplies (divides) the price by e, within bounds.
+DEBT_HOURS = 50.0
 DEAREST = 60.0
 CHEAPEST = 0.02
 #: Aim at this share of the outage that the promise leaves open; how well it was kept is forgotten with this half-life.
-MARGIN = 0.85
+MARGIN = 0.7
 KEPT_HALF_LIFE_HOURS = 14 * 24.0
 #: Nothing changes without an event for so long: the dwell of an allocation.
 REVIEW_SECONDS = 600.0
 #: It takes so long, beside the cold start, until a lost spare is replaced: pools refuse.
 REPAIR_HOURS = 0.2
-#: Losses in different pools within a repair are so much likelier than if independent.
-TOGETHER = 1.0
 #: A pool that lost some machines loses more within a repair so much likelier than its hazard says.
 AGAIN = 4.0
-MOST_POOLS = 3
+#: Of each replica asked for, so many spot ones at most, those included that are being replaced.
+MOST_SPOT = 3
+#: A launch that is not ready after this many cold starts is not counted on.
+LATE = 1.5
+#: An allocation is judged by the losses of the coming hour.
+HORIZON_HOURS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """All that is remembered, as plain numbers: pools in the fleet's order, how the promise was kept, what was last wanted."""
+    """All that is remembered, as plain numbers: the pools in the fleet's order, how the promise was kept, what is due."""
 
     at: float
     pools: tuple[Pool, ...]
-    weather: Weather = Weather()
     hours: float = 0.0  # watched since the goal was first reached
     short_hours: float = 0.0  # of them with too few replicas ready
     short: bool = False
@@ -51,10 +54,10 @@ class Memory:
 
 
 def place(fleet: Fleet, goal: Goal, memory: Memory | None = None) -> Decision:
-    """What to launch and stop now. Pure: the same fleet, goal and memory give the same decision; it reads nothing of the future.
+    """What to launch and stop now. Pure: the same fleet, goal and memory give the same decision.
 
-    Promises: spot replicas never exceed what the allocation wants plus those about to be replaced; no replica is stopped unless, at
-    the moment in which it would serve, enough others do.
+    Promises: at most MOST_SPOT spot replicas for each one asked for, and as many on-demand ones as asked for; none is
+    stopped unless enough others serve at the moment in which it would.
     """
     now = fleet.now
     before = memory or Memory(at=now, pools=(Pool(at=now),) * len(fleet.pools))
@@ -63,36 +66,32 @@ def place(fleet: Fleet, goal: Goal, memory: Memory | None = None) -> Decision:
     staying = [one for one in fleet.replicas if one.reclaim_at is None]
     leaving = {one.pool for one in fleet.replicas if one.reclaim_at is not None}
     spots = Counter(one.pool for one in staying if one.pool != ON_DEMAND)
-    hazards = [memory.weather.storm * pools.hazard(pool, now) for pool in memory.pools]
+    open_pools = [at for at, pool in enumerate(memory.pools) if at not in leaving and pool.retry_at <= now]
     healed = spots.total() < goal.replicas and any(before.at < pool.retry_at <= now for pool in memory.pools)
     if fleet.lost or fleet.refused or leaving or healed or now >= memory.review_at:
-        usable = [
-            at
-            for at, pool in enumerate(memory.pools)
-            if at not in leaving and (spots[at] or pool.retry_at <= now)
-        ]
-        wanted = _allocation(fleet, goal, memory.pools, hazards, usable, spots, price)
+        usable = {*open_pools, *(at for at in spots if at not in leaving)}
+        wanted = _allocation(fleet, goal, memory.pools, usable, spots, price)
         memory = replace(memory, wanted=wanted, review_at=now + REVIEW_SECONDS)
+    hazards = [pools.hazard(pool, now) for pool in memory.pools]
     launches = [
         Launch(pool=at, reason=f"spot: {hazards[at]:.2g} losses per hour expected")
-        for at, count in enumerate(memory.wanted)
-        if count > spots[at] and memory.pools[at].retry_at <= now and at not in leaving
-        for _ in range(count - spots[at])
-    ]
-    trusted = _trusted(staying, spots, goal, hazards, price, fleet.on_demand_price)
-    missing = _missing(goal, trusted)
-    held = [one for one in staying if one.pool == ON_DEMAND]
-    launches += [Launch(pool=ON_DEMAND, reason=_why(goal, trusted, spots))] * max(0, missing - len(held))
+        for at in open_pools
+        for _ in range(memory.wanted[at] - spots[at])
+    ][: max(0, MOST_SPOT * goal.replicas - spots.total())]
+    trusted = _trusted(staying, spots, goal, hazards, price, now)
+    held = sum(one.pool == ON_DEMAND for one in staying)
+    missing = _missing(goal, trusted) - held
+    launches += [Launch(pool=ON_DEMAND, reason=_why(goal, trusted, spots))] * max(0, missing)
     stops = _stops(fleet, goal, staying, trusted, memory.wanted)
     stopped = {one.id for one in stops}
     ready = sum(one.ready for one in fleet.replicas if one.id not in stopped)
     memory = replace(memory, short=ready < goal.replicas, reached=memory.reached or ready >= goal.replicas)
-    calm = not launches and not stops and not held and spots.total() == sum(memory.wanted)
+    changing = bool(launches or stops) or (held > goal.base_on_demand and spots.total() > 0)
     return Decision(
         launches=tuple(launches),
         stops=stops,
         memory=memory,
-        hold_seconds=memory.review_at - now if calm else _until_retry(memory, now) if not spots and not launches else 0.0,
+        hold_seconds=0.0 if changing else _quiet_until(memory, spots.total() < goal.replicas) - now,
     )
 
 
@@ -110,23 +109,20 @@ def _learned(fleet: Fleet, goal: Goal, memory: Memory) -> Memory:
     hours = (now - memory.at) / 3600
     held = {one.pool for one in fleet.replicas if one.pool != ON_DEMAND}
     lost, refused = set(fleet.lost), set(fleet.refused)
-    learned = list(memory.pools)
-    expected = 0.0
-    for at, pool in enumerate(learned):
-        expected += pools.level(pool) * pools.at_risk(pool, now)
+    learned = []
+    for at, known in enumerate(memory.pools):
         if at in lost:
-            pool = pools.lost(pool, now, some_left=at in held)
+            pool = pools.lost(known, now, some_left=at in held)
         elif at in held:
-            pool = pools.held(pools.advance(pool, now), now)
+            pool = pools.held(pools.advance(known, now), now)
         else:
-            pool = pools.left(pool, now)
-        learned[at] = pools.refused(pool, now) if at in refused else pool
+            pool = pools.left(known, now)
+        learned.append(pools.refused(pool, now) if at in refused else pool)
     fade = 0.5 ** (hours / KEPT_HALF_LIFE_HOURS)
     return replace(
         memory,
         at=now,
         pools=tuple(learned),
-        weather=pools.weathered(memory.weather, now, losses=len(lost), expected=expected),
         hours=memory.hours * fade + (hours if memory.reached else 0.0),
         short_hours=memory.short_hours * fade + (hours if memory.reached and memory.short else 0.0),
     )
@@ -136,33 +132,36 @@ def _allocation(
     fleet: Fleet,
     goal: Goal,
     known: Sequence[Pool],
-    hazards: Sequence[float],
-    usable: Sequence[int],
+    usable: Collection[int],
     spots: Counter[int],
     price: float,
 ) -> tuple[int, ...]:
     """How many spot replicas in each pool: the shape with the least cost per hour, its expected outage priced in."""
-    need = goal.replicas - goal.base_on_demand
-    ranked = sorted(usable, key=lambda at: (hazards[at], fleet.pools[at], at))[:MOST_POOLS]
-    cold = goal.cold_start_seconds / 3600
-    best, best_cost = (0,) * len(fleet.pools), need * fleet.on_demand_price
+    need, cold = goal.replicas - goal.base_on_demand, goal.cold_start_seconds / 3600
+    outage_price = price * fleet.on_demand_price
+    hazards = {at: pools.hazard_ahead(known[at], fleet.now, HORIZON_HOURS) for at in usable}
+    ranked = sorted(
+        usable, key=lambda at: (need * fleet.pools[at] + outage_price * hazards[at] * cold, hazards[at], at)
+    )
+    best: dict[int, int] = {}
+    best_cost = need * fleet.on_demand_price
     for shape in _shapes(need, goal.guard):
         if len(shape) > len(ranked):
             continue
-        chosen = ranked[: len(shape)]
-        cost = sum(count * fleet.pools[at] for at, count in zip(chosen, shape, strict=True))
-        cost += price * fleet.on_demand_price * _outage(shape, chosen, need, known, hazards, cold)
-        cost += sum(
-            max(0, count - spots[at]) * fleet.pools[at] * cold for at, count in zip(chosen, shape, strict=True)
-        )
+        counts = dict(zip(ranked, shape, strict=False))
+        cost = sum(count * fleet.pools[at] for at, count in counts.items())
+        cost += sum(max(0, count - spots[at]) * fleet.pools[at] * cold for at, count in counts.items())
         if cost < best_cost:
-            counts = dict(zip(chosen, shape, strict=True))
-            best, best_cost = tuple(counts.get(at, 0) for at in range(len(fleet.pools))), cost
-    return best
+            cost += outage_price * _outage(counts, need, known, hazards, cold)
+        if cost < best_cost:
+            best, best_cost = counts, cost
+    return tuple(best.get(at, 0) for at in range(len(fleet.pools)))
 
 
 def _shapes(need: int, guard: bool) -> list[tuple[int, ...]]:
     """Ways to spread `need` replicas and spares over pools, the steadiest pool first."""
+    if need <= 0:
+        return []
     half = -(-need // 2)
     hedged = [(need, need), (half, half, half)]
     if guard:
@@ -171,28 +170,22 @@ def _shapes(need: int, guard: bool) -> list[tuple[int, ...]]:
 
 
 def _outage(
-    shape: Sequence[int],
-    chosen: Sequence[int],
-    need: int,
-    known: Sequence[Pool],
-    hazards: Sequence[float],
-    cold: float,
+    counts: Mapping[int, int], need: int, known: Sequence[Pool], hazards: Mapping[int, float], cold: float
 ) -> float:
     """Expected hours of outage per hour: a loss that leaves too few, or two losses within a repair that do together."""
-    total, repair, out = sum(shape), cold + REPAIR_HOURS, 0.0
-    for at, count in zip(chosen, shape, strict=True):
-        rate = hazards[at]
+    total, repair, out = sum(counts.values()), cold + REPAIR_HOURS, 0.0
+    for at, count in counts.items():
         some = pools.partial_share(known[at]) if count > 1 else 0.0
+        whole, part = hazards[at] * (1 - some), hazards[at] * some
         if total - count < need:
-            out += rate * (1 - some) * cold
+            out += whole * cold
         else:
-            for other, beside in zip(chosen, shape, strict=True):
-                if other != at and total - count - beside < need:
-                    out += TOGETHER * rate * (1 - some) * repair * hazards[other] * cold
+            beside = (other for other, more in counts.items() if other != at and total - count - more < need)
+            out += whole * repair * sum(hazards[other] for other in beside) * cold
         if total - 1 < need:
-            out += rate * some * cold
+            out += part * cold
         elif total - count < need:
-            out += AGAIN * rate * some * repair * rate * cold
+            out += part * repair * AGAIN * hazards[at] * cold
     return min(out, 1.0)
 
 
@@ -202,7 +195,7 @@ def _trusted(
     goal: Goal,
     hazards: Sequence[float],
     price: float,
-    on_demand_price: float,
+    now: float,
 ) -> list[Replica]:
     """Spot replicas that need no on-demand ones beside them: their pool is seasoned, or its loss leaves enough."""
     need = goal.replicas - goal.base_on_demand
@@ -212,11 +205,12 @@ def _trusted(
         uncovered = need - (spots.total() - count)
         if uncovered <= 0 or price * hazards[at] * cold < min(uncovered, count):
             seasoned.add(at)
-    return [one for one in staying if one.pool in seasoned]
+    late = LATE * goal.cold_start_seconds
+    return [one for one in staying if one.pool in seasoned and (one.ready or now <= one.launched_at + late)]
 
 
 def _missing(goal: Goal, trusted: Sequence[Replica]) -> int:
-    """How many on-demand replicas there must be; with a guard, as many as the loss of the largest pool would leave missing."""
+    """How many on-demand replicas there must be; with a guard, also for the loss of the largest pool."""
     counts = Counter(one.pool for one in trusted)
     lost = max(counts.values(), default=0) if goal.guard else 0
     return max(goal.base_on_demand, goal.replicas - len(trusted) + lost)
@@ -237,7 +231,7 @@ def _stops(
     cold = goal.cold_start_seconds
 
     def serves_at(one: Replica) -> float:
-        return fleet.now if one.ready else one.launched_at + cold
+        return fleet.now if one.ready else max(one.launched_at + cold, fleet.now + 1.0)
 
     kept = {one.id: one for one in staying}
     sure = {one.id for one in trusted}
@@ -265,6 +259,34 @@ def _stops(
     return tuple(stops)
 
 
-def _until_retry(memory: Memory, now: float) -> float:
-    """How long until a pool may be asked again, with no spot replica and nothing to launch."""
-    return min(memory.review_at, min((pool.retry_at for pool in memory.pools), default=FOREVER)) - now
+def _quiet_until(memory: Memory, missing: bool) -> float:
+    """When to look again though nothing happens: at the next review, or when a pool may be asked for what lacks."""
+    asked_again = (pool.retry_at for pool in memory.pools if missing and pool.retry_at > memory.at)
+    return max(memory.at, min(memory.review_at, min(asked_again, default=FOREVER)))
+
+
+def restored(plain: Mapping[str, Any]) -> Memory:
+    """The memory of which `dataclasses.asdict` gave `plain`, also after JSON."""
+    known = tuple(Pool(**pool) for pool in plain["pools"])
+    return Memory(**{**plain, "pools": known, "wanted": tuple(plain["wanted"])})
+
+
+def reordered(memory: Memory, before: Sequence[str], now: Sequence[str]) -> Memory:
+    """The memory for pools of other names or order: what is known of a name is kept, a new one is untried."""
+    known = dict(zip(before, memory.pools, strict=True))
+    wanted = dict(zip(before, memory.wanted or (0,) * len(before), strict=True))
+    return replace(
+        memory,
+        pools=tuple(known.get(name, Pool(at=memory.at)) for name in now),
+        wanted=tuple(wanted.get(name, 0) for name in now),
+        review_at=memory.at if tuple(before) != tuple(now) else memory.review_at,
+    )
+
+
+#: By name, our own first.
+POLICIES: dict[str, Placing] = {
+    "hazard": place,
+    "spothedge": placing_published.spothedge,
+    "round-robin": placing_published.round_robin,
+    "on-demand": placing_published.on_demand,
+}

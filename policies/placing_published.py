@@ -50,8 +50,8 @@ def round_robin(fleet: Fleet, goal: Goal, memory: Turn | None = None) -> Decisio
 
 
 def spothedge(fleet: Fleet, goal: Goal, memory: Zones | None = None) -> Decision:
-    """Keep `goal.replicas` + SPOTHEDGE_EXTRA spot replicas in pools that have not refused of late, and on-demand ones while
-    fewer are ready: min(replicas, replicas + extra - ready spot)."""
+    """Keep `goal.replicas` + SPOTHEDGE_EXTRA spot replicas in pools that have not refused of late, and on-demand ones
+    while fewer are ready: min(replicas, replicas + extra - ready spot)."""
     known = memory or Zones()
     pools = frozenset(range(len(fleet.pools)))
     failed = frozenset(fleet.lost) | frozenset(fleet.refused)

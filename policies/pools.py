@@ -1,8 +1,9 @@
 """What launches, losses and refusals say about spot pools: how likely each takes a machine back within the hour.
 
-Only what was tried is known: a pool is up while a machine of ours runs there, down when it refused or took one back, unknown else.
-Spells of availability are heavy-tailed (what has lasted, lasts), so the hazard of a pool is level / (age + AGE_OFFSET): the level is
-learned for each pool, with old evidence fading, and a storm factor is learned for all together, because losses come in clusters.
+Only what was tried is known: a pool is up while a machine of ours runs there, down when it refused or took one back,
+unknown else. Spells of availability are heavy-tailed (what has lasted, lasts), so the hazard of a pool is level / (age
++ AGE_OFFSET): the level is learned for each pool, old evidence fading, and where a pool has little past it is taken to
+be like other pools.
 """
 
 import math
@@ -14,54 +15,38 @@ AGE_OFFSET_HOURS = 0.15
 #: A pool's own level counts as much as the common one once it has shown this many losses.
 LEVEL_EVENTS = 4.0
 HALF_LIFE_HOURS = 7 * 24.0
-#: Losses of the last hours, over what was to be expected, as if one had been seen and expected before.
-STORM_HALF_LIFE_HOURS = 1.0
-STORM_EVENTS = 1.0
-CALMEST = 0.3
-#: A pool never tried is taken to have been up for so long; one that was down at some moment, for this share of the time since.
-UNTRIED_AGE_HOURS = 2.0
+#: What is not held is taken to have been up for this share of the time since it was last down, or since the watch
+#: began; then it has a head start.
 SHARE_OF_UNKNOWN = 0.5
+UNTRIED_AGE_HOURS = 2.0
 OLDEST_GUESS_HOURS = 24.0
 #: A share of losses takes only some of the machines held; this many losses with this share are taken as seen before.
 PARTIAL_EVENTS = 2.0
 PARTIAL_SHARE = 0.1
-#: A refused pool is left alone for FIRST x 2^(refusals in a row - 1), at most LONGEST; one that took a machine back, for AFTER_LOSS.
+#: A refused pool is left alone for FIRST x 2^(refusals in a row - 1), at most LONGEST; one that took a machine back,
+#: for AFTER_LOSS.
 BACKOFF_FIRST_SECONDS = 120.0
 BACKOFF_LONGEST_SECONDS = 900.0
 AFTER_LOSS_SECONDS = 360.0
 
 _FADE = math.log(2) / HALF_LIFE_HOURS
-_STORM_FADE = math.log(2) / STORM_HALF_LIFE_HOURS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """One pool's past. Counts are as of `at`: `losses`, those of them that were `partial`, and `exposure`, the integral of
-    1 / (age + AGE_OFFSET_HOURS) over the time in which we held machines there."""
+    """One pool's past, its counts as of `at`. `exposure` is the integral of 1 / (age + AGE_OFFSET_HOURS) over the time
+    in which we held machines there: losses over exposure is the level.
+    """
 
     at: float = 0.0
     losses: float = 0.0
-    partial: float = 0.0
+    partial: float = 0.0  # of the losses, those that left us some machines
     exposure: float = 0.0
     held_since: float | None = None
     age_then_hours: float = 0.0  # how long it had been up by then, as far as can be guessed
     down_at: float | None = None  # when it was last known to be down
     refusals: int = 0  # in a row
     retry_at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weather:
-    """Losses in all pools of late, and how many were to be expected."""
-
-    at: float = 0.0
-    losses: float = 0.0
-    expected: float = 0.0
-
-    @property
-    def storm(self) -> float:
-        """By how much hazards are higher than usual."""
-        return max(CALMEST, (self.losses + STORM_EVENTS) / (self.expected + STORM_EVENTS))
 
 
 def level(pool: Pool) -> float:
@@ -73,14 +58,19 @@ def age_hours(pool: Pool, now: float) -> float:
     """For how long the pool has been up: known while we hold a machine there, else guessed as if it were up now."""
     if pool.held_since is not None:
         return pool.age_then_hours + (now - pool.held_since) / 3600
-    if pool.down_at is None:
-        return UNTRIED_AGE_HOURS
-    return min(SHARE_OF_UNKNOWN * (now - pool.down_at) / 3600, OLDEST_GUESS_HOURS)
+    unknown = SHARE_OF_UNKNOWN * (now - (pool.at if pool.down_at is None else pool.down_at)) / 3600
+    return min(unknown + (UNTRIED_AGE_HOURS if pool.down_at is None else 0.0), OLDEST_GUESS_HOURS)
 
 
 def hazard(pool: Pool, now: float) -> float:
-    """Losses per hour at this moment, in usual weather."""
+    """Losses per hour at this moment."""
     return level(pool) / (age_hours(pool, now) + AGE_OFFSET_HOURS)
+
+
+def hazard_ahead(pool: Pool, now: float, hours: float) -> float:
+    """The chance of a loss within the coming `hours`, per hour: lower than the hazard of now where a pool is young."""
+    age = age_hours(pool, now) + AGE_OFFSET_HOURS
+    return (1.0 - (age / (age + hours)) ** level(pool)) / hours
 
 
 def partial_share(pool: Pool) -> float:
@@ -143,9 +133,3 @@ def refused(pool: Pool, now: float) -> Pool:
     wait = min(BACKOFF_FIRST_SECONDS * 2.0 ** min(pool.refusals, 16), BACKOFF_LONGEST_SECONDS)
     pool = replace(advance(pool, now), refusals=pool.refusals + 1, retry_at=now + wait)
     return pool if pool.held_since is not None else replace(pool, down_at=now)
-
-
-def weathered(weather: Weather, now: float, *, losses: int, expected: float) -> Weather:
-    """The weather after `losses` where `expected` were to be expected since it was last looked at."""
-    fade = math.exp(-_STORM_FADE * (now - weather.at) / 3600)
-    return Weather(at=now, losses=weather.losses * fade + losses, expected=weather.expected * fade + expected)

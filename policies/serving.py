@@ -1,11 +1,11 @@
 """Serving on spot as values: the goal, the pools, what runs, and one decision about it.
 
-Times are seconds since any one epoch; prices are per replica and hour in one currency. A pool is a zone's spot machines of one type;
-it is known by its place in `Fleet.pools`, so that a memory is plain numbers in the same order.
+Times are seconds since any one epoch; prices are per replica and hour in one currency. A pool is a zone's spot machines
+of one type; it is known by its place in `Fleet.pools`, so that a memory is plain numbers in the same order.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 #: The pool that never refuses and never takes a machine back.
@@ -39,7 +39,7 @@ class Replica:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """What is at `now`, and what happened since the last decision: pools that lost machines, and pools that refused one.
+    """What is at `now`, and what happened since the last decision: pools that `lost` machines or `refused` one.
 
     `pools` are spot prices; `replicas` are in the order of their launch.
     """
@@ -76,7 +76,6 @@ class Decision:
     stops: tuple[Stop, ...] = ()
     memory: Any = None
     hold_seconds: float = 0.0
-    notes: tuple[str, ...] = field(default=())
 
 
 #: (fleet, goal, memory or None at the first time) -> decision

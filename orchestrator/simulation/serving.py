@@ -1,21 +1,26 @@
 """Replay spot policies over traces: a service that needs so many replicas ready, beside the omniscient bound.
 
-The decisions are those of the daemon: the same policy objects, fed with what they would have seen. A launch attempt is the only
-probe; its outcome is known at the next step. Where a policy says that its answer holds, the replay jumps to the next change.
+The decisions are those of the daemon: the same policy objects, fed with what they would have seen. A launch attempt is
+the only probe; its outcome is known at the next step. Where a policy says that its answer holds, the replay jumps to
+the next change.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from orchestrator.errors import Refused
 from orchestrator.simulation.traces import Trace
+from policies.placement import POLICIES
 from policies.serving import ON_DEMAND, Decision, Fleet, Goal, Placing, Replica
 
 STEP_SECONDS = 60
 UNSCORED_SECONDS = 3600
 #: What an hour costs on demand; spot prices are shares of it.
 ON_DEMAND_PRICE = 1.0
+MOST_REPLICAS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +41,14 @@ class Served:
     availability: float
     capacity: float
     preemptions: int
-    launches: int
     worst_hour: float  # lowest capacity of any 60 consecutive minutes
     on_demand_share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """`steps` steps from `step` on in which `ready` replicas served and the machines of `spot` and `on_demand` were paid."""
+    """`steps` steps from `step` on in which `ready` replicas served and the machines of `spot` and `on_demand` were
+    paid."""
 
     step: int
     steps: int
@@ -54,41 +59,71 @@ class Stretch:
     decision: Decision
 
 
-def replay(trace: Trace, service: Service, policy: str, place: Placing) -> Served:
+def service_of(
+    trace: Trace,
+    *,
+    replicas: int,
+    cold_start_seconds: float,
+    spot_ratio: float,
+    notice_seconds: int = 0,
+    availability: float = 0.99,
+    guard: bool = False,
+) -> Service:
+    """Raises Refused for what cannot be replayed."""
+    if not 1 <= replicas <= MOST_REPLICAS:
+        raise Refused(f"--replicas must be from 1 to {MOST_REPLICAS}, not {replicas}")
+    for field, seconds in (("cold-start-seconds", cold_start_seconds), ("notice-seconds", notice_seconds)):
+        if not 0 <= seconds <= 86400:
+            raise Refused(f"--{field} must be from 0 to 86400, not {seconds:g}")
+    if not 0 <= spot_ratio < math.inf:
+        raise Refused(f"--spot-ratio must be 0 or more, not {spot_ratio}")
+    if not 0 < availability < 1:
+        raise Refused(f"--availability must be above 0 and below 1, such as 0.995, not {availability:g}")
+    seconds = trace.ticks * trace.tick_seconds
+    if seconds < 2 * UNSCORED_SECONDS:
+        raise Refused(
+            f"the traces last {seconds / 3600:.2f} h; the first is not scored, and at least one more is needed"
+        )
+    goal = Goal(replicas=replicas, cold_start_seconds=float(cold_start_seconds), availability=availability, guard=guard)
+    return Service(goal=goal, spot_ratio=spot_ratio, notice_seconds=notice_seconds)
+
+
+def replay(trace: Trace, service: Service, policy: str) -> Served:
     """Serve through the whole trace."""
+    require(policy)
     goal = service.goal
     steps = trace.ticks * trace.tick_seconds // STEP_SECONDS
     first = UNSCORED_SECONDS // STEP_SECONDS
-    ready = np.zeros(steps, dtype=np.int32)
-    cost = np.zeros(steps)
-    on_demand = np.zeros(steps)
-    preemptions = launches = 0
-    for stretch in stretches(trace, service, place):
+    ready, spot, on_demand = (np.zeros(steps) for _ in range(3))
+    preemptions = 0
+    for stretch in stretches(trace, service, POLICIES[policy]):
         part = slice(stretch.step, stretch.step + stretch.steps)
-        ready[part] = stretch.ready
-        on_demand[part] = stretch.on_demand
-        cost[part] = stretch.spot * service.spot_ratio + stretch.on_demand
-        if stretch.step >= first:
-            preemptions += stretch.lost
-            launches += len(stretch.decision.launches)
+        ready[part], spot[part], on_demand[part] = stretch.ready, stretch.spot, stretch.on_demand
+        preemptions += stretch.lost if stretch.step >= first else 0
     served = np.minimum(ready[first:], goal.replicas) / goal.replicas
+    hour = 3600 // STEP_SECONDS
     total = np.cumsum(np.concatenate([[0.0], served]))
     return Served(
         policy=policy,
-        relative_cost=float(cost[first:].mean() / goal.replicas),
+        relative_cost=float((spot[first:].mean() * service.spot_ratio + on_demand[first:].mean()) / goal.replicas),
         availability=float((ready[first:] >= goal.replicas).mean()),
         capacity=float(served.mean()),
         preemptions=preemptions,
-        launches=launches,
-        worst_hour=float(((total[60:] - total[:-60]) / 60).min()),
+        worst_hour=float(((total[hour:] - total[:-hour]) / hour).min()),
         on_demand_share=float(on_demand[first:].mean() / goal.replicas),
     )
 
 
+def require(policy: str) -> None:
+    """Raises Refused when there is no such policy."""
+    if policy not in POLICIES:
+        raise Refused(f"--policy: there is no policy {policy!r}; there are {', '.join(POLICIES)}")
+
+
 def stretches(trace: Trace, service: Service, place: Placing) -> Iterator[Stretch]:
     """What ran, step by step, or in longer pieces where the policy's answer holds and nothing changes."""
-    goal, gap = service.goal, trace.tick_seconds
-    steps = trace.ticks * gap // STEP_SECONDS
+    goal = service.goal
+    steps = trace.ticks * trace.tick_seconds // STEP_SECONDS
     course = _Course(trace, service.notice_seconds)
     prices = (service.spot_ratio * ON_DEMAND_PRICE,) * len(trace.names)
     fleet: list[Replica] = []
@@ -117,8 +152,7 @@ def stretches(trace: Trace, service: Service, place: Placing) -> Iterator[Stretc
         )
         memory = decision.memory
         stopped = {stop.id for stop in decision.stops}
-        if stopped:
-            fleet = [one for one in fleet if one.id not in stopped]
+        fleet = [one for one in fleet if one.id not in stopped]
         refused = []
         for launch in decision.launches:
             if launch.pool == ON_DEMAND or course.gives(fleet, launch.pool, now):
@@ -126,20 +160,15 @@ def stretches(trace: Trace, service: Service, place: Placing) -> Iterator[Stretc
                 number += 1
             else:
                 refused.append(launch.pool)
-        ready_now = sum(one.ready for one in fleet)
+        until = now + (0.0 if refused else decision.hold_seconds)
+        until = min(until, course.next_change(fleet, now), steps * STEP_SECONDS)
+        until = min([until, *(one.launched_at + goal.cold_start_seconds for one in fleet if not one.ready)])
+        ahead = max(1, math.ceil((until - now) / STEP_SECONDS))
         spot = sum(one.pool != ON_DEMAND for one in fleet)
-        ahead = 1
-        if not refused and decision.hold_seconds > STEP_SECONDS:
-            until = min(now + decision.hold_seconds, course.next_change(fleet, now))
-            for one in fleet:
-                if not one.ready:
-                    until = min(until, one.launched_at + goal.cold_start_seconds)
-            ahead = max(1, int(-(-(min(until, steps * STEP_SECONDS) - now) // STEP_SECONDS)))
-            ahead = min(ahead, steps - step)
         yield Stretch(
             step=step,
             steps=ahead,
-            ready=ready_now,
+            ready=sum(one.ready for one in fleet),
             spot=spot,
             on_demand=len(fleet) - spot,
             lost=len(lost),
@@ -162,6 +191,12 @@ class _Course:
             ends = np.concatenate([edges, [len(counts) + 10**9]])
             self.changes.append(ends[np.searchsorted(edges, np.arange(len(counts)), side="right")].tolist())
 
+    def least(self, pool: int, now: int) -> int:
+        """The fewest machines since the step before: a dip between two steps counts."""
+        tick = now // self.gap
+        first = max(0, (now - STEP_SECONDS) // self.gap + 1)
+        return min(self.counts[pool][first : tick + 1]) if first < tick else self.counts[pool][tick]
+
     def gives(self, fleet: list[Replica], pool: int, now: int) -> bool:
         count = self.counts[pool][now // self.gap]
         return count > 0 and (self.unbounded or sum(one.pool == pool for one in fleet) < count)
@@ -171,7 +206,7 @@ class _Course:
         lost = []
         for index in range(len(fleet) - 1, -1, -1):
             pool = fleet[index].pool
-            if pool != ON_DEMAND and self._exceeds(fleet, pool, self.counts[pool][now // self.gap]):
+            if pool != ON_DEMAND and self._exceeds(fleet, pool, self.least(pool, now)):
                 lost.append(pool)
                 del fleet[index]
         return lost
