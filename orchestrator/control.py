@@ -77,13 +77,25 @@ def check(wanted: Spec, home: Path) -> None:
                 ) from None
 
 
+def without_effect(wanted: Spec) -> tuple[str, ...]:
+    """The spec's keys that this version takes and does nothing with: to be said aloud."""
+    idle = {
+        "spot.policy": wanted.spot is not None and "policy" in wanted.spot.model_fields_set,
+        "spot.availability": wanted.spot is not None and "availability" in wanted.spot.model_fields_set,
+        "spot.guard": wanted.spot is not None and wanted.spot.guard,
+        "simulated.preemptions_per_day": bool(wanted.simulated.preemptions_per_day),
+        "alerts": bool(wanted.alerts),
+    }
+    return tuple(f"{key} has no effect on a running deployment in this version" for key, set_ in idle.items() if set_)
+
+
 def up(home: Path, ledger: Ledger, path: Path, say: Callable[[str], None]) -> Outcome:
     """Keep the spec at `path` true, and return once it serves or is known to be closed. Raises Refused otherwise."""
     wanted = spec.load(path)
     check(wanted, home)
     clock = SystemClock()
     now = clock.now()
-    for note in wanted.calendar_notes(now.year, now.year + 1):
+    for note in (*wanted.calendar_notes(now.year, now.year + 1), *without_effect(wanted)):
         say(f"note: {note}")
     prices.seed(ledger)
     with ledger.write() as tx:

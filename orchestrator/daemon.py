@@ -55,6 +55,7 @@ class Daemon:
         self._stopping = threading.Event()
         # a signal handler may do no more than this: whatever takes a lock may be interrupted while it holds it
         self._signalled = False
+        self._said: dict[str, str] = {}  # the last error of each deployment
         self._forgotten: dict[str, Deployment] = {}  # down, and their doors closed
         self._had_one = False
         self._jobs: JobRunner | None = None
@@ -154,12 +155,18 @@ class Daemon:
         except Stale:
             raise
         except Refused as refusal:
-            log.error("deployment=%s %s", row.name, refusal)
-            return f"{row.name}: {refusal}"
+            words = f"{row.name}: {refusal}"
+            if self._said.get(row.name) != words:  # what lasts is logged once, not every second on a full disk
+                log.error("deployment=%s %s", row.name, refusal)
         except Exception as error:
-            log.exception("deployment=%s failed", row.name)
-            return f"{row.name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        return None
+            words = f"{row.name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            if self._said.get(row.name) != words:
+                log.exception("deployment=%s failed", row.name)
+        else:
+            self._said.pop(row.name, None)
+            return None
+        self._said[row.name] = words
+        return words
 
     def _executor(self, deployment: str) -> Executor | None:
         running = self._running.get(deployment)

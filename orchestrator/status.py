@@ -8,6 +8,7 @@ from orchestrator import observe, spec
 from orchestrator.daemon import is_alive
 from orchestrator.deployment import policy_of
 from orchestrator.door.client import Door
+from orchestrator.doorway import published
 from orchestrator.errors import Refused
 from orchestrator.ledger import deployments, fleet, leases
 from orchestrator.ledger.deployments import Deployment
@@ -63,12 +64,13 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
         policy = policy_of(spec.parse(row.spec, row.source), row, ledger)(now)
     except Refused as refusal:
         return {**shown, "notes": [str(refusal)]}
-    process = Door(home, row.name).running()
+    process, served = Door(home, row.name).running(), published(home, row.name)
     with ledger.read() as tx:
         spent = observe.spend(tx, row.name, now, policy)
     return {
         **shown,
-        "open": policy.wanted and windows.bounds(policy.schedule, now).open,
+        # what the door does is what counts: a spent budget closes it within its hours
+        "open": served.open if process and served else policy.wanted and windows.bounds(policy.schedule, now).open,
         "next_edge_at": iso(windows.next_edge(policy.schedule, now)),
         "door": process.url if process is not None else None,
         "spend": {
