@@ -41,7 +41,7 @@ HORIZON_HOURS = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """All that is remembered, as plain numbers: the pools in the fleet's order, how the promise was kept, what is due."""
+    """All that is remembered, as plain numbers: pools in the fleet's order, how the promise was kept, what is due."""
 
     at: float
     pools: tuple[Pool, ...]

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from orchestrator.cli.backtest_serve import serve
+
 if TYPE_CHECKING:
     from orchestrator.simulation.backtest import Run, Summary
 
@@ -79,6 +81,9 @@ def job(
     others = {name: backtest.replay(trace, task, name, ticks, optima) for name in POLICIES if name != policy}
     rows = {name: backtest.summarise(found) for name, found in {policy: runs, **others}.items()}
     _print_table(f"{', '.join(trace.names)}: {task_hours:g} h of work in {deadline_hours:g} h", runs, rows)
+
+
+app.command()(serve)
 
 
 @app.command()

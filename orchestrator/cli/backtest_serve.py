@@ -1,0 +1,104 @@
+"""halve backtest serve"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.simulation.serving import Served, Service
+
+
+def serve(
+    traces: list[Path] | None = typer.Argument(
+        None, metavar="TRACE...", help="One file is one zone; replicas may run in all."
+    ),
+    replicas: int = typer.Option(4, "--replicas", help="Replicas that must be ready."),
+    cold_start_seconds: float = typer.Option(180.0, "--cold-start-seconds", help="From launch to ready; billed."),
+    spot_ratio: float = typer.Option(0.3, "--spot-ratio", help="Spot price over on-demand price."),
+    notice_seconds: int = typer.Option(0, "--notice-seconds", help="How long before a loss it is said."),
+    availability: float = typer.Option(
+        0.99, "--availability", metavar="SHARE", help="Share of time with all replicas ready, to keep at least cost."
+    ),
+    guard: bool = typer.Option(False, "--guard", help="Survive the loss of any one zone."),
+    policy: str = typer.Option("hazard", "--policy", metavar="NAME", help="Or `list`, to see the names."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON; without it, all policies side by side."),
+) -> None:
+    """Replay a service on spot machines and compare its cost with on-demand and with the omniscient bound.
+
+    If no file exceeds 1, a zone that is up holds any number of replicas; otherwise a value is how many it holds, and
+    the newest are lost first. Steps of 60 s; the first hour is not scored.
+
+    Example: halve backtest serve us-east-1a.json us-east-1b.json --replicas 4 --availability 0.995
+    """
+    from json import dumps
+
+    from orchestrator.simulation import serving, serving_bound
+    from orchestrator.simulation.traces import load
+
+    names = list(serving.POLICIES)
+    if policy == "list":
+        print(dumps(names) if as_json else "\n".join(names))
+        return
+    if not traces:
+        raise typer.BadParameter("at least one trace file is needed", param_hint="TRACE...")
+    serving.require(policy)
+    trace = load(traces)
+    for note in trace.notes:
+        typer.echo(f"halve: {note}", err=True)
+    service = serving.service_of(
+        trace,
+        replicas=replicas,
+        cold_start_seconds=cold_start_seconds,
+        spot_ratio=spot_ratio,
+        notice_seconds=notice_seconds,
+        availability=availability,
+        guard=guard,
+    )
+    bound = serving_bound.bound(trace, service)
+    if as_json:
+        print(dumps(_report(serving.replay(trace, service, policy), bound), indent=2))
+        return
+    rows = [serving.replay(trace, service, name) for name in (policy, *(name for name in names if name != policy))]
+    _print_table(f"{', '.join(trace.names)}: {_goal(service)}", rows, bound)
+
+
+def _report(served: "Served", bound: float) -> dict[str, str | float | int]:
+    return {
+        "policy": served.policy,
+        "relative_cost": round(served.relative_cost, 6),
+        "availability": round(served.availability, 6),
+        "capacity": round(served.capacity, 6),
+        "preemptions": served.preemptions,
+        "worst_hour": round(served.worst_hour, 6),
+        "bound": round(bound, 6),
+    }
+
+
+def _goal(service: "Service") -> str:
+    notice = f", notice {service.notice_seconds} s" if service.notice_seconds else ""
+    return (
+        f"{service.goal.replicas} replicas for {service.goal.availability:.4g} of the time, "
+        f"cold start {service.goal.cold_start_seconds:g} s, spot at {service.spot_ratio:g} of on-demand{notice}"
+    )
+
+
+def _print_table(title: str, rows: "list[Served]", bound: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{title}\ncost with on-demand alone = 1; omniscient bound {bound:.3f}:", title_justify="left")
+    table.add_column("policy", no_wrap=True)
+    for column in ("cost", "available", "capacity", "worst hour", "on-demand", "losses"):
+        table.add_column(column, justify="right")
+    for one in rows:
+        shares = (f"{value:.2%}" for value in (one.availability, one.capacity))
+        table.add_row(
+            one.policy,
+            f"{one.relative_cost:.3f}",
+            *shares,
+            f"{one.worst_hour:.0%}",
+            f"{one.on_demand_share:.1%}",
+            str(one.preemptions),
+        )
+    Console().print(table)
