@@ -15,7 +15,10 @@ import httpx
 import psutil
 import pytest
 
+from orchestrator.control import without_effect
+from orchestrator.ledger import deployments
 from orchestrator.ledger.store import open_ledger
+from orchestrator.spec import parse
 from tests.orchestrator.fake_engine import free_port
 from tests.orchestrator.scene import rows
 from tests.orchestrator.tiny import fill, living, replicas, small_disk, until
@@ -57,6 +60,9 @@ def refused(said: subprocess.CompletedProcess[str]) -> str:
 def status(home: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(done(halve(home, "status", "--json")))
     return found
+
+
+LOCAL = '{name: ocr, model: ppocr, provider: local, door: {listen: "127.0.0.1:0"}}'
 
 
 @pytest.fixture
@@ -147,16 +153,13 @@ def test_down_of_what_is_down_starts_nothing_and_up_again_is_a_new_machine(home:
 
 
 @pytest.mark.slow
-def test_a_provider_that_the_spec_names_no_more_is_cleared_out(home: Path, spec: Path) -> None:
-    """From the simulated market to this machine: what was rented there does not run on unseen."""
-    pytest.importorskip("onnxruntime")
+def test_simulated_money_is_marked_and_no_real_money_joins_it(home: Path, spec: Path) -> None:
     done(halve(home, "up", str(spec)))
-    spec.write_text('{name: ocr, model: ppocr, provider: local, door: {listen: "127.0.0.1:0"}}')
-    done(halve(home, "up", str(spec)))
-    ledger = open_ledger(home)
-    found = until(lambda: rows(ledger, "instances")[0].status == "ended" and rows(ledger, "instances"))
-    assert [(row.provider, row.status) for row in found] == [("simulated", "ended"), ("local", "ready")]
+    assert "SIMULATED" in done(halve(home, "report"))
+    spec.write_text(LOCAL)
+    assert "give it a HALVE_HOME of its own" in refused(halve(home, "up", str(spec)))
     done(halve(home, "down", "ocr"))
+    assert open_ledger(home).simulated()
 
 
 @pytest.mark.slow
@@ -195,6 +198,21 @@ def test_a_wrong_spec_lists_every_error_and_starts_nothing(home: Path, spec: Pat
         assert word in said.stderr
     assert "Traceback" not in said.stderr
     assert nothing_started(home)
+    assert rows(open_ledger(home), "deployments") == []
+
+
+def test_simulated_money_never_joins_real_money(home: Path, spec: Path) -> None:
+    with open_ledger(home).write() as tx:
+        deployments.put_up(tx, "real", LOCAL, "real.yaml", datetime.now(UTC))
+    assert "give it a HALVE_HOME of its own" in refused(halve(home, "up", str(spec)))
+    assert nothing_started(home)
+    assert [row.name for row in rows(open_ledger(home), "deployments")] == ["real"]
+    assert not open_ledger(home).simulated()
+
+
+def test_a_spec_is_simulated_or_real(home: Path, spec: Path) -> None:
+    spec.write_text((SIMULATED % "1s").replace("provider: simulated", "provider: [simulated, local]"))
+    assert "provider: simulated and real money never mix" in refused(halve(home, "up", str(spec)))
     assert rows(open_ledger(home), "deployments") == []
 
 
@@ -297,3 +315,16 @@ def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
 def test_nothing_runs_and_status_says_so(home: Path) -> None:
     assert status(home) == {"daemon": None, "deployments": []}
     assert done(halve(home, "status")) == "no daemon is running; `halve up SPEC` starts one\n"
+
+
+def test_keys_without_effect_are_said_aloud() -> None:
+    text = """
+name: ocr
+model: ppocr
+provider: local
+spot: {policy: hazard, guard: true}
+alerts: ["mailto://somebody"]
+"""
+    said = without_effect(parse(text, "ocr.yaml"))
+    assert [line.split(" ")[0] for line in said] == ["spot.policy", "spot.guard", "alerts"]
+    assert without_effect(parse("{name: ocr, model: ppocr, provider: local}", "ocr.yaml")) == ()
