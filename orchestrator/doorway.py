@@ -67,7 +67,7 @@ class HttpDoor:
         current = loads.current
         return DoorLoad(
             minutes=tuple(rows),
-            images_per_second=current.requests_per_second,
+            images_per_second=current.images_per_second,
             waiting=current.waiting,
             counted_since=min((minute.at for minute in loads.minutes), default=None),
         )

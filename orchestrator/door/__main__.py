@@ -5,7 +5,8 @@ import logging
 import sys
 from pathlib import Path
 
-from orchestrator.door.server import Options, serve
+from orchestrator.door.options import Options
+from orchestrator.door.server import serve
 from orchestrator.errors import Refused
 
 

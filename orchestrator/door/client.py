@@ -8,11 +8,13 @@ import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import TypeAdapter
 
 from orchestrator.door.loads import Loads
+from orchestrator.door.options import Options, check_free, split_listen
 from orchestrator.door.process import DoorProcess, Files, held, read_note
 from orchestrator.door.serving import ServingSet, to_json, write_whole
 from orchestrator.errors import Refused
@@ -47,14 +49,26 @@ class Door:
     ) -> DoorProcess:
         """Adopt the door that is open, or open one as a process of its own, which outlives this one.
 
-        A door that listens elsewhere is closed first. May block for 20 s. Raises Refused with the door's own words.
+        A door that listens elsewhere, or was opened with another token or certificate (what the files held, not what
+        they are called), is closed first, unless it can be seen before that the new one would not open. May block for
+        a minute. Raises Refused with the door's own words.
         """
-        process = self.running()
-        if process is not None and process.listen != listen:
-            self.stop()
-            process = None
-        if process is not None:
+        options = Options(
+            home=self._home,
+            deployment=self._deployment,
+            listen=listen,
+            token_file=token_file,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+        )
+        process, settings = self.running(), options.digest()
+        if process is not None and process.settings == settings:
             return process
+        if process is not None:
+            options.secrets()
+            if split_listen(listen)[1] != urlsplit(process.url).port:  # the port that it has itself is freed with it
+                check_free(listen)
+            self.stop()
         command = [sys.executable, "-m", "orchestrator.door", "--home", str(self._home)]
         command += ["--deployment", self._deployment, "--listen", listen]
         for option, path in (("--token-file", token_file), ("--tls-cert", tls_cert), ("--tls-key", tls_key)):

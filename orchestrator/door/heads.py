@@ -37,8 +37,11 @@ def private(target: str) -> bool:
 
 def repeatable(method: str, target: str) -> bool:
     """Whether doing it twice does no harm: everything that only reads, and recognition."""
-    if method in ("GET", "HEAD", "OPTIONS"):
-        return True
+    return method in ("GET", "HEAD", "OPTIONS") or recognition(method, target)
+
+
+def recognition(method: str, target: str) -> bool:
+    """Whether it asks for images to be read: the work that replicas are there for, and all that counts as demand."""
     path = target.partition("?")[0]
     return method == "POST" and (path == "/v1/ocr" or (path.startswith("/v2/models/") and path.endswith("/infer")))
 

@@ -1,4 +1,8 @@
-"""How much was asked and how fast it was answered: per minute for 48 hours, and over the last ten seconds."""
+"""How much was asked and how fast it was answered: per minute for 48 hours, and over the last ten seconds.
+
+Only recognition is counted, and only while the door is open: other requests are no reason for a replica. `in_flight`
+alone is of all requests, because a replica that leaves has to finish them.
+"""
 
 import math
 import time
@@ -32,9 +36,10 @@ class Minute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Current:
-    """The last ten seconds."""
+    """The last ten seconds. A request asks for one image when it comes, and for the rest of its images once its answer
+    says how many they were; what failed or was refused has asked too."""
 
-    requests_per_second: float
+    images_per_second: float
     in_flight: int
     waiting: int
     p95_ms: float | None
@@ -51,6 +56,7 @@ class Tally:
     """Counts over some stretch of time; adds up."""
 
     requests: int = 0
+    images_asked: int = 0
     images_by_replica: dict[str, int] = field(default_factory=dict)
     failed: int = 0
     refused: int = 0
@@ -64,13 +70,19 @@ class Tally:
         index = int(math.log(milliseconds) / _STEP) if milliseconds > 1 else 0
         self.classes[index] = self.classes.get(index, 0) + 1
 
+    def ask(self) -> None:
+        self.requests += 1
+        self.images_asked += 1
+
     def read(self, replica: str, images: int) -> None:
         self.images_by_replica[replica] = self.images_by_replica.get(replica, 0) + images
+        self.images_asked += max(0, images - 1)  # one was counted when it came
 
     def add(self, other: "Tally") -> None:
         self.requests += other.requests
+        self.images_asked += other.images_asked
         for replica, images in other.images_by_replica.items():
-            self.read(replica, images)
+            self.images_by_replica[replica] = self.images_by_replica.get(replica, 0) + images
         self.failed += other.failed
         self.refused += other.refused
         self.latency_ms_sum += other.latency_ms_sum
@@ -134,7 +146,7 @@ class Counts:
         return Loads(
             minutes=tuple(_minute(start, tally) for start, tally in minutes if start > since),
             current=Current(
-                requests_per_second=recent.requests / CURRENT_SECONDS,
+                images_per_second=recent.images_asked / CURRENT_SECONDS,
                 in_flight=self.in_flight,
                 waiting=self.waiting,
                 p95_ms=recent.p95_ms(),

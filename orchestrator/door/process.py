@@ -36,11 +36,13 @@ class Files:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorProcess:
-    """A living door. `url` is how this machine reaches it, `started_at` when its process began."""
+    """A living door. `url` is how this machine reaches it, `settings` the digest of all that it was opened with,
+    `started_at` when its process began."""
 
     pid: int
     url: str
     listen: str
+    settings: str
     started_at: datetime
 
     def to_json(self) -> bytes:
@@ -68,6 +70,7 @@ def read_note(path: Path) -> DoorProcess | None:
             pid=int(said["pid"]),
             url=str(said["url"]),
             listen=str(said["listen"]),
+            settings=str(said.get("settings", "")),  # a door of an older version wrote none: it is opened anew
             started_at=datetime.fromisoformat(said["started_at"]),
         )
     except (OSError, ValueError, KeyError, TypeError):

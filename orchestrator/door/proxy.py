@@ -38,6 +38,7 @@ class Errand:
     body: Body
     head: bytes
     repeatable: bool
+    recognition: bool
     since: float
 
 
@@ -62,7 +63,6 @@ class Proxy:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to a request, from a replica or, when there is none, from the door."""
-        self._counts.roll().requests += 1
         identity = heads.request_id(request)
         target = heads.target(request)
         if request.method == "CONNECT" or heads.private(target):
@@ -73,7 +73,10 @@ class Proxy:
             return _too_large(identity)
         serving = self._roster.serving
         if not serving.open:
-            return self._refuse(closed(serving), identity)
+            return closed(serving).to(identity)
+        recognition = heads.recognition(request.method, target)
+        if recognition:
+            self._counts.roll().ask()
         try:
             if not request.content.is_eof() and request.headers.get("Expect", "").lower() == "100-continue":
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -88,6 +91,7 @@ class Proxy:
                 head=heads.forwarded(request, target, identity, length, self._keep_token),
                 repeatable=heads.repeatable(request.method, target)
                 and request.headers.get("X-Halve-Priority") != "batch",  # a batch repeats by itself, and has to know
+                recognition=recognition,
                 since=time.monotonic(),
             )
             return await self._carry(errand)
@@ -109,19 +113,19 @@ class Proxy:
         while sends < SENDS_MAX:
             serving = self._roster.serving
             if not serving.open:
-                return self._refuse(closed(serving), errand.identity)
+                return closed(serving).to(errand.identity)
             if time.monotonic() >= until:
-                return self._refuse(absent("no replica answered in time"), errand.identity)
+                return self._refuse(absent("no replica answered in time"), errand)
             replica = self._roster.take(busy)
             if replica is None:
                 if busy and not serving.starting:
-                    return self._passed_on(busy)
+                    return self._passed_on(busy, errand)
                 if not (serving.replicas or serving.starting):
-                    return self._refuse(absent("no replica serves now"), errand.identity)
+                    return self._refuse(absent("no replica serves now"), errand)
                 try:
-                    await self._roster.change(until, soon=bool(busy))
+                    await self._roster.change(until, soon=bool(busy), counted=errand.recognition)
                 except Crowded:
-                    return self._refuse(absent("too many requests wait already"), errand.identity)
+                    return self._refuse(absent("too many requests wait already"), errand)
                 busy.clear()
                 continue
             try:
@@ -132,7 +136,7 @@ class Proxy:
             except Broken as error:
                 if not (errand.repeatable and errand.body.whole):
                     self._suspect(replica, error)
-                    self._counts.roll().failed += 1
+                    self._failed(errand)
                     return reply(502, {"error": "broken", "reason": f"the replica died: {error}"}, errand.identity)
                 # A kept connection may have been closed as we wrote: that says nothing about the replica.
                 if not error.stale:
@@ -142,7 +146,7 @@ class Proxy:
             else:
                 if answer is not None:
                     return answer
-        self._counts.roll().failed += 1
+        self._failed(errand)
         return absent(f"{sends} replicas died of this request").to(errand.identity)
 
     async def _try(
@@ -171,17 +175,15 @@ class Proxy:
             self._roster.give_back(replica)
 
     def _count(self, errand: Errand, replica: Replica, answer: Reply) -> None:
-        tally = self._counts.roll()
         if answer.status >= 500:
-            tally.failed += 1
+            self._failed(errand)
+        if answer.status >= 500 or not errand.recognition:
             return
+        tally = self._counts.roll()
         tally.latency((time.monotonic() - errand.since) * 1000)
         if answer.status < 400:
             said = answer.headers.get("X-Halve-Images")
-            if said is not None:
-                tally.read(replica.id, int(said) if said.isdecimal() and len(said) < 9 else 0)
-            elif errand.request.method == "POST" and errand.target.partition("?")[0] == "/v1/ocr":
-                tally.read(replica.id, 1)
+            tally.read(replica.id, int(said) if said and said.isdecimal() and len(said) < 9 else 1)
 
     async def _relay(self, errand: Errand, answer: Reply) -> web.StreamResponse:
         answer.headers["X-Request-Id"] = errand.identity
@@ -197,21 +199,26 @@ class Proxy:
         except Broken as error:
             # The client has the head already: nothing can be taken back, only cut off.
             log.warning("request %s: the replica died within its answer (%s)", errand.identity, error)
-            self._counts.roll().failed += 1
+            self._failed(errand)
             if errand.request.transport is not None:
                 errand.request.transport.abort()
             return response
         await response.write_eof()
         return response
 
-    def _passed_on(self, busy: Mapping[str, web.Response]) -> web.Response:
+    def _passed_on(self, busy: Mapping[str, web.Response], errand: Errand) -> web.Response:
         """What the last of the busy replicas said, when all are."""
-        self._counts.roll().failed += 1
+        self._failed(errand)
         return list(busy.values())[-1]
 
-    def _refuse(self, refusal: "Refusal", identity: str) -> web.Response:
-        self._counts.roll().refused += 1
-        return refusal.to(identity)
+    def _refuse(self, refusal: "Refusal", errand: Errand) -> web.Response:
+        if errand.recognition:
+            self._counts.roll().refused += 1
+        return refusal.to(errand.identity)
+
+    def _failed(self, errand: Errand) -> None:
+        if errand.recognition:
+            self._counts.roll().failed += 1
 
     def _suspect(self, replica: Replica, error: Exception) -> None:
         if self._roster.suspect(replica):

@@ -78,10 +78,9 @@ class Roster:
         self._suspects[replica.id] = now + SUSPECT_SECONDS
         return not known
 
-    async def change(self, until: float, *, soon: bool = False) -> None:
-        """Wait for a new set, for a suspect's next chance, or until the monotonic time `until`; `soon`: not for long.
-
-        Raises Crowded.
+    async def change(self, until: float, *, soon: bool = False, counted: bool = True) -> None:
+        """Wait for a new set, for a suspect's next chance, or until the monotonic time `until`; `soon`: not for long,
+        `counted`: as demand. Raises Crowded.
         """
         if len(self._waiters) >= WAITING_MAX:
             raise Crowded
@@ -91,7 +90,7 @@ class Roster:
             chances.append(now + SUSPECT_SECONDS)
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
-        self._counts.queued(+1)
+        self._counts.queued(int(counted))
         try:
             async with asyncio.timeout(max(0.0, min([until, *chances]) - now)):
                 await waiter
@@ -99,4 +98,4 @@ class Roster:
             pass
         finally:
             self._waiters.discard(waiter)
-            self._counts.queued(-1)
+            self._counts.queued(-int(counted))

@@ -1,7 +1,6 @@
 """The door's process: take the lock, listen, watch the serving set, leave in order."""
 
 import asyncio
-import errno
 import ipaddress
 import logging
 import os
@@ -9,14 +8,12 @@ import resource
 import signal
 import ssl
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from orchestrator.door.front import Front
+from orchestrator.door.options import Options, no_listener, split_listen
 from orchestrator.door.process import DoorProcess, Files, hold, read_note, started_at
 from orchestrator.door.serving import Published, write_whole
 from orchestrator.errors import Refused
@@ -31,38 +28,19 @@ HEAD_FIELDS = 100
 LOCK_TRIES = 10  # whoever looks whether the lock is held has it for a moment
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How to open a door. Off loopback only with a token and a certificate."""
-
-    home: Path
-    deployment: str
-    listen: str
-    token_file: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-
-
 def serve(options: Options) -> None:
     """Be the door of a deployment until told to stop. Raises Refused."""
     files = Files.of(options.home, options.deployment)
-    host, port = split_listen(options.listen)
-    token, tls = _token(options), _tls(options)
-    if not _loopback(host) and (token is None or tls is None):
-        raise Refused(
-            f"{options.listen} can be reached from other machines: set door.token and door.tls in the spec "
-            "(--token-file, --tls-cert, --tls-key), or listen on 127.0.0.1"
-        )
+    settings = options.digest()  # before what it is of is read: what changes between is seen as a change
+    token, tls = options.secrets()
     with _take(files, options.deployment):
         try:
-            asyncio.run(_run(options, files, host, port, token, tls))
+            asyncio.run(_run(options, files, settings, token, tls))
         finally:
             files.process.unlink(missing_ok=True)
 
 
-async def _run(
-    options: Options, files: Files, host: str, port: int, token: bytes | None, tls: ssl.SSLContext | None
-) -> None:
+async def _run(options: Options, files: Files, settings: str, token: bytes | None, tls: ssl.SSLContext | None) -> None:
     process_started_at = started_at(os.getpid())
     published = Published(files.serving, options.deployment)
     front = Front(published, token, process_started_at)
@@ -78,7 +56,7 @@ async def _run(
         max_headers=HEAD_FIELDS,
     )
     _allow_many_files()
-    listener = await _listen(protocols, host, port, tls)
+    listener = await _listen(protocols, *split_listen(options.listen), tls)
     bound_host, bound_port = listener.sockets[0].getsockname()[:2]
     write_whole(
         files.process,
@@ -86,6 +64,7 @@ async def _run(
             pid=os.getpid(),
             url=f"{'https' if tls else 'http'}://{_reached_at(bound_host)}:{bound_port}",
             listen=options.listen,
+            settings=settings,
             started_at=process_started_at,
         ).to_json(),
     )
@@ -124,11 +103,7 @@ async def _listen(protocols: web.Server, host: str, port: int, tls: ssl.SSLConte
     try:
         return await loop.create_server(protocols, host, port, ssl=tls, backlog=1024)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise Refused(f"port {port} on {host} is taken; free it or set door.listen in the spec") from None
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise Refused(f"port {port} on {host} is not allowed to this user; set door.listen in the spec") from None
-        raise Refused(f"{host} is no address of this machine; set door.listen in the spec") from None
+        raise no_listener(error, host, port) from None
 
 
 def _take(files: Files, deployment: str) -> IO[bytes]:
@@ -140,47 +115,6 @@ def _take(files: Files, deployment: str) -> IO[bytes]:
     holder = read_note(files.process)
     who = f"process {holder.pid}, listening on {holder.listen}," if holder and holder.lives else "another process"
     raise Refused(f"the door of {deployment} is open already: {who} holds {files.lock}")
-
-
-def _token(options: Options) -> bytes | None:
-    if options.token_file is None:
-        return None
-    try:
-        token = options.token_file.read_bytes().strip()
-    except OSError as error:
-        raise Refused(f"the door's token file {options.token_file}: {error.strerror}") from None
-    if not token:
-        raise Refused(f"the door's token file {options.token_file} is empty")
-    return token
-
-
-def _tls(options: Options) -> ssl.SSLContext | None:
-    if options.tls_cert is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(options.tls_cert, options.tls_key)
-    except OSError as error:  # ssl.SSLError is one
-        raise Refused(f"the door's certificate {options.tls_cert}: {error.strerror or error}") from None
-    return context
-
-
-def split_listen(listen: str) -> tuple[str, int]:
-    """HOST:PORT, the host of IPv6 in brackets. Raises Refused."""
-    try:
-        parsed = urlsplit(f"//{listen}")
-        if parsed.hostname is not None and parsed.port is not None and parsed.netloc == listen:
-            return parsed.hostname, parsed.port
-    except ValueError:
-        pass
-    raise Refused(f"door.listen is HOST:PORT, like 127.0.0.1:7860, not {listen!r}")
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _reached_at(host: str) -> str:

@@ -424,20 +424,47 @@ def test_counts_what_it_carried(tmp_path: Path) -> None:
         publish(door, serving(a))
         for query in ("", "?images=5", "?status=400", "?status=500", "?seconds=0.2"):
             client.post(f"/v1/ocr{query}", content=b"x")
-        client.get("/healthz")
-        publish(door, serving(open=False))
-        client.get("/")
+        client.post("/v2/models/ppocr/infer", content=b"x")
+        publish(door, serving())
+        client.post("/v1/ocr", content=b"x")
         time.sleep(1.05)
         loads = door.loads()
         door.stop()
     assert loads is not None
-    assert loads.current.requests_per_second == pytest.approx(0.7)
+    assert loads.current.images_per_second == pytest.approx((7 + 4) / 10)
     assert loads.current.p95_ms == pytest.approx(205, rel=0.1)
     minutes = loads.minutes  # one, or two when it ended just now
     assert sum(minute.requests for minute in minutes) == 7
-    assert sum(minute.images for minute in minutes) == 7
-    assert sum(minute.images_by_replica.get("a", 0) for minute in minutes) == 7
+    assert sum(minute.images for minute in minutes) == 8
+    assert sum(minute.images_by_replica.get("a", 0) for minute in minutes) == 8
     assert (sum(minute.failed for minute in minutes), sum(minute.refused for minute in minutes)) == (1, 1)
+
+
+def test_only_recognition_while_it_is_open_is_demand(tmp_path: Path) -> None:
+    door = Door(tmp_path, "ocr")
+    url = door.ensure("127.0.0.1:0").url
+    with closing(door), upstream("a") as a, httpx.Client(base_url=url) as client, ThreadPoolExecutor(1) as clients:
+        publish(door, serving(open=False))
+        assert client.post("/v1/ocr", content=b"x").status_code == 503
+        publish(door, serving())
+        assert client.get("/healthz").status_code == 503
+        publish(door, serving(starting=True))
+        held = clients.submit(httpx.get, f"{url}/healthz", timeout=20)
+        eventually(lambda: (door.status() or {})["waiting"] == 1)
+        waits = door.loads()
+        publish(door, serving(a))
+        assert held.result().status_code == 200
+        assert client.post("/v1/other", content=b"x").status_code == 200
+        a.kill()
+        publish(door, serving(a))
+        assert client.post("/v1/other", content=b"x", timeout=40).status_code in (502, 503)
+        time.sleep(1.05)
+        loads = door.loads()
+        door.stop()
+    assert waits is not None and waits.current.waiting == 0
+    assert loads is not None and loads.current.images_per_second == 0 and loads.current.p95_ms is None
+    for minute in loads.minutes:
+        assert (minute.requests, minute.images, minute.failed, minute.refused, minute.queue_max) == (0, 0, 0, 0, 0)
 
 
 # What it is told

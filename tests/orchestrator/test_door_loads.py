@@ -34,7 +34,8 @@ def test_a_minute_is_the_sum_of_its_seconds(clock: Hands) -> None:
     for second in range(130):
         clock.at = START + timedelta(seconds=second)
         tally = counts.roll()
-        tally.requests += 2
+        tally.ask()
+        tally.ask()
         tally.read("a", 1)
         tally.latency(10 if second % 10 else 1000)
     assert requests(counts.loads(None)) == [("08:00", 120), ("08:01", 120), ("08:02", 20)]
@@ -43,7 +44,17 @@ def test_a_minute_is_the_sum_of_its_seconds(clock: Hands) -> None:
     assert first.images_by_replica == {"a": 60} and first.images == 60
     assert first.latency_ms_sum == 54 * 10 + 6 * 1000
     assert first.latency_ms_p95 == pytest.approx(1000, rel=0.05)
-    assert counts.loads(None).current.requests_per_second == 2
+    assert counts.loads(None).current.images_per_second == 2
+
+
+def test_a_request_asks_for_one_image_and_once_answered_for_all_of_its(clock: Hands) -> None:
+    counts = Counts(clock)
+    counts.roll().ask()
+    clock.at += timedelta(seconds=1)
+    assert counts.loads(None).current.images_per_second == 0.1
+    counts.roll().read("a", 20)
+    clock.at += timedelta(seconds=1)
+    assert counts.loads(None).current.images_per_second == 2
 
 
 def test_quiet_minutes_are_rows_too_and_carry_what_is_still_in_flight(clock: Hands) -> None:
@@ -54,7 +65,7 @@ def test_quiet_minutes_are_rows_too_and_carry_what_is_still_in_flight(clock: Han
     seen = counts.loads(None).minutes
     assert [(minute.requests, minute.in_flight_max) for minute in seen] == [(0, 3), (0, 2), (0, 2), (0, 2)]
     assert seen[0].latency_ms_p95 is None
-    assert counts.loads(None).current.requests_per_second == 0
+    assert counts.loads(None).current.images_per_second == 0
 
 
 def test_48_hours_are_kept(clock: Hands) -> None:

@@ -104,6 +104,60 @@ def test_a_changed_address_moves_the_door(door: Door) -> None:
     assert (second.url, second.pid != first.pid) == (f"http://127.0.0.1:{port}", True)
 
 
+def test_an_address_that_is_taken_closes_no_door(door: Door) -> None:
+    first = door.ensure("127.0.0.1:0")
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(Refused, match="is taken"):
+        door.ensure(f"127.0.0.1:{taken.getsockname()[1]}")
+    assert door.running() == first
+
+
+def test_a_token_set_or_changed_holds_from_then_on(tmp_path: Path, door: Door) -> None:
+    listen, token = f"127.0.0.1:{free_port()}", tmp_path / "token"
+    url = door.ensure(listen).url
+    door.publish(ServingSet(deployment="ocr", open=False))
+
+    def asked(said: str | None) -> int:
+        return httpx.get(url, headers={"Authorization": f"Bearer {said}"} if said else {}).status_code
+
+    assert asked(None) == 503
+    token.write_text("the-first-of-the-tokens")
+    first = door.ensure(listen, token_file=token)
+    assert (asked(None), asked("the-first-of-the-tokens")) == (401, 503)
+    assert door.ensure(listen, token_file=token) == first  # nothing new
+    token.write_text("the-second-of-the-tokens")
+    second = door.ensure(listen, token_file=token)
+    assert (asked("the-first-of-the-tokens"), asked("the-second-of-the-tokens")) == (401, 503)
+    for content in ("", None):  # what no door would take closes none
+        token.write_text(content) if content is not None else token.unlink()
+        with pytest.raises(Refused, match=str(token)):
+            door.ensure(listen, token_file=token)
+        assert door.running() == second
+    door.ensure(listen)
+    assert asked(None) == 503
+    assert "the-" not in (tmp_path / "doors/ocr.log").read_text()
+
+
+def test_a_certificate_that_was_renewed_is_shown(tmp_path: Path, door: Door) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    for _ in range(2):
+        write_certificate(certificate, key)
+        process = door.ensure("127.0.0.1:0", tls_cert=certificate, tls_key=key)
+        with httpx.Client(verify=ssl.create_default_context(cafile=str(certificate))) as client:
+            assert client.get(f"{process.url}/-/status").json()["pid"] == process.pid
+    key.write_text("half written")
+    with pytest.raises(Refused, match=r"cert\.pem"):
+        door.ensure("127.0.0.1:0", tls_cert=certificate, tls_key=key)
+    assert door.running() == process
+
+
+def test_a_door_of_an_older_version_is_opened_anew(tmp_path: Path, door: Door) -> None:
+    first, note = door.ensure("127.0.0.1:0"), tmp_path / "doors/ocr.process.json"
+    said = json.loads(note.read_bytes())
+    del said["settings"]
+    note.write_text(json.dumps(said))
+    assert door.ensure("127.0.0.1:0").pid != first.pid
+
+
 def test_a_clock_set_since_loses_no_door(tmp_path: Path, door: Door) -> None:
     process = door.ensure("127.0.0.1:0")
     note = tmp_path / "doors/ocr.process.json"
