@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-BENCHMARKS = ("command_line", "loop", "door", "jobs", "engine", "selection")
+BENCHMARKS = ("command_line", "loop", "door", "jobs", "engine", "selection", "backtest_job")
 
 
 def main() -> None:
