@@ -147,7 +147,7 @@ class Simulated(Section):
     spot_price_per_hour: Amount | None = None
     boot: Duration = timedelta(seconds=60)
     zones: Some = 1
-    preemptions_per_day: float = Field(default=0.0, ge=0, le=1440)  # of each spot machine, on average
+    preemptions_per_day: float = Field(default=0.0, ge=0, le=1440)  # of each zone, on average
     notice: Duration = timedelta(minutes=2)
     images_per_second: float = Field(default=2.5, gt=0, le=1_000_000)
 
