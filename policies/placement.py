@@ -3,7 +3,8 @@
 One number rules every choice: the price of an hour with too few replicas, in on-demand replica hours. It rises when the
 promise has been kept worse than promised, and falls when better; with it, a hedge is worth its money or not: a second
 pool, a few spare replicas, on-demand ones beside a pool too young to be trusted. On-demand replaces exactly what is
-missing, is launched in the moment of the loss, and stops only when the replacement serves.
+missing, is launched in the moment of the loss, and stops only when the replacement serves. A young pool seasons with
+one replica before it gets the rest.
 """
 
 import math
@@ -17,7 +18,7 @@ from policies.pools import Pool
 from policies.serving import FOREVER, ON_DEMAND, Decision, Fleet, Goal, Launch, Placing, Replica, Stop
 
 #: The price of an outage hour at a promise kept exactly, times the share of time that the promise leaves open.
-PRICE_OF_OUTAGE = 0.2
+PRICE_OF_OUTAGE = 0.15
 #: What so many hours leave open, when it is overdrawn (left over), multiplies (divides) the price by e, within bounds.
 DEBT_HOURS = 50.0
 DEAREST = 60.0
@@ -68,17 +69,20 @@ def place(fleet: Fleet, goal: Goal, memory: Memory | None = None) -> Decision:
     spots = Counter(one.pool for one in staying if one.pool != ON_DEMAND)
     open_pools = [at for at, pool in enumerate(memory.pools) if at not in leaving and pool.retry_at <= now]
     healed = spots.total() < goal.replicas and any(before.at < pool.retry_at <= now for pool in memory.pools)
-    if fleet.lost or fleet.refused or leaving or healed or now >= memory.review_at:
+    warned = any(memory.wanted[at] for at in leaving if memory.wanted)
+    if fleet.lost or fleet.refused or warned or healed or now >= memory.review_at:
         usable = {*open_pools, *(at for at in spots if at not in leaving)}
         wanted = _allocation(fleet, goal, memory.pools, usable, spots, price)
         memory = replace(memory, wanted=wanted, review_at=now + REVIEW_SECONDS)
     hazards = [pools.hazard(pool, now) for pool in memory.pools]
+    due = {at: count for at, count in enumerate(memory.wanted) if count}
+    canaries = _unseasoned(due, goal, hazards, price)
     launches = [
         Launch(pool=at, reason=f"spot: {hazards[at]:.2g} losses per hour expected")
         for at in open_pools
-        for _ in range(memory.wanted[at] - spots[at])
+        for _ in range((1 if at in canaries else memory.wanted[at]) - spots[at])
     ][: max(0, MOST_SPOT * goal.replicas - spots.total())]
-    trusted = _trusted(staying, spots, goal, hazards, price, now)
+    trusted = _trusted(staying, _unseasoned(spots, goal, hazards, price), goal, now)
     held = sum(one.pool == ON_DEMAND for one in staying)
     missing = _missing(goal, trusted) - held
     launches += [Launch(pool=ON_DEMAND, reason=_why(goal, trusted, spots))] * max(0, missing)
@@ -189,24 +193,22 @@ def _outage(
     return min(out, 1.0)
 
 
-def _trusted(
-    staying: Sequence[Replica],
-    spots: Counter[int],
-    goal: Goal,
-    hazards: Sequence[float],
-    price: float,
-    now: float,
-) -> list[Replica]:
-    """Spot replicas that need no on-demand ones beside them: their pool is seasoned, or its loss leaves enough."""
-    need = goal.replicas - goal.base_on_demand
+def _unseasoned(counts: Mapping[int, int], goal: Goal, hazards: Sequence[float], price: float) -> frozenset[int]:
+    """Pools that hold so many, whose loss would leave too few, and whose expected outage costs more than on-demand."""
+    need, total = goal.replicas - goal.base_on_demand, sum(counts.values())
     cold = goal.cold_start_seconds / 3600
-    seasoned = set()
-    for at, count in spots.items():
-        uncovered = need - (spots.total() - count)
-        if uncovered <= 0 or price * hazards[at] * cold < min(uncovered, count):
-            seasoned.add(at)
+    uncovered = {at: min(count, need - (total - count)) for at, count in counts.items()}
+    return frozenset(at for at, count in uncovered.items() if 0 < count <= price * hazards[at] * cold)
+
+
+def _trusted(staying: Sequence[Replica], unseasoned: Collection[int], goal: Goal, now: float) -> list[Replica]:
+    """Spot replicas that need no on-demand ones beside them: in no unseasoned pool, and ready or not yet late."""
     late = LATE * goal.cold_start_seconds
-    return [one for one in staying if one.pool in seasoned and (one.ready or now <= one.launched_at + late)]
+    return [
+        one
+        for one in staying
+        if one.pool != ON_DEMAND and one.pool not in unseasoned and (one.ready or now <= one.launched_at + late)
+    ]
 
 
 def _missing(goal: Goal, trusted: Sequence[Replica]) -> int:
