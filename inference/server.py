@@ -122,6 +122,7 @@ async def _ocr(service: Service, request: Request) -> Response:
         log.exception("reading failed")
         answer = _refused(Refusal(500, "reading failed; the replica's log says why"))
     service.metrics.answered(answer.status_code, time.monotonic() - started, len(pages))
+    answer.headers["X-Halve-Images"] = str(len(pages))  # what whoever stands in front counts
     return answer
 
 

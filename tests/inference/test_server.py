@@ -72,6 +72,7 @@ def test_several_images_are_an_array_in_input_order(served: Replica, pages: Path
         {"型号": "Y2-132M-4", "净含量": None},
         {"型号": None, "净含量": "250 mL"},
     ]
+    assert answer.headers["X-Halve-Images"] == str(len(answer.json()))
 
 
 def test_bytes_as_the_body_and_a_prompt_in_the_query(served: Replica, pages: Path) -> None:
