@@ -125,6 +125,8 @@ def test_a_refusal_goes_to_the_next_zone_and_the_first_is_left_alone_for_longer_
     scene.market.faults.before.append(refusal)
     scene.tick()
     assert list(scene.statuses(over=True).values()) == [Status.FAILED]
+    (asked,) = scene.rows("intents")
+    assert (asked.state, asked.error) == ("failed", f"{type(refusal).__name__}: {refusal}")
     scene.clock.sleep(1)
     plan = scene.tick()
     assert any("refused 1 times: left alone until" in note for note in plan.notes)
@@ -227,6 +229,7 @@ def test_down_while_a_launch_is_uncertain_ends_what_was_launched(home: Path) -> 
     scene.policy = replace(scene.policy, wanted=False)
     scene.run(30, 1)
     assert scene.market.running() == ()
+    assert [row.state for row in scene.rows("intents") if row.kind == "launch"] == ["done"]  # not void: it came
     scene.settle()
 
 
