@@ -30,8 +30,8 @@ KILL_AFTER = timedelta(seconds=10)
 KEEP_ENDED = timedelta(days=3)
 #: environment variables that a replica is given; nothing else of the daemon's is its business
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "TMPDIR")
-#: the variable that marks a replica's processes as ours, whatever became of their folder
-TOKEN = "HALVE_REPLICA"
+#: the variable that names a replica's folder to its processes, and so tells that they are ours
+REPLICA = "HALVE_REPLICA"
 
 Command = Callable[[Mapping[str, Any], Path], list[str]]
 
@@ -87,10 +87,13 @@ class LocalProvider:
         return request.token
 
     def terminate(self, provider_id: str) -> None:
-        processes = list(bearers(provider_id))
+        folder = self._replicas / provider_id
+        processes = list(replicas_of(folder))
         if not processes:
+            if is_held(folder / "lock"):  # it is being born: its environment cannot be read for an instant
+                raise Unreachable(f"{folder}: it runs and cannot be found yet")
             return
-        note = self._replicas / provider_id / "terminating.json"
+        note = folder / "terminating.json"
         now = self._clock.now()
         try:
             asked = read_json(note)
@@ -103,7 +106,7 @@ class LocalProvider:
             raise Unreachable(_words(error)) from None
 
     def _start(self, folder: Path, payload: Mapping[str, Any], lock: int) -> "subprocess.Popen[bytes]":
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {TOKEN: folder.name}
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {REPLICA: str(folder)}
         with (folder / "engine.log").open("ab") as log:
             try:
                 return subprocess.Popen(
@@ -169,7 +172,7 @@ def is_held(path: Path) -> bool:
     """Whether some process holds the lock at `path`. Those who only look do not see each other."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -180,11 +183,11 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def bearers(token: str) -> Iterator[psutil.Process]:
-    """The processes that were started for this token. No pid is taken on trust."""
+def replicas_of(folder: Path) -> Iterator[psutil.Process]:
+    """The processes that were started for this token in this home. No pid is taken on trust."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.environ().get(TOKEN) == token:
+            if process.environ().get(REPLICA) == str(folder):
                 yield process
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from orchestrator.clock import SystemClock
 from orchestrator.daemon import identity, is_alive, is_dead, notify_systemd
+from orchestrator.deployment import open_running
 from orchestrator.door.client import Door
 from orchestrator.errors import Refused
 from orchestrator.ledger import deployments, leases
@@ -27,7 +28,7 @@ from orchestrator.scheduler import tick
 from orchestrator.status import status
 from tests.orchestrator.bent import Waylaid
 from tests.orchestrator.driven import daemon, machines, put_up, ready, take_down
-from tests.orchestrator.scene import Scene, rows
+from tests.orchestrator.scene import NOW, Scene, rows
 from tests.orchestrator.tiny import end_all, fill, living, replicas, small_disk, until
 
 
@@ -85,6 +86,25 @@ def test_a_daemon_that_wakes_between_its_call_and_its_settlement_settles_nothing
         tick(scene.world)
     assert (len(scene.ready()), len(scene.market.rented())) == (1, 1)
     scene.settle()
+
+
+def test_a_provider_that_the_spec_names_no_more_is_opened_until_its_machines_are_gone(tmp_path: Path) -> None:
+    """Otherwise what was rented there would run on unseen."""
+    scene = Scene(tmp_path / "home")
+    scene.run(30)
+    text = '{name: ocr, model: ppocr, provider: local, door: {listen: "127.0.0.1:0"}}'
+    with scene.ledger.write() as tx:
+        deployments.put_up(tx, "ocr", text, "ocr.yaml", NOW)
+        row = deployments.get(tx, "ocr")
+    assert row is not None
+    running = open_running(scene.home, SystemClock(), scene.ledger, row)
+    assert list(running.world.providers) == ["local", "simulated"]
+    assert running.world.policy(NOW).providers == ("local",)
+    running.close()
+    scene.settle()
+    running = open_running(scene.home, SystemClock(), scene.ledger, row)
+    assert list(running.world.providers) == ["local"]
+    running.close()
 
 
 def test_a_pid_that_was_given_out_again_is_not_the_daemon() -> None:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from orchestrator.clock import Clock, SystemClock
-from orchestrator.providers.local import TOKEN, Command, LocalProvider
+from orchestrator.providers.local import REPLICA, Command, LocalProvider
 from policies.snapshot import Offer, Purchase
 
 SCRIPT = Path(__file__).with_name("tiny_replica.py")
@@ -68,7 +68,7 @@ def replicas(home: Path) -> list[psutil.Process]:
     found = []
     for process in living(home):
         with suppress(psutil.Error):
-            if TOKEN in process.environ():
+            if REPLICA in process.environ():
                 found.append(process)
     return found
 
