@@ -19,7 +19,7 @@ from orchestrator.doorway import published
 from orchestrator.errors import Refused
 from orchestrator.ledger import deployments, fleet, leases
 from orchestrator.ledger.deployments import Deployment
-from orchestrator.ledger.store import Ledger
+from orchestrator.ledger.store import Ledger, Transaction, is_simulated, mark_simulated
 from orchestrator.spec import Spec
 from policies.lifecycle import Status
 
@@ -53,6 +53,8 @@ class Outcome:
 
 def check(wanted: Spec, home: Path) -> None:
     """Raise Refused for what would keep this spec from running here, before anything is started."""
+    if "simulated" in wanted.provider and len(set(wanted.provider)) > 1:
+        raise Refused("provider: simulated and real money never mix; name simulated alone, or leave it out")
     asked = {
         "provider": wanted.provider,
         "model": (wanted.model,) if "local" in wanted.provider else (),
@@ -99,6 +101,7 @@ def up(home: Path, ledger: Ledger, path: Path, say: Callable[[str], None]) -> Ou
         say(f"note: {note}")
     prices.seed(ledger)
     with ledger.write() as tx:
+        _keep_apart(tx, wanted, home)
         deployments.put_up(tx, wanted.name, path.read_text(encoding="utf-8"), str(path), now)
         before = leases.held(tx)
     since = clock.now()
@@ -118,6 +121,16 @@ def up(home: Path, ledger: Ledger, path: Path, say: Callable[[str], None]) -> Ou
             raise Refused(f"the daemon ended: {last_line(home / 'daemon.log')}; its log is {home / 'daemon.log'}")
         time.sleep(POLL_SECONDS)
     raise Refused(f"{wanted.name} does not serve after {UP_SECONDS:.0f} s: {said}; `halve why {wanted.name}` says more")
+
+
+def _keep_apart(tx: Transaction, wanted: Spec, home: Path) -> None:
+    """Mark a ledger by its first deployment. Raises Refused where simulated and real money would mix."""
+    simulated = "simulated" in wanted.provider
+    if simulated and not deployments.known(tx):
+        mark_simulated(tx)
+    if is_simulated(tx) != simulated:
+        mine, theirs = ("simulated", "real") if simulated else ("real", "simulated")
+        raise Refused(f"{wanted.name} is {mine}, and {home} holds {theirs} money; give it a HALVE_HOME of its own")
 
 
 def _outcome(

@@ -197,7 +197,10 @@ def budget_of(wanted: Spec) -> budgets.Budget | None:
 
 
 def local_offer(wanted: Spec) -> Offer:
-    """This machine as an offer: rent, amortisation and electricity added up; unknown as soon as one part is."""
+    """This machine as an offer: rent, amortisation and electricity added up; unknown as soon as one part is.
+
+    It is charged once however many replicas a deployment has here; but each deployment on it charges it for itself.
+    """
     name, measured_watts = machine.device()
     local = wanted.local
     parts = [wanted.convert(amount) for amount in (local.price_per_hour, local.amortisation_per_hour) if amount]

@@ -208,9 +208,9 @@ def _settle(tx: Transaction, before: Machine, after: Machine, offer: Offer | Non
         price, currency = (offer.price_per_hour_micros, offer.currency) if offer else (None, "")
         fleet.open_charge(tx, after, price_per_hour_micros=price, currency=currency, started_at=since)
     if after.status in OVER and after.ended_at is not None:
-        fleet.close_charge(tx, after.id, after.ended_at)
+        fleet.close_charge(tx, after, after.ended_at)
     elif after.status is Status.LOST and after.missing_since is not None:
-        fleet.close_charge(tx, after.id, after.missing_since)
+        fleet.close_charge(tx, after, after.missing_since)
 
 
 def _unbooked_since(before: Machine, after: Machine) -> datetime | None:

@@ -2,14 +2,23 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
 from orchestrator.ledger import tables as t
-from orchestrator.ledger.fleet import OVER_VALUES
+from orchestrator.ledger.fleet import BILLABLE, OVER_VALUES
 
-#: statuses in which a machine is known to cost money
-BILLABLE = ("booting", "ready", "draining")
+#: what is paid for: a rented machine, or a deployment's box of ours however many engines run on it
+PAID_FOR = sa.case(
+    (t.instances.c.purchase == "owned", t.instances.c.deployment + " on " + t.instances.c.offer_id),
+    else_=t.instances.c.id,
+).label("paid_for")
+
+
+def _charged() -> sa.Select[Any]:
+    """What is paid for, of every charge."""
+    return sa.select(PAID_FOR).select_from(t.charges).join(t.instances, t.charges.c.instance_id == t.instances.c.id)
 
 
 def one_machine_per_token(tx: sa.Connection) -> list[str]:
@@ -20,21 +29,25 @@ def one_machine_per_token(tx: sa.Connection) -> list[str]:
 
 
 def one_open_charge_at_most(tx: sa.Connection) -> list[str]:
-    """A machine has at most one open charge."""
+    """A machine, or a box of ours, has at most one open charge."""
     c = t.charges.c
-    open_ones = sa.select(c.instance_id).where(c.ended_at.is_(None), c.amount_micros.is_(None))
-    query = open_ones.group_by(c.instance_id).having(sa.func.count() > 1)
-    return [f"{machine}: more than one open charge" for machine in tx.scalars(query)]
+    open_ones = _charged().where(c.ended_at.is_(None), c.amount_micros.is_(None))
+    query = open_ones.group_by(PAID_FOR).having(sa.func.count() > 1)
+    return [f"{paid_for}: more than one open charge" for paid_for in tx.scalars(query)]
 
 
 def what_costs_is_charged(tx: sa.Connection) -> list[str]:
-    """A machine that the provider has listed and that is not over has an open charge."""
-    c, i = t.charges.c, t.instances.c
-    charged = sa.select(c.instance_id).where(c.ended_at.is_(None))
-    query = sa.select(i.id, i.status).where(
-        i.status.in_(BILLABLE), i.launched_at.is_not(None), i.missing_since.is_(None), i.id.not_in(charged)
+    """A machine that the provider has listed and that is not over has an open charge, or its box of ours has."""
+    i = t.instances.c
+    charged = set(tx.scalars(_charged().where(t.charges.c.ended_at.is_(None))))
+    query = sa.select(i.id, i.status, PAID_FOR).where(
+        i.status.in_(BILLABLE), i.launched_at.is_not(None), i.missing_since.is_(None)
     )
-    return [f"{row.id}: {row.status}, and nothing is charged for it" for row in tx.execute(query)]
+    return [
+        f"{row.id}: {row.status}, and nothing is charged for it"
+        for row in tx.execute(query)
+        if row.paid_for not in charged
+    ]
 
 
 def what_is_over_costs_nothing(tx: sa.Connection) -> list[str]:
@@ -46,18 +59,18 @@ def what_is_over_costs_nothing(tx: sa.Connection) -> list[str]:
 
 
 def charges_do_not_overlap(tx: sa.Connection) -> list[str]:
-    """The stretches of one machine's compute charges follow one another, and none ends before it starts."""
+    """The stretches of a machine's charges, or of a box's, follow one another, and none ends before it starts."""
     c = t.charges.c
-    query = sa.select(c.instance_id, c.kind, c.started_at, c.ended_at).where(c.amount_micros.is_(None))
+    query = _charged().add_columns(c.instance_id, c.kind, c.started_at, c.ended_at).where(c.amount_micros.is_(None))
     found: list[str] = []
     ends: dict[tuple[str, str], datetime | None] = {}
-    for row in tx.execute(query.order_by(c.instance_id, c.kind, c.started_at, c.id)):
-        end = ends.get((row.instance_id, row.kind), row.started_at)
+    for row in tx.execute(query.order_by(PAID_FOR, c.kind, c.started_at, c.id)):
+        end = ends.get((row.paid_for, row.kind), row.started_at)
         if row.ended_at is not None and row.ended_at < row.started_at:
             found.append(f"{row.instance_id}: a charge ends before it starts")
         if end is None or end > row.started_at:
             found.append(f"{row.instance_id}: two {row.kind} charges overlap at {row.started_at:%Y-%m-%d %H:%M:%S} UTC")
-        ends[row.instance_id, row.kind] = row.ended_at
+        ends[row.paid_for, row.kind] = row.ended_at
     return found
 
 

@@ -17,6 +17,8 @@ from policies.plan import Drain, Launch, Plan, Terminate
 from policies.snapshot import Instance, Purchase
 
 OVER_VALUES = [str(status) for status in OVER]
+#: statuses in which a machine is known to cost money
+BILLABLE = [str(status) for status in (Status.BOOTING, Status.READY, Status.DRAINING)]
 #: between attempts to carry out one intent
 FIRST_PAUSE = timedelta(seconds=1)
 LONGEST_PAUSE = timedelta(seconds=30)
@@ -301,10 +303,15 @@ def attempted(tx: sa.Connection, intent_id: int, *, now: datetime, error: str | 
 def open_charge(
     tx: sa.Connection, machine: Machine, *, price_per_hour_micros: int | None, currency: str, started_at: datetime
 ) -> None:
-    """Start to charge a machine, back-dated to its launch. A machine has at most one open charge."""
+    """Start to charge a machine, back-dated to its launch, but for what is charged already.
+
+    A machine has at most one open charge; and so has a box of ours, however many engines of a deployment run on it.
+    """
     c = t.charges.c
-    known = tx.execute(sa.select(c.id).where(c.instance_id == machine.id, c.ended_at.is_(None))).first()
-    if known is not None:
+    booked = sa.select(c.ended_at).join(t.instances, c.instance_id == t.instances.c.id)
+    booked = booked.where(_paid_as(machine), sa.or_(c.ended_at.is_(None), c.ended_at > started_at))
+    ends = tx.scalars(booked).all()
+    if None in ends:
         return
     row = {
         "instance_id": machine.id,
@@ -314,16 +321,45 @@ def open_charge(
         "purchase": str(machine.purchase),
         "price_per_hour_micros": price_per_hour_micros,
         "currency": currency,
-        "started_at": started_at,
+        "started_at": max((started_at, *ends)),
     }
     tx.execute(t.charges.insert().values(row))
 
 
-def close_charge(tx: sa.Connection, machine_id: str, ended_at: datetime) -> None:
-    """End what a machine costs. A charge never ends before it started."""
+def _paid_as(machine: Machine) -> sa.ColumnElement[bool]:
+    """The machines that are paid for together with this one: itself, or all on the same box of ours."""
+    c = t.instances.c
+    if machine.purchase is not Purchase.OWNED:
+        return c.id == machine.id
+    owned = c.purchase == str(Purchase.OWNED)
+    return sa.and_(owned, c.deployment == machine.deployment, c.offer_id == machine.offer_id)
+
+
+def close_charge(tx: sa.Connection, machine: Machine, ended_at: datetime) -> None:
+    """End what a machine costs; an engine that goes on on the same box of ours takes the charge over.
+
+    A charge never ends before it started.
+    """
     c = t.charges.c
-    for row in tx.execute(sa.select(c.id, c.started_at).where(c.instance_id == machine_id, c.ended_at.is_(None))).all():
-        tx.execute(t.charges.update().where(c.id == row.id).values(ended_at=max(ended_at, row.started_at)))
+    for row in tx.execute(sa.select(t.charges).where(c.instance_id == machine.id, c.ended_at.is_(None))).all():
+        end = max(ended_at, row.started_at)
+        tx.execute(t.charges.update().where(c.id == row.id).values(ended_at=end))
+        _hand_over(tx, machine, row, end)
+
+
+def _hand_over(tx: sa.Connection, machine: Machine, charge: sa.Row[Any], at: datetime) -> None:
+    """Charge the oldest other machine that is paid for together with this one, at the same price."""
+    c = t.instances.c
+    others = sa.select(t.instances).where(_paid_as(machine), c.id != machine.id, c.status.in_(BILLABLE))
+    row = tx.execute(others.where(c.launched_at.is_not(None)).order_by(c.intent_id).limit(1)).first()
+    if row is not None:
+        open_charge(
+            tx,
+            _machine(row),
+            price_per_hour_micros=charge.price_per_hour_micros,
+            currency=charge.currency,
+            started_at=max(at, row.launched_at),
+        )
 
 
 def reprice(tx: sa.Connection, machine_id: str, price_per_hour_micros: int | None, currency: str, at: datetime) -> bool:

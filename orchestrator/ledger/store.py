@@ -70,7 +70,7 @@ class Ledger:
 
     def simulated(self) -> bool:
         with self.read() as tx:
-            return bool(tx.execute(sa.select(t.installation.c.simulated)).scalar_one())
+            return is_simulated(tx)
 
     def hurry(self) -> None:
         """Do not wait for the disk: for a ledger that is thrown away when its writing is cut short."""
@@ -80,6 +80,16 @@ class Ledger:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def is_simulated(tx: Transaction) -> bool:
+    """Whether the ledger holds simulated money. It never holds both."""
+    return bool(tx.execute(sa.select(t.installation.c.simulated)).scalar_one())
+
+
+def mark_simulated(tx: Transaction) -> None:
+    """From now on the ledger holds simulated money; only one that holds no money yet may be marked."""
+    tx.execute(t.installation.update().values(simulated=True))
 
 
 @contextmanager

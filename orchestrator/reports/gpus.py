@@ -1,10 +1,11 @@
 """The comparison that `halve gpus` prints: every GPU with a price or a speed, and which one is chosen and why."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.ledger import offers
-from orchestrator.ledger.store import Ledger
+from orchestrator.ledger.store import Ledger, is_simulated
 from orchestrator.reports.figures import UNKNOWN, money
 from policies.selection import Ranked, rank
 from policies.snapshot import Offer, Profile, Purchase
@@ -32,15 +33,17 @@ class Comparison:
 def compare(ledger: Ledger, model: str, latency_seconds: float | None = None, *, spot: bool = False) -> Comparison:
     """Rank all GPUs of the ledger for `model`: published lists, providers' offers, and what was measured here."""
     with ledger.read() as tx:
-        profiles = offers.profiles(tx, model)
-        listed = offers.known(tx) + offers.known(tx, [offers.MARKET])
+        simulated = is_simulated(tx)
+        profiles = tuple(one for one in offers.profiles(tx, model) if simulated or one.source != "simulated")
+        known = offers.known(tx, [offers.MARKET]) + offers.known(tx)
+        listed = [offer for offer in known if simulated or offer.provider != "simulated"]
         sources = offers.sources(tx, [offer.id for offer in listed])
         measured_models = offers.models(tx)
     comparable = [offer for offer in listed if spot or offer.purchase is not Purchase.SPOT]
     candidates = comparable + _here(profiles, comparable)
     bound = None if latency_seconds is None else latency_seconds * 1000
     best: dict[str, Ranked] = {}
-    for row in rank(candidates, profiles, model, bound):
+    for row in rank(candidates, profiles, model, bound, currency=_currency(candidates, profiles)):
         best.setdefault(gpu_key(row.offer.gpu), row)
     return Comparison(
         model=model,
@@ -112,6 +115,14 @@ def _here(profiles: tuple[Profile, ...], listed: list[Offer]) -> list[Offer]:
         Offer(id=f"here/{gpu}", provider="local", zone="", instance_type="", gpu=gpu, purchase=Purchase.OWNED)
         for gpu in found.values()
     ]
+
+
+def _currency(candidates: list[Offer], profiles: tuple[Profile, ...]) -> str:
+    """What most prices are in, of those GPUs whose speed is known if there are any; "" when no price is known."""
+    fast = {gpu_key(one.gpu) for one in profiles}
+    priced = [offer for offer in candidates if offer.price_per_hour_micros is not None]
+    counted = [offer for offer in priced if gpu_key(offer.gpu) in fast] or priced
+    return next((code for code, _ in Counter(offer.currency for offer in counted).most_common(1)), "")
 
 
 def _source(comparison: Comparison, row: Ranked) -> str | None:

@@ -41,7 +41,7 @@ class Month:
     preemptions: int
     images: int
     refused: int
-    meter_micros: int  # what the market's own meter says that it cost
+    meter_micros: int  # what the market's own meter says that it cost; it counts a box of ours once per engine
 
 
 class SimulatedDoor:

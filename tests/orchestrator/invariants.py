@@ -13,6 +13,7 @@ from orchestrator.ledger.fleet import Machine
 from policies import windows
 from policies.decide import Policy
 from policies.lifecycle import LIVE, OVER, Status
+from policies.snapshot import Purchase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +54,24 @@ def one_token_one_machine(sight: Sight) -> Iterator[str]:
 
 
 def what_costs_has_an_open_charge(sight: Sight) -> Iterator[str]:
+    """Every machine has its own, but a box of ours has one, however many engines of the deployment run on it."""
+    boxes = Counter(
+        (machine.deployment, machine.offer_id)
+        for machine in sight.machines
+        if machine.purchase is Purchase.OWNED
+        for charge in sight.charges.get(machine.id, ())
+        if charge.ended_at is None
+    )
+    for box, count in boxes.items():
+        if count > 1:
+            yield f"{box} has {count} open charges"
     for machine in sight.machines:
         still_open = sum(charge.ended_at is None for charge in sight.charges.get(machine.id, ()))
         if still_open > 1:
             yield f"{machine.id} has {still_open} open charges"
         long_ago = sight.now - sight.grace
         costs = sight.running(machine.token, long_ago) and sight.running(machine.token, sight.now)
-        if costs and not still_open:
+        if costs and not still_open and (machine.deployment, machine.offer_id) not in boxes:
             yield f"{machine.id} ({machine.status}) costs money and has no open charge"
         gone = machine.token not in sight.launched or sight.ended.get(machine.token, sight.now) < long_ago
         if still_open and gone:

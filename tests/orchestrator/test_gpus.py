@@ -15,7 +15,7 @@ from orchestrator.cli import app
 from orchestrator.errors import Refused
 from orchestrator.ledger import offers
 from orchestrator.ledger.store import open_ledger
-from policies.snapshot import Offer, Purchase
+from policies.snapshot import Offer, Profile, Purchase
 from tests.orchestrator.report_ledger import utc
 
 KEYS = {
@@ -79,7 +79,7 @@ def test_this_machine_is_compared_once_it_was_measured(tmp_path: Path, monkeypat
 
 def test_spot_is_compared_only_when_asked_for(tmp_path: Path) -> None:
     spot = Offer(
-        id="x", provider="simulated", zone="", instance_type="", gpu="RTX 3090", purchase=Purchase.SPOT,
+        id="x", provider="elsewhere", zone="", instance_type="", gpu="RTX 3090", purchase=Purchase.SPOT,
         price_per_hour_micros=1_000_000, currency="CNY",
     )  # fmt: skip
     with closing(open_ledger(tmp_path)) as ledger, ledger.write() as tx:
@@ -88,6 +88,33 @@ def test_spot_is_compared_only_when_asked_for(tmp_path: Path) -> None:
     found = rows(tmp_path, "--spot")
     assert chosen(found) == "RTX 3090"
     assert [row["gpu"] for row in found].count("RTX 3090") == 1
+
+
+def test_a_simulated_offer_is_compared_in_a_simulated_ledger_alone(tmp_path: Path) -> None:
+    market = Offer(
+        id="s", provider="simulated", zone="", instance_type="", gpu="Sim", purchase=Purchase.ON_DEMAND,
+        price_per_hour_micros=1, currency="EUR",
+    )  # fmt: skip
+    speed = Profile(
+        model="ppocr", gpu="Sim", precision="simulated", batch=1, images_per_second=9.0, p95_ms=1, source="simulated"
+    )
+    for home, simulated in ((tmp_path / "real", False), (tmp_path / "simulated", True)):
+        with closing(open_ledger(home, simulated=simulated)) as ledger, ledger.write() as tx:
+            offers.record(tx, [market], "test", utc("2026-10-01"))
+            offers.add_profile(tx, speed, utc("2026-10-01"))
+    assert "Sim" not in {row["gpu"] for row in rows(tmp_path / "real", "--model", "ppocr")}
+    assert chosen(rows(tmp_path / "simulated", "--model", "ppocr")) == "Sim"
+
+
+def test_prices_are_compared_in_the_currency_of_most(tmp_path: Path) -> None:
+    dear = Offer(
+        id="a", provider="elsewhere", zone="", instance_type="", gpu="RTX 3090", purchase=Purchase.ON_DEMAND,
+        price_per_hour_micros=1, currency="EUR",
+    )  # fmt: skip
+    with closing(open_ledger(tmp_path)) as ledger, ledger.write() as tx:
+        offers.record(tx, [dear], "test", utc("2026-10-01"))
+    found = rows(tmp_path)
+    assert (chosen(found), found[0]["currency"]) == ("RTX 3060", "CNY")
 
 
 def test_the_table_fits_80_columns_and_says_unknown(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    """One machine that is ready and charged, one that has ended and is paid, one done job."""
+    """One rented machine that is ready and charged, one that has ended and is paid, one done job."""
     opened = open_ledger(tmp_path)
     with opened.write() as tx:
         row = {
@@ -39,18 +39,18 @@ def ledger(tmp_path: Path) -> Ledger:
             tx.execute(t.intents.insert().values(**intent, payload={}, reason="", state="done", opened_at=NOW))
             machine = {"id": f"ocr-{number}", "deployment": "ocr", "intent_id": number, "token": f"token-{number}"}
             kind = {
-                "provider": "local",
-                "offer_id": "local/this",
-                "zone": "this",
-                "instance_type": "this",
+                "provider": "simulated",
+                "offer_id": "simulated/1",
+                "zone": "sim-1",
+                "instance_type": "t",
                 "gpu": "GTX",
             }
             dates = {"requested_at": NOW, "launched_at": NOW, "ended_at": NOW + HOUR if status == "ended" else None}
             tx.execute(
-                t.instances.insert().values(**machine, **kind, **dates, purchase="owned", digest="", status=status)
+                t.instances.insert().values(**machine, **kind, **dates, purchase="on_demand", digest="", status=status)
             )
             charge = {"instance_id": f"ocr-{number}", "deployment": "ocr", "kind": "compute", "gpu": "GTX"}
-            terms = {"purchase": "owned", "currency": "CNY", "price_per_hour_micros": 1_000_000}
+            terms = {"purchase": "on_demand", "currency": "CNY", "price_per_hour_micros": 1_000_000}
             tx.execute(t.charges.insert().values(**charge, **terms, started_at=NOW, ended_at=dates["ended_at"]))
         job = {"id": 1, "deployment": "ocr", "source": "a", "destination": "b", "fields": [], "state": "done"}
         tx.execute(t.jobs.insert().values(**job, submitted_at=NOW, total=1, done=1, failed=0))
@@ -60,7 +60,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def another_open_charge(tx: sa.Connection) -> None:
-    charge = {"instance_id": "ocr-1", "deployment": "ocr", "kind": "compute", "gpu": "GTX", "purchase": "owned"}
+    charge = {"instance_id": "ocr-1", "deployment": "ocr", "kind": "compute", "gpu": "GTX", "purchase": "on_demand"}
     tx.execute(t.charges.insert().values(**charge, currency="CNY", started_at=NOW + HOUR))
 
 
@@ -105,6 +105,30 @@ def test_each_check_speaks(name: str, ledger: Ledger) -> None:
         BROKEN[name](tx)
     with ledger.read() as tx:
         assert check(tx)[name], f"{name} must find it"
+
+
+def on_one_box(tx: sa.Connection, *charged: int) -> None:
+    """Both machines run on one box of ours, and these of them are charged."""
+    tx.execute(t.instances.update().values(purchase="owned", status="ready", ended_at=None))
+    paid = t.charges.c.instance_id.in_([f"ocr-{number}" for number in charged])
+    tx.execute(t.charges.update().values(purchase="owned", ended_at=None))
+    tx.execute(t.charges.delete().where(~paid))
+
+
+@pytest.mark.parametrize(
+    ("charged", "speaks"),
+    [
+        ((1,), set()),
+        ((2,), set()),
+        ((), {"what_costs_is_charged"}),
+        ((1, 2), {"one_open_charge_at_most", "charges_do_not_overlap"}),
+    ],
+)
+def test_a_box_of_ours_is_charged_once(charged: tuple[int, ...], speaks: set[str], ledger: Ledger) -> None:
+    with ledger.write() as tx:
+        on_one_box(tx, *charged)
+    with ledger.read() as tx:
+        assert {name for name, found in check(tx).items() if found} == speaks
 
 
 def test_no_token_twice_is_the_schema_s_own_rule(ledger: Ledger) -> None:

@@ -128,9 +128,9 @@ def test_a_machine_has_one_open_charge_and_its_parts_add_up(tmp_path: Path) -> N
     assert [charge.ended_at for charge in found] == [*moments, None]
     assert [charge.started_at for charge in found] == [machine.launched_at, *moments]
     with scene.ledger.write() as tx:
-        fleet.close_charge(tx, machine.id, NOW)  # before it started: nothing, not less than nothing
+        fleet.close_charge(tx, machine, NOW)  # before it started: nothing, not less than nothing
     last = charges(scene.ledger)[machine.id][-1]
     assert (last.ended_at, accrued(last, NOW + timedelta(days=1))) == (last.started_at, 0)
     with scene.ledger.write() as tx:
-        fleet.close_charge(tx, machine.id, NOW + timedelta(hours=1))
+        fleet.close_charge(tx, machine, NOW + timedelta(hours=1))
     assert charges(scene.ledger)[machine.id][-1] == last  # closed rows never change

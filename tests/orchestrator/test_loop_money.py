@@ -3,18 +3,22 @@
 from dataclasses import replace
 from datetime import timedelta
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator import replay
+from orchestrator.ledger.checks import check
 from orchestrator.providers import (
     NoCapacity,
 )
 from orchestrator.providers.simulated import Outage
 from policies import budget
 from policies.decide import decide
-from tests.orchestrator.bent import Repriced
+from policies.snapshot import Purchase
+from tests.orchestrator.bent import Hiding, Repriced
 from tests.orchestrator.scene import NOW, QUICK, SPOT, Scene, always, offer
 
 # money
@@ -68,6 +72,71 @@ def test_a_changed_price_closes_one_charge_and_opens_the_next(home: Path) -> Non
     first, second = scene.sight().charges["ocr-1"]
     assert (first.price_per_hour_micros, second.price_per_hour_micros) == (1_234_567, 2_000_000)
     assert (first.ended_at, second.ended_at) == (second.started_at, None)
+
+
+def owned_box(home: Path, least: int, most: int, **more: Any) -> Scene:
+    box = offer(1, Purchase.OWNED, price=1_800_000)
+    return Scene(home, offers=(box,), policy={"schedule": always(least, most), **more})
+
+
+def seconds_charged(scene: Scene) -> float:
+    """Of a box that is down: what was charged, which must be one stretch after the other."""
+    parts = sorted((part for charges in scene.sight().charges.values() for part in charges), key=lambda p: p.started_at)
+    assert all(before.ended_at == after.started_at for before, after in pairwise(parts))
+    return sum((part.ended_at - part.started_at).total_seconds() for part in parts if part.ended_at is not None)
+
+
+def seconds_rented(scene: Scene) -> float:
+    rented = scene.market.rented()
+    ends = [one.ended_at for one in rented if one.ended_at is not None]
+    assert len(ends) == len(rented)
+    return (max(ends) - min(one.launched_at for one in rented)).total_seconds()
+
+
+def close_and_check(scene: Scene) -> None:
+    scene.policy = replace(scene.policy, wanted=False)
+    scene.run(120)
+    assert scene.market.running() == ()
+    assert seconds_charged(scene) == seconds_rented(scene)
+    with scene.ledger.read() as tx:
+        assert not any(check(tx).values()), check(tx)
+
+
+def test_a_box_is_paid_once_however_many_engines_run_on_it(home: Path) -> None:
+    scene = owned_box(home, 2, 2)
+    scene.run(3600, 60)
+    assert len(scene.ready()) == 2
+    close_and_check(scene)
+
+
+def test_a_surge_replacement_on_the_same_box_takes_the_charge_over(home: Path) -> None:
+    scene = owned_box(home, 1, 1)
+    scene.run(600, 30)
+    scene.digest = "second"
+    scene.run(600, 5)
+    assert [machine.digest for machine in scene.ready()] == ["second"]
+    assert len(scene.market.rented()) == 2
+    close_and_check(scene)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_engine_that_dies_hands_its_charge_to_the_other(home: Path, place: int) -> None:
+    scene = owned_box(home, 2, 2)
+    scene.run(600, 30)
+    scene.market.crash(scene.market.running()[place])
+    scene.run(600, 30)
+    close_and_check(scene)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_engine_that_vanishes_and_comes_back_pays_nothing_twice(home: Path, place: int) -> None:
+    scene = owned_box(home, 2, 2)
+    scene.run(60)
+    scene.provider = Hiding(scene.market, {scene.market.running()[place]})
+    scene.run(60)
+    scene.provider = scene.market
+    scene.run(60)
+    close_and_check(scene)
 
 
 def test_prices_are_written_down_once_however_long_it_runs(home: Path) -> None:
