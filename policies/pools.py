@@ -28,6 +28,8 @@ PARTIAL_SHARE = 0.1
 BACKOFF_FIRST_SECONDS = 120.0
 BACKOFF_LONGEST_SECONDS = 900.0
 AFTER_LOSS_SECONDS = 360.0
+LONGEST_AFTER_LOSS_SECONDS = 4 * 3600.0
+SHORT_HOURS = 0.5
 
 _FADE = math.log(2) / HALF_LIFE_HOURS
 
@@ -47,6 +49,7 @@ class Pool:
     down_at: float | None = None  # when it was last known to be down
     refusals: int = 0  # in a row
     retry_at: float = 0.0
+    short_spells: int = 0  # in a row, each lost within SHORT_HOURS of our having it
 
 
 def level(pool: Pool) -> float:
@@ -70,7 +73,7 @@ def hazard(pool: Pool, now: float) -> float:
 def hazard_ahead(pool: Pool, now: float, hours: float) -> float:
     """The chance of a loss within the coming `hours`, per hour: lower than the hazard of now where a pool is young."""
     age = age_hours(pool, now) + AGE_OFFSET_HOURS
-    return (1.0 - (age / (age + hours)) ** level(pool)) / hours
+    return float(1.0 - (age / (age + hours)) ** level(pool)) / hours
 
 
 def partial_share(pool: Pool) -> float:
@@ -116,6 +119,9 @@ def left(pool: Pool, now: float) -> Pool:
 def lost(pool: Pool, now: float, *, some_left: bool) -> Pool:
     """It took a machine back. If it left some, a new spell begins: who has lost some is likely to lose more."""
     pool = advance(pool, now)
+    short = pool.held_since is None or now - pool.held_since < SHORT_HOURS * 3600
+    longer = min(AFTER_LOSS_SECONDS * 2.0 ** min(pool.short_spells, 16), LONGEST_AFTER_LOSS_SECONDS)
+    rest = longer if short else AFTER_LOSS_SECONDS
     return replace(
         pool,
         losses=pool.losses + 1.0,
@@ -124,7 +130,8 @@ def lost(pool: Pool, now: float, *, some_left: bool) -> Pool:
         age_then_hours=0.0,
         down_at=now,
         refusals=0,
-        retry_at=now + AFTER_LOSS_SECONDS,
+        retry_at=now + rest,
+        short_spells=pool.short_spells + 1 if short else 0,
     )
 
 

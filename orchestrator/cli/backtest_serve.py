@@ -35,8 +35,9 @@ def serve(
 
     from orchestrator.simulation import serving, serving_bound
     from orchestrator.simulation.traces import load
+    from policies.placement import POLICIES
 
-    names = list(serving.POLICIES)
+    names = list(POLICIES)
     if policy == "list":
         print(dumps(names) if as_json else "\n".join(names))
         return

@@ -31,7 +31,8 @@ def measure(gpus: int) -> None:
         assert answer.winner is not None and answer.runner_up is not None, answer.reason
         replicas.append(sum(part.count for part in answer.winner.parts))
     print(
-        f"{OFFERS} offers of {gpus} GPUs x {CLASSES} classes, {min(replicas)}-{max(replicas)} replicas, with the runner-up: "
+        f"{OFFERS} offers of {gpus} GPUs x {CLASSES} classes, {min(replicas)}-{max(replicas)} replicas, "
+        "with the runner-up: "
         f"median {statistics.median(walls):.2f} s, worst {max(walls):.2f} s "
         f"(CPU {statistics.median(cpus):.2f} s, worst {max(cpus):.2f} s)"
     )
