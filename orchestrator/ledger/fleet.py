@@ -409,12 +409,6 @@ def ticks(tx: sa.Connection, deployment: str, *, until: datetime, acted: bool, l
     return tx.execute(query.order_by(c.id.desc()).limit(limit)).all()
 
 
-def prune_snapshots(tx: sa.Connection, before: datetime, keep: timedelta = timedelta(days=90)) -> int:
-    """Forget the snapshots of decisions older than `keep` before `before`; the decisions stay."""
-    query = t.ticks.update().where(t.ticks.c.at < before - keep, t.ticks.c.snapshot.is_not(sa.null()))
-    return int(tx.execute(query.values(snapshot=sa.null())).rowcount)
-
-
 def start_seconds(tx: sa.Connection, deployment: str, latest: int = 20) -> float | None:
     """The p95 (nearest rank) of the last starts, launch to ready; None when nothing has started yet."""
     c = t.instances.c
