@@ -23,10 +23,10 @@ OLDEST_GUESS_HOURS = 24.0
 #: A share of losses takes only some of the machines held; this many losses with this share are taken as seen before.
 PARTIAL_EVENTS = 2.0
 PARTIAL_SHARE = 0.1
-#: A refused pool is left alone for FIRST x 2^(refusals in a row - 1), at most LONGEST; one that took a machine back,
-#: for AFTER_LOSS.
+#: A refused pool is left alone for FIRST x 2^(refusals in a row - 1), at most LONGEST.
 BACKOFF_FIRST_SECONDS = 120.0
 BACKOFF_LONGEST_SECONDS = 900.0
+#: One that took a machine back rests for AFTER_LOSS, doubled for each time in a row that it did so within SHORT.
 AFTER_LOSS_SECONDS = 360.0
 LONGEST_AFTER_LOSS_SECONDS = 4 * 3600.0
 SHORT_HOURS = 0.5
@@ -120,8 +120,8 @@ def lost(pool: Pool, now: float, *, some_left: bool) -> Pool:
     """It took a machine back. If it left some, a new spell begins: who has lost some is likely to lose more."""
     pool = advance(pool, now)
     short = pool.held_since is None or now - pool.held_since < SHORT_HOURS * 3600
-    longer = min(AFTER_LOSS_SECONDS * 2.0 ** min(pool.short_spells, 16), LONGEST_AFTER_LOSS_SECONDS)
-    rest = longer if short else AFTER_LOSS_SECONDS
+    doubled = min(pool.short_spells, 16) if short else 0
+    rest = min(AFTER_LOSS_SECONDS * 2.0**doubled, LONGEST_AFTER_LOSS_SECONDS)
     return replace(
         pool,
         losses=pool.losses + 1.0,
