@@ -227,6 +227,15 @@ loads = Table(
     Column("queue_max", Integer, nullable=False, default=0),
 )
 
+beliefs = Table(
+    "beliefs",
+    metadata,
+    Column("deployment", String(40), primary_key=True),
+    Column("policy", String(20), primary_key=True),  # whose memory it is: placement | deadline
+    Column("memory", JSON, nullable=False),  # plain numbers, as the policy gave them
+    Column("updated_at", Moment, nullable=False),
+)
+
 jobs = Table(
     "jobs",
     metadata,
