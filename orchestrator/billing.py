@@ -1,12 +1,34 @@
 """What a stretch of time costs, by integer arithmetic on cumulative micro-units: parts always add up to the whole."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
 
 MICROSECOND = timedelta(microseconds=1)
 MICROSECONDS_PER_HOUR = 3_600_000_000
+
+
+HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a provider's bill knows besides price and time."""
+
+    minimum_seconds: int = 0  # a machine costs at least so much of its time
+    first_hour_free: bool = False  # a spot machine that the provider takes back within its first hour costs nothing
+    disk_per_hour_micros: int = 0  # of a machine's disk, from its launch to its end, also while it is stopped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """What of a machine's life its bill depends on."""
+
+    launched_at: datetime
+    ended_at: datetime
+    stopped_at: datetime | None = None  # from here on only its disk is paid
+    reclaimed: bool = False  # a spot machine, and the provider took it back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +53,24 @@ def accrued(charge: Charge, at: datetime, *, rate: Fraction | int = 1) -> int | 
     if charge.price_per_hour_micros is None:
         return None
     return charge.price_per_hour_micros * rate * elapsed_microseconds(charge, at) // MICROSECONDS_PER_HOUR
+
+
+def due(life: Life, prices: Sequence[tuple[datetime, int]], terms: Terms) -> int:
+    """Micro-units that a machine's time has cost when it is over, its disk not counted.
+
+    `prices` are (in force since, per hour), oldest first, the first one in force at the launch. Each stretch at one
+    price is rounded down by itself, as charges are; what is missing to the minimum costs the last price.
+    """
+    end = life.ended_at if life.stopped_at is None else min(life.stopped_at, life.ended_at)
+    if terms.first_hour_free and life.reclaimed and life.ended_at - life.launched_at < HOUR:
+        return 0
+    starts = [life.launched_at, *(at for at, _ in prices[1:] if life.launched_at < at < end)]
+    rates = [prices[0][1], *(rate for at, rate in prices[1:] if life.launched_at < at < end)]
+    ends = [*starts[1:], max(end, life.launched_at + timedelta(seconds=terms.minimum_seconds))]
+    return sum(
+        rate * ((finish - start) // MICROSECOND) // MICROSECONDS_PER_HOUR
+        for start, finish, rate in zip(starts, ends, rates, strict=True)
+    )
 
 
 def between(charge: Charge, start: datetime, end: datetime, *, rate: Fraction | int = 1) -> int | None:

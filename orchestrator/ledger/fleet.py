@@ -190,10 +190,10 @@ def _record_launch(
 ) -> None:
     offer = action.offer
     intent_id = _insert_intent(
-        tx, deployment, tick_id, "launch", "", {**payload, "offer": offer.id}, action.reason, now
+        tx, deployment, tick_id, "launch", "", {**payload, "offer": offer.id, "digest": digest}, action.reason, now
     )
     machine_id = f"{deployment}-{intent_id}"
-    token = token_of(key, intent_id)
+    token = token_of(key, intent_id, now)
     tx.execute(t.intents.update().where(t.intents.c.id == intent_id).values(instance_id=machine_id, token=token))
     row = {
         "id": machine_id,
@@ -249,9 +249,12 @@ def _insert_intent(
     return int(tx.execute(t.intents.insert().values(row).returning(t.intents.c.id)).scalar_one())
 
 
-def token_of(key: bytes, intent_id: int) -> str:
-    """The token of a launch: the same intent of the same installation is always the same token."""
-    return hmac.new(key, f"launch:{intent_id}".encode(), hashlib.sha256).hexdigest()[:40]
+def token_of(key: bytes, intent_id: int, opened_at: datetime) -> str:
+    """The token of a launch: the same intent of the same installation is always the same token.
+
+    Its time is part of it: a ledger that was restored from a backup counts its intents from there once more.
+    """
+    return hmac.new(key, f"launch:{intent_id}:{opened_at.isoformat()}".encode(), hashlib.sha256).hexdigest()[:40]
 
 
 def save(tx: sa.Connection, machine: Machine) -> None:

@@ -1,4 +1,4 @@
-"""The seam to whoever rents out machines: four synchronous, eventually consistent, repeatable methods.
+"""The seam to whoever rents out machines: five synchronous, eventually consistent, repeatable methods.
 
 To add a provider: one file, one line in `open_providers` (orchestrator/deployment.py), the conformance suite.
 """
@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from orchestrator.billing import Terms
 from policies.snapshot import Offer
 
 
@@ -17,7 +18,20 @@ class State(StrEnum):
 
     STARTING = "starting"
     RUNNING = "running"
+    STOPPED = "stopped"  # switched off by somebody, its disk kept and paid
     GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tags:
+    """What a machine says of its launch, for a ledger that has forgotten it; "": not known."""
+
+    deployment: str = ""
+    offer_id: str = ""
+    digest: str = ""
+
+
+NO_TAGS = Tags()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +43,12 @@ class Listed:
     state: State
     launched_at: datetime  # billing starts here
     ended_at: datetime | None = None  # and ends here
+    stopped_at: datetime | None = None  # from here on only its disk is paid
     preempted: bool = False
     reclaim_at: datetime | None = None
     url: str | None = None  # where its replica answers
     detail: str = ""  # why it is gone, in the provider's words
+    tags: Tags = NO_TAGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +57,26 @@ class Request:
 
     token: str
     offer: Offer
-    payload: Mapping[str, Any]  # deployment, model, engine
+    payload: Mapping[str, Any]  # deployment, offer, digest, model, engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priced:
+    """A price that an offer has had since a moment; None: unknown from then on."""
+
+    offer_id: str
+    price_per_hour_micros: int | None
+    currency: str
+    effective_at: datetime
+
+
+def tags_of(payload: Mapping[str, Any]) -> Tags:
+    """The tags that a launch with this payload bears."""
+    return Tags(
+        deployment=str(payload.get("deployment", "")),
+        offer_id=str(payload.get("offer", "")),
+        digest=str(payload.get("digest", "")),
+    )
 
 
 class Provider(Protocol):
@@ -50,9 +85,18 @@ class Provider(Protocol):
     name: str
     #: a launched machine is listed at the latest after this long; before that, not listed means nothing
     listing_deadline_seconds: float
+    #: by which its bill is made out, beyond price and time
+    terms: Terms
 
     def offers(self) -> Sequence[Offer]:
         """What could be had now, and its price. Raises Unreachable or Throttled."""
+        ...
+
+    def prices(self, since: datetime) -> Sequence[Priced] | None:
+        """Every price in force since `since`, that of each offer at that moment included, oldest first.
+
+        None: it keeps no history, and a price is in force from when it is seen. Raises Unreachable or Throttled.
+        """
         ...
 
     def instances(self) -> Sequence[Listed]:

@@ -19,9 +19,20 @@ from typing import Any
 
 import psutil
 
+from orchestrator.billing import Terms
 from orchestrator.clock import Clock
 from orchestrator.files import read_json, write_json
-from orchestrator.providers import Listed, Misconfigured, NoCapacity, Request, State, Throttled, Unreachable
+from orchestrator.providers import (
+    Listed,
+    Misconfigured,
+    NoCapacity,
+    Priced,
+    Request,
+    State,
+    Throttled,
+    Unreachable,
+    tags_of,
+)
 from policies.snapshot import Offer
 
 #: a replica that ignores SIGTERM is killed after this long
@@ -51,6 +62,7 @@ class LocalProvider:
 
     name = "local"
     listing_deadline_seconds = 5.0
+    terms = Terms()
 
     def __init__(self, home: Path, clock: Clock, offer: Offer, command: Command = engine_command) -> None:
         self._replicas = home.absolute() / "replicas"
@@ -61,6 +73,9 @@ class LocalProvider:
 
     def offers(self) -> Sequence[Offer]:
         return (self._offer,)
+
+    def prices(self, since: datetime) -> Sequence[Priced] | None:
+        return None  # it costs what its owner says, from when he says it
 
     def instances(self) -> Sequence[Listed]:
         self._children = [child for child in self._children if child.poll() is None]  # reaps
@@ -128,11 +143,17 @@ class LocalProvider:
             return None
         launched_at = datetime.fromisoformat(started["launched_at"])
         now = self._clock.now()
+        tags = tags_of(started["payload"])
         if is_held(folder / "lock"):
             announced = read_json(folder / "announce.json")
             url = announced["url"] if announced else None
             return Listed(
-                provider_id=folder.name, token=folder.name, state=State.RUNNING, launched_at=launched_at, url=url
+                provider_id=folder.name,
+                token=folder.name,
+                state=State.RUNNING,
+                launched_at=launched_at,
+                url=url,
+                tags=tags,
             )
         ended = read_json(folder / "ended.json")
         if ended is None:
@@ -149,6 +170,7 @@ class LocalProvider:
             launched_at=launched_at,
             ended_at=max(ended_at, launched_at),
             detail=ended["detail"],
+            tags=tags,
         )
 
 

@@ -15,10 +15,22 @@ from typing import TypeGuard
 
 from pydantic import TypeAdapter
 
+from orchestrator.billing import Terms
 from orchestrator.clock import Clock
 from orchestrator.files import read_json, write_json
 from orchestrator.probes import Health
-from orchestrator.providers import Listed, Misconfigured, NoCapacity, ProviderError, Request, State, Unreachable
+from orchestrator.providers import (
+    Listed,
+    Misconfigured,
+    NoCapacity,
+    Priced,
+    ProviderError,
+    Request,
+    State,
+    Tags,
+    Unreachable,
+    tags_of,
+)
 from policies.snapshot import Offer, Purchase
 
 SCHEME = "sim://"
@@ -45,6 +57,7 @@ class Conditions:
     listing_delay_seconds: float = 0.0
     notice_seconds: float = 120.0
     outages: tuple[Outage, ...] = ()
+    terms: Terms = field(default_factory=Terms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +66,7 @@ class Rented:
 
     token: str
     offer_id: str
+    tags: Tags
     zone: str
     purchase: Purchase
     price_per_hour_micros: int
@@ -87,6 +101,7 @@ class SimulatedProvider:
         self._path = path
         self._offers = {offer.id: offer for offer in conditions.offers}
         self.listing_deadline_seconds = conditions.listing_delay_seconds + 5.0
+        self.terms = conditions.terms
         self.faults = Faults()
         self._rented: dict[str, Rented] = {}
         self._advanced_to: datetime | None = None
@@ -94,6 +109,9 @@ class SimulatedProvider:
 
     def offers(self) -> Sequence[Offer]:
         return self._conditions.offers
+
+    def prices(self, since: datetime) -> Sequence[Priced] | None:
+        return None
 
     def instances(self) -> Sequence[Listed]:
         now = self._clock.now()
@@ -183,6 +201,7 @@ class SimulatedProvider:
             raise NoCapacity(f"{offer.id} has {offer.capacity} machines")
         return Rented(
             token=request.token,
+            tags=tags_of(request.payload),
             offer_id=offer.id,
             zone=offer.zone,
             purchase=offer.purchase,
@@ -212,6 +231,7 @@ class SimulatedProvider:
             reclaim_at=reclaim_at,
             url=f"{SCHEME}{machine.token}",
             detail="taken back by the market" if machine.preempted else "",
+            tags=machine.tags,
         )
 
     def _answers(self, machine: Rented | None) -> TypeGuard[Rented]:

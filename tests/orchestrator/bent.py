@@ -17,6 +17,8 @@ class Bent:
     def __init__(self, market: SimulatedProvider) -> None:
         self.market = market
         self.listing_deadline_seconds = market.listing_deadline_seconds
+        self.terms = market.terms
+        self.prices = market.prices
 
     def offers(self) -> Any:
         return self.market.offers()

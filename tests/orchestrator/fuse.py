@@ -72,7 +72,8 @@ class FusedProvider:
         self.name = provider.name
         self.listing_deadline_seconds = provider.listing_deadline_seconds
         self._provider, self._fuse = provider, fuse
-        self.offers, self.instances = provider.offers, provider.instances
+        self.terms = provider.terms
+        self.offers, self.prices, self.instances = provider.offers, provider.prices, provider.instances
 
     def launch(self, request: Request) -> str:
         with self._fuse.around("launching"):

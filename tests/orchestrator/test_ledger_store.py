@@ -26,8 +26,11 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 def test_a_token_is_a_function_of_the_installation_and_the_intent() -> None:
     key = b"k" * 32
-    assert token_of(key, 7) == hmac.new(key, b"launch:7", hashlib.sha256).hexdigest()[:40]
-    assert len({token_of(key, 7), token_of(key, 8), token_of(b"l" * 32, 7)}) == 3
+    assert (
+        token_of(key, 7, NOW) == hmac.new(key, f"launch:7:{NOW.isoformat()}".encode(), hashlib.sha256).hexdigest()[:40]
+    )
+    restored = token_of(key, 7, NOW + timedelta(days=1))  # the same number, counted again after a restore
+    assert len({token_of(key, 7, NOW), token_of(key, 8, NOW), token_of(b"l" * 32, 7, NOW), restored}) == 4
 
 
 def test_the_key_is_made_once_whoever_comes_first_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
