@@ -15,20 +15,20 @@ from policies import learned, published
 from policies.hazard import Belief
 from policies.market import FOREVER, IDLE, ON_DEMAND, Job, Market, Step
 
-Policy = Callable[[Job, Market, Belief], Step]
+Proposing = Callable[[Job, Market, Belief], Step]
 
 DEFAULT = "learned"
-POLICIES: dict[str, Policy] = {
+POLICIES: dict[str, Proposing] = {
     DEFAULT: learned.propose,
     "on-demand": published.on_demand,
     "greedy": published.greedy,
     "time-sliced": published.time_sliced,
     "uniform-progress": published.uniform_progress,
-    "uniform-progress-no-hysteresis": published.uniform_progress_no_hysteresis,
+    "uniform-progress-eager": published.uniform_progress_eager,
 }
 
 
-def next_step(job: Job, market: Market, belief: Belief, propose: Policy = learned.propose) -> Step:
+def next_step(job: Job, market: Market, belief: Belief, propose: Proposing = learned.propose) -> Step:
     """What the policy proposes if the shield allows it, on-demand otherwise.
 
     `belief` is what was seen before the coming tick. `job.running` must be what survived into the coming tick (IDLE

@@ -53,7 +53,7 @@ def uniform_progress(job: Job, market: Market, belief: Belief) -> Step:
     return _along_the_line(job, market, belief, hysteresis=True)
 
 
-def uniform_progress_no_hysteresis(job: Job, market: Market, belief: Belief) -> Step:
+def uniform_progress_eager(job: Job, market: Market, belief: Belief) -> Step:
     """Uniform progress that leaves on-demand as soon as spot appears."""
     return _along_the_line(job, market, belief, hysteresis=False)
 

@@ -8,7 +8,8 @@ import typer
 from orchestrator.cli.backtest_serve import serve
 
 if TYPE_CHECKING:
-    from orchestrator.simulation.backtest import Run, Summary
+    from orchestrator.simulation.backtest import Run, Task
+    from orchestrator.simulation.traces import Trace
 
 Number = TypeVar("Number", int, float)
 
@@ -24,7 +25,7 @@ app = typer.Typer(
 @app.command()
 def job(
     traces: list[Path] | None = typer.Argument(
-        None, metavar="TRACE...", help="One file is one zone; of several, any may run it."
+        None, metavar="TRACE...", help="One file is one zone; the job may move between several."
     ),
     task_hours: float = typer.Option(48.0, "--task-hours", help="Hours of work."),
     deadline_hours: float = typer.Option(60.0, "--deadline-hours", help="Hours until it must be done."),
@@ -37,7 +38,11 @@ def job(
         None, "--start-tick", metavar="N[,N...]", help="Ticks to start at. Default: 0."
     ),
     starts: int | None = typer.Option(None, "--starts", metavar="N", help="Instead: N starts, evenly over the trace."),
+    each: bool = typer.Option(False, "--each", help="Each zone alone instead, all runs in one table."),
     policy: str = typer.Option("learned", "--policy", metavar="NAME", help="Or `list`, to see the names."),
+    plot: Path | None = typer.Option(
+        None, "--plot", metavar="FILE", help="Draw the policy's first run: .svg, .png or .pdf."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON; without it, all policies side by side."),
 ) -> None:
     """Replay a batch under a deadline and compare its cost with the offline optimum.
@@ -45,9 +50,10 @@ def job(
     What lies before a start is the past from which a policy may learn. A trace is
     {"metadata": {"gap_seconds": G}, "data": [n, ...]} with n instances to be had in that tick.
 
-    Example: halve backtest job us-east-1a.json --task-hours 48 --deadline-hours 60 --starts 24
+    Example: halve backtest job us-east-1a.json --task-hours 48 --deadline-hours 60 --starts 24 --plot out.svg
     """
     from orchestrator.simulation import backtest
+    from orchestrator.simulation import plot as pictures
     from orchestrator.simulation.traces import load
     from policies.deadline import POLICIES
 
@@ -61,26 +67,43 @@ def job(
     prices = _numbers(spot_price, float, "--spot-price")
     given = _numbers(start_tick or "0", int, "--start-tick")
     backtest.require(policy)
-    trace = load(traces)
-    for note in trace.notes:
+    if plot is not None:
+        pictures.require(plot)
+    together = load(traces)
+    for note in together.notes:
         typer.echo(f"halve: {note}", err=True)
     task = backtest.task_of(
-        trace,
+        together,
         work_hours=task_hours,
         deadline_hours=deadline_hours,
         overhead_hours=restart_overhead_hours,
         on_demand_price=on_demand_price,
         spot_prices=prices,
     )
-    ticks = given if starts is None else backtest.even_starts(trace, task, starts)
-    optima = backtest.optima(trace, task, ticks)
-    runs = backtest.replay(trace, task, policy, ticks, optima)
+    ticks = given if starts is None else backtest.even_starts(together, task, starts)
+    markets = backtest.alone(together, task) if each else [(together, task)]
+    optima = [backtest.optima(trace, asked, ticks) for trace, asked in markets]
+
+    def played(name: str) -> "list[list[Run]]":
+        return [
+            backtest.replay(trace, asked, name, ticks, best)
+            for (trace, asked), best in zip(markets, optima, strict=True)
+        ]
+
+    found = played(policy)
+    if plot is not None:
+        pictures.draw_job(plot, *markets[0], found[0][0])
+        typer.echo(f"halve: {plot} shows {_names(markets[0][0])} from tick {ticks[0]}", err=True)
     if as_json:
-        _print_runs(policy, runs, backtest.summarise(runs), several=starts is not None or len(given) > 1)
+        several = starts is not None or len(given) > 1 or len(markets) > 1
+        _print_runs(policy, markets, found, several=several, each=each)
         return
-    others = {name: backtest.replay(trace, task, name, ticks, optima) for name in POLICIES if name != policy}
-    rows = {name: backtest.summarise(found) for name, found in {policy: runs, **others}.items()}
-    _print_table(f"{', '.join(trace.names)}: {task_hours:g} h of work in {deadline_hours:g} h", runs, rows)
+    rows = {
+        name: [run for part in (found if name == policy else played(name)) for run in part]
+        for name in (policy, *POLICIES)
+    }
+    where = f"each of {_names(together)} alone" if each else _names(together)
+    _print_table(f"{where}: {task_hours:g} h of work in {deadline_hours:g} h", rows, ticks)
 
 
 app.command()(serve)
@@ -128,10 +151,20 @@ def _print_names(names: list[str], as_json: bool) -> None:
     print(dumps(names) if as_json else "\n".join(names))
 
 
-def _print_runs(policy: str, runs: "list[Run]", summary: "Summary", *, several: bool) -> None:
+def _names(trace: "Trace") -> str:
+    names = trace.names
+    return ", ".join(names) if len(names) < 4 else f"{len(names)} zones ({names[0]} to {names[-1]})"
+
+
+def _print_runs(
+    policy: str, markets: "list[tuple[Trace, Task]]", found: "list[list[Run]]", *, several: bool, each: bool
+) -> None:
     from json import dumps
 
-    rows = [
+    from orchestrator.simulation.backtest import summarise
+
+    runs = [run for part in found for run in part]
+    rows: list[dict[str, object]] = [
         {
             "policy": run.policy,
             "cost": round(run.cost, 6),
@@ -146,28 +179,49 @@ def _print_runs(policy: str, runs: "list[Run]", summary: "Summary", *, several: 
     if not several:
         print(dumps(rows[0], indent=2))
         return
+    for row, run in zip(rows, runs, strict=True):
+        row["start_tick"] = run.start_tick
+    if each:
+        zones = [trace.names[0] for (trace, _), part in zip(markets, found, strict=True) for _ in part]
+        for row, zone in zip(rows, zones, strict=True):
+            row["trace"] = zone
+    total = summarise(runs)
     report = {
         "policy": policy,
-        "runs": [{**row, "start_tick": run.start_tick} for row, run in zip(rows, runs, strict=True)],
-        "mean_ratio": summary.mean_ratio,
-        "p95_ratio": summary.p95_ratio,
-        "worst_ratio": summary.worst_ratio,
-        "misses": summary.misses,
+        "runs": rows,
+        "mean_ratio": total.mean_ratio,
+        "p95_ratio": total.p95_ratio,
+        "worst_ratio": total.worst_ratio,
+        "misses": total.misses,
     }
     print(dumps(report, indent=2))
 
 
-def _print_table(title: str, runs: "list[Run]", rows: "dict[str, Summary]") -> None:
-    from rich.console import Console
+def _print_table(title: str, rows: "dict[str, list[Run]]", ticks: list[int]) -> None:
+    from rich import box
     from rich.table import Table
 
-    optimum = sum(run.optimal_cost for run in runs) / len(runs)
-    starts = f"{len(runs)} starts" if len(runs) > 1 else f"start at tick {runs[0].start_tick}"
-    table = Table(title=f"{title}\n{starts}; offline optimum {optimum:.2f}; cost / optimum:", title_justify="left")
-    table.add_column("policy")
-    for column in ("mean", "p95", "worst", "misses", "preemptions", "switches"):
-        table.add_column(column, justify="right")
-    for name, summary in rows.items():
-        ratios = (f"{value:.3f}" for value in (summary.mean_ratio, summary.p95_ratio, summary.worst_ratio))
-        table.add_row(name, *ratios, str(summary.misses), str(summary.preemptions), str(summary.switches))
-    Console().print(table)
+    from orchestrator.reports.figures import console
+    from orchestrator.simulation.backtest import summarise
+
+    starts = f"{len(ticks)} starts" if len(ticks) > 1 else f"start at tick {ticks[0]}"
+    table = Table(
+        *("policy", "mean cost"),
+        *("mean", "p95", "worst", "missed", "preempted"),
+        title=f"{title}\n{starts}; mean, p95 and worst are cost / offline optimum",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    best: list[Run] = []
+    for name, runs in rows.items():
+        total, best = summarise(runs), runs
+        ratios = (f"{value:.3f}" for value in (total.mean_ratio, total.p95_ratio, total.worst_ratio))
+        cost = sum(run.cost for run in runs) / len(runs)
+        table.add_row(name, f"{cost:.2f}", *ratios, str(total.misses), str(total.preemptions))
+    table.add_row("(offline optimum)", f"{sum(run.optimal_cost for run in best) / len(best):.2f}", *["1.000"] * 3)
+    console().print(table)

@@ -7,6 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from orchestrator.simulation.serving import Served, Service
+    from orchestrator.simulation.traces import Trace
 
 
 def serve(
@@ -22,6 +23,7 @@ def serve(
     ),
     guard: bool = typer.Option(False, "--guard", help="Survive the loss of any one zone."),
     policy: str = typer.Option("hazard", "--policy", metavar="NAME", help="Or `list`, to see the names."),
+    plot: Path | None = typer.Option(None, "--plot", metavar="FILE", help="Draw the policy's run: .svg, .png or .pdf."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON; without it, all policies side by side."),
 ) -> None:
     """Replay a service on spot machines and compare its cost with on-demand and with the omniscient bound.
@@ -33,6 +35,7 @@ def serve(
     """
     from json import dumps
 
+    from orchestrator.simulation import plot as pictures
     from orchestrator.simulation import serving, serving_bound
     from orchestrator.simulation.traces import load
     from policies.placement import POLICIES
@@ -44,6 +47,8 @@ def serve(
     if not traces:
         raise typer.BadParameter("at least one trace file is needed", param_hint="TRACE...")
     serving.require(policy)
+    if plot is not None:
+        pictures.require(plot)
     trace = load(traces)
     for note in trace.notes:
         typer.echo(f"halve: {note}", err=True)
@@ -57,11 +62,15 @@ def serve(
         guard=guard,
     )
     bound = serving_bound.bound(trace, service)
+    served = serving.replay(trace, service, policy)
+    if plot is not None:
+        pictures.draw_serving(plot, trace, service, served, bound)
+        typer.echo(f"halve: {plot} shows {policy}", err=True)
     if as_json:
-        print(dumps(_report(serving.replay(trace, service, policy), bound), indent=2))
+        print(dumps(_report(served, bound), indent=2))
         return
-    rows = [serving.replay(trace, service, name) for name in (policy, *(name for name in names if name != policy))]
-    _print_table(f"{', '.join(trace.names)}: {_goal(service)}", rows, bound)
+    rows = [served, *(serving.replay(trace, service, name) for name in names if name != policy)]
+    _print_table(_title(trace, service), rows, bound)
 
 
 def _report(served: "Served", bound: float) -> dict[str, str | float | int]:
@@ -76,22 +85,33 @@ def _report(served: "Served", bound: float) -> dict[str, str | float | int]:
     }
 
 
-def _goal(service: "Service") -> str:
+def _title(trace: "Trace", service: "Service") -> str:
+    names = trace.names
+    zones = ", ".join(names) if len(names) < 4 else f"{len(names)} zones ({names[0]} to {names[-1]})"
     notice = f", notice {service.notice_seconds} s" if service.notice_seconds else ""
     return (
-        f"{service.goal.replicas} replicas for {service.goal.availability:.4g} of the time, "
+        f"{zones}\n{service.goal.replicas} replicas for {service.goal.availability * 100:.4g}% of the time, "
         f"cold start {service.goal.cold_start_seconds:g} s, spot at {service.spot_ratio:g} of on-demand{notice}"
     )
 
 
 def _print_table(title: str, rows: "list[Served]", bound: float) -> None:
-    from rich.console import Console
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"{title}\ncost with on-demand alone = 1; omniscient bound {bound:.3f}:", title_justify="left")
-    table.add_column("policy", no_wrap=True)
-    for column in ("cost", "available", "capacity", "worst hour", "on-demand", "losses"):
-        table.add_column(column, justify="right")
+    from orchestrator.reports.figures import console
+
+    table = Table(
+        *("policy", "cost", "available", "capacity", "worst hour", "on-demand", "losses"),
+        title=f"{title}\ncost: on-demand alone is 1",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
     for one in rows:
         shares = (f"{value:.2%}" for value in (one.availability, one.capacity))
         table.add_row(
@@ -102,4 +122,5 @@ def _print_table(title: str, rows: "list[Served]", bound: float) -> None:
             f"{one.on_demand_share:.1%}",
             str(one.preemptions),
         )
-    Console().print(table)
+    table.add_row("(omniscient bound)", f"{bound:.3f}")
+    console().print(table)

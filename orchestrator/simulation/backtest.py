@@ -7,14 +7,14 @@ not with ticks.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from orchestrator.errors import Refused
 from orchestrator.simulation.optimum import optimal_cost
 from orchestrator.simulation.traces import Trace
-from policies.deadline import POLICIES, Policy, earliest_deadline_seconds, next_step
+from policies.deadline import POLICIES, Proposing, earliest_deadline_seconds, next_step
 from policies.hazard import Belief, observe, unseen
 from policies.market import IDLE, ON_DEMAND, Job, Market, Step, Zone
 
@@ -110,6 +110,17 @@ def even_starts(trace: Trace, task: Task, count: int) -> list[int]:
     return [index * last // (count - 1) for index in range(count)] if count > 1 else [0]
 
 
+def alone(trace: Trace, task: Task) -> list[tuple[Trace, Task]]:
+    """Each zone as a market of its own, with the task at its price."""
+    return [
+        (
+            Trace(names=(name,), tick_seconds=trace.tick_seconds, counts=trace.counts[zone : zone + 1]),
+            replace(task, spot_prices=(price,)),
+        )
+        for zone, (name, price) in enumerate(zip(trace.names, task.spot_prices, strict=True))
+    ]
+
+
 def optima(trace: Trace, task: Task, starts: Sequence[int]) -> dict[int, float]:
     """The offline optimum of each start tick. Raises Refused for a start without room for the deadline."""
     ticks = deadline_ticks(trace, task)
@@ -132,7 +143,7 @@ def optima(trace: Trace, task: Task, starts: Sequence[int]) -> dict[int, float]:
     }
 
 
-def require(policy: str) -> Policy:
+def require(policy: str) -> Proposing:
     """The policy of this name. Raises Refused, with the names there are."""
     if policy not in POLICIES:
         raise Refused(f"--policy: there is no policy {policy!r}; there are {', '.join(POLICIES)}")
@@ -156,7 +167,7 @@ def belief_before(trace: Trace, start: int) -> Belief:
     return _Course(trace).watch(unseen(len(trace.names)), 0, start)
 
 
-def stretches(trace: Trace, task: Task, propose: Policy, start: int, belief: Belief) -> Iterator[Stretch]:
+def stretches(trace: Trace, task: Task, propose: Proposing, start: int, belief: Belief) -> Iterator[Stretch]:
     """What ran, from the start tick to the end of the work or to the deadline, with the policy's reasons."""
     return _stretches(_Course(trace), task, propose, start, belief)
 
@@ -242,7 +253,7 @@ def _run(course: _Course, task: Task, policy: str, start: int, belief: Belief, o
     )
 
 
-def _stretches(course: _Course, task: Task, propose: Policy, start: int, belief: Belief) -> Iterator[Stretch]:
+def _stretches(course: _Course, task: Task, propose: Proposing, start: int, belief: Belief) -> Iterator[Stretch]:
     """Decide, jump as far as the decision holds, see what came of it, again.
 
     In its last tick a job does more than its work: `done_seconds` counts what the machine could have done in whole

@@ -47,16 +47,19 @@ class Served:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """`steps` steps from `step` on in which `ready` replicas served and the machines of `spot` and `on_demand` were
-    paid."""
+    """`steps` steps from `step` on in which `ready` replicas served; `spots`, by pool, and `on_demand` were paid."""
 
     step: int
     steps: int
     ready: int
-    spot: int
+    spots: tuple[int, ...]
     on_demand: int
     lost: int
     decision: Decision
+
+    @property
+    def spot(self) -> int:
+        return sum(self.spots)
 
 
 def service_of(
@@ -90,13 +93,13 @@ def service_of(
 
 def replay(trace: Trace, service: Service, policy: str) -> Served:
     """Serve through the whole trace."""
-    require(policy)
+    place = require(policy)
     goal = service.goal
     steps = trace.ticks * trace.tick_seconds // STEP_SECONDS
     first = UNSCORED_SECONDS // STEP_SECONDS
     ready, spot, on_demand = (np.zeros(steps) for _ in range(3))
     preemptions = 0
-    for stretch in stretches(trace, service, POLICIES[policy]):
+    for stretch in stretches(trace, service, place):
         part = slice(stretch.step, stretch.step + stretch.steps)
         ready[part], spot[part], on_demand[part] = stretch.ready, stretch.spot, stretch.on_demand
         preemptions += stretch.lost if stretch.step >= first else 0
@@ -114,10 +117,11 @@ def replay(trace: Trace, service: Service, policy: str) -> Served:
     )
 
 
-def require(policy: str) -> None:
-    """Raises Refused when there is no such policy."""
+def require(policy: str) -> Placing:
+    """The policy of this name. Raises Refused, with the names there are."""
     if policy not in POLICIES:
         raise Refused(f"--policy: there is no policy {policy!r}; there are {', '.join(POLICIES)}")
+    return POLICIES[policy]
 
 
 def stretches(trace: Trace, service: Service, place: Placing) -> Iterator[Stretch]:
@@ -164,13 +168,16 @@ def stretches(trace: Trace, service: Service, place: Placing) -> Iterator[Stretc
         until = min(until, course.next_change(fleet, now), steps * STEP_SECONDS)
         until = min([until, *(one.launched_at + goal.cold_start_seconds for one in fleet if not one.ready)])
         ahead = max(1, math.ceil((until - now) / STEP_SECONDS))
-        spot = sum(one.pool != ON_DEMAND for one in fleet)
+        spots = [0] * len(trace.names)
+        for one in fleet:
+            if one.pool != ON_DEMAND:
+                spots[one.pool] += 1
         yield Stretch(
             step=step,
             steps=ahead,
             ready=sum(one.ready for one in fleet),
-            spot=spot,
-            on_demand=len(fleet) - spot,
+            spots=tuple(spots),
+            on_demand=len(fleet) - sum(spots),
             lost=len(lost),
             decision=decision,
         )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.deadline import POLICIES, Policy, earliest_deadline_seconds, next_step, shielded_ticks
+from policies.deadline import POLICIES, Proposing, earliest_deadline_seconds, next_step, shielded_ticks
 from policies.hazard import Belief, Hazards, ZoneBelief, bucket, hazards, life_hours, observe, share_up, unseen
 from policies.market import IDLE, ON_DEMAND, Job, Market, Step, Zone
 
@@ -25,7 +25,7 @@ def job(**fields: int) -> Job:
     return Job(**{**base, **fields})
 
 
-def play(start: Job, tick: int, propose: Policy, weather: Callable[[int, Job], Sequence[bool]], zones: int = 1) -> Job:
+def play(start: Job, tick: int, propose: Proposing, weather: Callable[[int, Job], Sequence[bool]], zones: int = 1) -> Job:
     """Live through the job tick by tick; `weather` may look at the job, so that it can be malicious."""
     now, belief = start, unseen(zones)
     for number in range(start.deadline_seconds // tick):

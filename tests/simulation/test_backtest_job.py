@@ -1,6 +1,7 @@
 """`halve backtest job`: one polarity, honest accounts, the past only, and the published rules left behind."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from orchestrator.simulation import backtest
 from orchestrator.simulation.backtest import Task
 from orchestrator.simulation.synthetic import spells
 from orchestrator.simulation.traces import Trace, load
-from policies.deadline import POLICIES, Policy
+from policies.deadline import POLICIES, Proposing
 from policies.hazard import Belief, unseen
 from policies.market import IDLE, ON_DEMAND, Job, Market, Step
 
@@ -87,7 +88,7 @@ def test_jumping_is_the_same_as_walking(policy: str, zones: int) -> None:
         step = propose(now, market, belief)
         return Step(run=step.run, reason=step.reason)
 
-    def told(one: Policy, start: int) -> list[int]:
+    def told(one: Proposing, start: int) -> list[int]:
         before = backtest.belief_before(trace, start)
         return [s.step.run for s in backtest.stretches(trace, job, one, start, before) for _ in range(s.ticks)]
 
@@ -155,29 +156,40 @@ def test_an_underestimated_overhead_is_told_as_a_miss() -> None:
     assert run.deadline_missed and run.finished_hours is None
 
 
-SWEEP = [
-    pytest.param(
-        up, down, heavy, marks=[] if (up, down) in ((0.5, 4.0), (4.0, 0.5), (24.0, 24.0)) else pytest.mark.soak
+def calls_of_a_replay(hours: int, tick: int, policy: str) -> int:
+    """How many Python calls one replay takes, C functions included: the same on a busy machine as on an idle one."""
+    trace = trace_of(
+        spells(
+            mean_up_hours=2,
+            mean_down_hours=1,
+            heavy_tailed=False,
+            ticks=8 * 3600 * 24 // tick,
+            tick_seconds=tick,
+            seed=4,
+        ),
+        tick=tick,
     )
-    for up in (0.5, 4.0, 24.0)
-    for down in (0.5, 4.0, 24.0)
-    for heavy in (False, True)
-]
+    job = task(trace, work=hours, deadline=1.5 * hours)
+    count = 0
+
+    def counted(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(counted)
+    try:
+        backtest.replay(trace, job, policy, [0], {0: 1.0})
+    finally:
+        sys.setprofile(None)
+    return count
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("up", "down", "heavy"), SWEEP)
-def test_not_worse_than_uniform_progress_on_synthetic_markets(up: float, down: float, heavy: bool) -> None:
-    rows = spells(mean_up_hours=up, mean_down_hours=down, heavy_tailed=heavy, ticks=7000, tick_seconds=300, seed=11)
-    trace = trace_of(rows, tick=300)
-    job = task(trace, work=48, deadline=60)
-    starts = backtest.even_starts(trace, job, 16)
-    optima = backtest.optima(trace, job, starts)
-    ours, theirs = (
-        backtest.summarise(backtest.replay(trace, job, policy, starts, optima))
-        for policy in ("learned", "uniform-progress")
-    )
-    assert ours.mean_ratio <= 1.02 * theirs.mean_ratio
+@pytest.mark.parametrize("policy", ["greedy", "time-sliced", "uniform-progress"])
+def test_work_grows_with_ticks_not_faster(policy: str) -> None:
+    """Twice as many ticks, because the job is twice as long or because a tick is half as long."""
+    once = calls_of_a_replay(48, 200, policy)
+    assert calls_of_a_replay(96, 200, policy) < 2.3 * once
+    assert calls_of_a_replay(48, 100, policy) < 2.3 * once
 
 
 MUST = [
@@ -270,6 +282,31 @@ def test_the_json_of_one_run_and_of_several(synthetic: str) -> None:
     ratios = [run["cost"] / run["optimal_cost"] for run in several["runs"]]
     assert several["mean_ratio"] == pytest.approx(sum(ratios) / 5, abs=1e-6)
     assert several["worst_ratio"] == pytest.approx(max(ratios), abs=1e-6)
+
+
+def test_each_zone_alone_pools_the_runs_of_all(synthetic: str, tmp_path: Path) -> None:
+    other = str(tmp_path / "other.json")
+    assert halve("synth", other, "--mean-up", "1", "--ticks", "4000", "--seed", "9")[0] == 0
+    asked = ("--task-hours", "8", "--deadline-hours", "10", "--starts", "3", "--policy", "greedy", "--json")
+    both = json.loads(halve("job", synthetic, other, "--each", "--spot-price", "1,2", *asked)[1])
+    single = [
+        json.loads(halve("job", file, "--spot-price", price, *asked)[1])
+        for file, price in ((synthetic, "1"), (other, "2"))
+    ]
+    assert [run.pop("trace") for run in both["runs"]] == ["zone"] * 3 + ["other"] * 3
+    assert both["runs"] == single[0]["runs"] + single[1]["runs"]
+    assert both["mean_ratio"] == pytest.approx((single[0]["mean_ratio"] + single[1]["mean_ratio"]) / 2)
+
+
+def test_the_table_fits_a_narrow_terminal(synthetic: str) -> None:
+    found = CliRunner(env={"COLUMNS": "80"}).invoke(
+        app, ["backtest", "job", synthetic, "--task-hours", "8", "--deadline-hours", "10", "--starts", "2"]
+    )
+    lines = found.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name in (*POLICIES, "(offline optimum)"):
+        (row,) = (line for line in lines if line.split("  ")[0].strip() == name)
+        assert len(row.split()) >= 5
 
 
 def test_the_table_has_every_policy(synthetic: str) -> None:
