@@ -1,6 +1,6 @@
 """The world as a snapshot: passive. It believes what it is told and changes nothing but our knowledge."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -8,12 +8,12 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TypeVar
 
-from orchestrator import billing
-from orchestrator.ledger import deployments, fleet, jobs, offers
+from orchestrator import billing, book
+from orchestrator.ledger import charges, deployments, fleet, jobs, offers
 from orchestrator.ledger.fleet import Machine
 from orchestrator.ledger.store import Transaction
 from orchestrator.probes import Health
-from orchestrator.providers import Listed, ProviderError, State
+from orchestrator.providers import Listed, Priced, ProviderError, State
 from orchestrator.world import DoorLoad, World
 from policies import forecast, scaling, windows
 from policies.decide import Policy
@@ -24,6 +24,8 @@ from policies.snapshot import Instance, Load, Offer, Snapshot, Spend
 #: the door is asked for its minutes of this long; older ones are in the ledger
 RECENT = timedelta(minutes=10)
 MINUTE = timedelta(minutes=1)
+#: a ledger that knows no price of a provider asks for those of this long ago on
+PRICES_BACK = timedelta(days=1)
 #: a replica that lived shorter than this after it was ready counts as a failed launch of its pool
 SHORT_LIFE = timedelta(seconds=60)
 FAN_OUT = 16
@@ -38,6 +40,7 @@ class Seen:
 
     at: datetime
     offers: tuple[Offer, ...]
+    prices: Mapping[str, Sequence[Priced]]  # by provider, of those that keep a history; the others' are in their offers
     listed: Mapping[str, Listed]  # by token
     health: Mapping[str, Health | None]  # by token, of those that have an address
     unreachable: Mapping[str, str]  # provider -> why
@@ -48,23 +51,28 @@ def look(world: World) -> Seen:
     """Ask providers, replicas and the door, without holding a transaction. Never raises for what is outside."""
     now = world.clock.now()
     found: list[Offer] = []
+    prices: dict[str, Sequence[Priced]] = {}
     listed: dict[str, Listed] = {}
     unreachable: dict[str, str] = {}
+    with world.ledger.read() as tx:
+        ours = {machine.token for machine in fleet.machines(tx, world.deployment)}
+        newest = {name: offers.newest_price_at(tx, name) for name in world.providers}
     for name, provider in world.providers.items():
         try:
             found += provider.offers()
-            # of two machines with one token the older is ours to settle; `halve ledger check` reports the other
-            for one in sorted(provider.instances(), key=lambda one: one.launched_at, reverse=True):
+            history = provider.prices(newest[name] or now - PRICES_BACK)
+            if history is not None:
+                prices[name] = history
+            for one in sorted(provider.instances(), key=_last_word):
                 listed[one.token] = one
         except ProviderError as error:
             unreachable[name] = str(error) or type(error).__name__
-    with world.ledger.read() as tx:
-        ours = {machine.token for machine in fleet.machines(tx, world.deployment)}
     urls = {t: one.url for t, one in listed.items() if t in ours and one.state is State.RUNNING and one.url}
     answers = _each(world.probes.health, urls.values())
     return Seen(
         at=now,
         offers=tuple(found),
+        prices=prices,
         listed=listed,
         health=dict(zip(urls, answers, strict=True)),
         unreachable=unreachable,
@@ -80,31 +88,37 @@ def _each(ask: Callable[[T], R], questions: Iterable[T]) -> list[R]:
         return list(threads.map(ask, questions))
 
 
+def _last_word(listed: Listed) -> tuple[float, bool]:
+    """Of two machines with one token the older is ours to settle; of one that is listed twice, that it is gone."""
+    return -listed.launched_at.timestamp(), listed.state is State.GONE
+
+
 def believe(tx: Transaction, world: World, seen: Seen) -> None:
     """Write what was seen into the ledger: statuses, settled launches, charges, offers and prices, demand."""
     moved = _record_offers(tx, seen)
-    prices = {offer.id: offer for offer in offers.known(tx)}
+    known = {offer.id: offer for offer in offers.known(tx)}
     leaving = {intent.instance_id for intent in fleet.open_intents(tx, world.deployment) if intent.kind == "terminate"}
     patience = world.policy(seen.at).patience
-    for before in (*fleet.machines(tx, world.deployment), *_returned(tx, seen)):
-        if before.provider in seen.unreachable or before.provider not in world.providers:
+    forgotten, returned = _unexpected(tx, world, seen, known)
+    for before in (*fleet.machines(tx, world.deployment), *forgotten, *returned):
+        provider = world.providers.get(before.provider)
+        if before.provider in seen.unreachable or provider is None:
             continue
+        listed = seen.listed.get(before.token)
         after = reflect(
             before,
-            seen.listed.get(before.token),
+            listed,
             seen.health.get(before.token),
             leaving=before.id in leaving,
-            listing_deadline=timedelta(seconds=world.providers[before.provider].listing_deadline_seconds),
+            listing_deadline=timedelta(seconds=provider.listing_deadline_seconds),
             now=seen.at,
         )
-        offer = prices.get(before.offer_id)
         if after != before:
             fleet.save(tx, after)
-            _settle(tx, before, after, offer)
-        if offer is not None:
+        if after != before or before.offer_id in moved:
+            book.settle(tx, before, after, listed, provider.terms, seen.at)
+        if offer := known.get(before.offer_id):
             _learn(tx, before, after, offer, patience, leaving=before.id in leaving, now=seen.at)
-        if before.offer_id in moved and offer is not None and after.status not in OVER:
-            fleet.reprice(tx, after.id, offer.price_per_hour_micros, offer.currency, seen.at)
     if seen.load is not None:
         deployments.record_loads(tx, seen.load.minutes)
 
@@ -113,12 +127,22 @@ def _record_offers(tx: Transaction, seen: Seen) -> set[str]:
     """Write down offers that are new or changed; return the ids of those whose price did."""
 
     def described(offer: Offer) -> Offer:
-        return replace(offer, refusals=0, refused_at=None, lost_at=None)
+        offer = replace(offer, refusals=0, refused_at=None, lost_at=None)
+        return replace(offer, price_per_hour_micros=None, currency="") if offer.provider in seen.prices else offer
 
-    before = {offer.id: described(offer) for offer in offers.known(tx)}
-    news = [offer for offer in seen.offers if before.get(offer.id) != described(offer)]
-    offers.record(tx, news, "provider", seen.at)
-    return {offer.id for offer in news if offer.id in before}
+    before = {offer.id: offer for offer in offers.known(tx)}
+    news = [one for one in seen.offers if one.id not in before or described(before[one.id]) != described(one)]
+    offers.describe(tx, [one for one in news if one.provider in seen.prices], seen.at)
+    priced_now = [one for one in news if one.provider not in seen.prices]
+    offers.record(tx, priced_now, "provider", seen.at)
+    moved = {one.id for one in priced_now if one.id in before}
+    for name, prices in seen.prices.items():
+        newest = offers.newest_price_at(tx, name)
+        moves = [
+            price for price in prices if price.offer_id not in before or newest is None or price.effective_at > newest
+        ]
+        moved |= offers.record_prices(tx, moves, "provider", seen.at) if moves else set()
+    return moved
 
 
 def reflect(
@@ -135,6 +159,8 @@ def reflect(
     if listed is None:
         return _unlisted(machine, listing_deadline, now)
     status = machine.status
+    if status in OVER and listed.state is State.GONE:
+        return replace(machine, ended_at=max(listed.ended_at or now, listed.launched_at))
     if status in OVER:
         machine = replace(machine, reason=f"listed again after it had {status}", ended_at=None, draining_at=now)
         status = move(status, Status.DRAINING)
@@ -150,7 +176,13 @@ def reflect(
     )
     if listed.state is State.GONE:
         return _gone(machine, listed, now)
-    if status is Status.LOST or (leaving and status is not Status.DRAINING):
+    if status is Status.LOST:
+        machine = replace(machine, status=(status := move(status, Status.DRAINING)), draining_at=now)
+    if listed.state is State.STOPPED:
+        reason = machine.reason if status is Status.STOPPED else "somebody switched it off"
+        stopped = status if status is Status.STOPPED else move(status, Status.STOPPED)
+        return replace(machine, status=stopped, reason=reason)
+    if status is Status.STOPPED or (leaving and status is not Status.DRAINING):
         status = move(status, Status.DRAINING)
         machine = replace(machine, status=status, draining_at=now)
     notices = [at for at in (machine.reclaim_at, listed.reclaim_at, health.reclaim_at if health else None) if at]
@@ -191,35 +223,12 @@ def _unlisted(machine: Machine, listing_deadline: timedelta, now: datetime) -> M
 def _gone(machine: Machine, listed: Listed, now: datetime) -> Machine:
     if listed.preempted:
         final, reason = Status.PREEMPTED, listed.detail or "taken back by the provider"
-    elif machine.status in (Status.DRAINING, Status.LOST):
+    elif machine.status in (Status.DRAINING, Status.LOST, Status.STOPPED):
         final, reason = Status.ENDED, machine.reason
     else:
         final, reason = Status.FAILED, listed.detail or "it ended by itself"
     ended_at = max(listed.ended_at or now, listed.launched_at)
     return replace(machine, status=move(machine.status, final), ended_at=ended_at, reason=reason)
-
-
-def _settle(tx: Transaction, before: Machine, after: Machine, offer: Offer | None) -> None:
-    """What a change of status means for the launch intent and for the charge."""
-    if before.launched_at is None and after.launched_at is not None:
-        fleet.settle(tx, after.intent_id, "done", now=after.launched_at)
-    since = _unbooked_since(before, after)
-    if since is not None:
-        price, currency = (offer.price_per_hour_micros, offer.currency) if offer else (None, "")
-        fleet.open_charge(tx, after, price_per_hour_micros=price, currency=currency, started_at=since)
-    if after.status in OVER and after.ended_at is not None:
-        fleet.close_charge(tx, after, after.ended_at)
-    elif after.status is Status.LOST and after.missing_since is not None:
-        fleet.close_charge(tx, after, after.missing_since)
-
-
-def _unbooked_since(before: Machine, after: Machine) -> datetime | None:
-    """Since when a machine costs money that is on no charge yet; None: nothing new."""
-    if before.launched_at is None:
-        return after.launched_at
-    if before.status is Status.LOST and after.status is not Status.LOST:
-        return before.missing_since
-    return before.ended_at if before.status in OVER else None
 
 
 def _learn(
@@ -246,9 +255,29 @@ def _learn(
             offers.accepted(tx, offer.id)
 
 
-def _returned(tx: Transaction, seen: Seen) -> tuple[Machine, ...]:
-    """Machines of any deployment that are over in the ledger and alive in the listing."""
-    return tuple(fleet.by_token(tx, _beyond(tx, seen)).values())
+def _unexpected(
+    tx: Transaction, world: World, seen: Seen, known: Mapping[str, Offer]
+) -> tuple[list[Machine], list[Machine]]:
+    """What is listed and no live machine of the ledger: taken in by its tags, or over in the ledger and not so there.
+
+    The second are of any deployment: alive after all, or ended at another time than was believed.
+    """
+    beyond = seen.listed.keys() - fleet.live_tokens(tx)
+    if not beyond:
+        return [], []
+    over = fleet.by_token(tx, beyond)
+    returned = [one for token, one in over.items() if _otherwise(one, seen.listed[token])]
+    forgotten = [
+        fleet.adopt(tx, world.deployment, one, known[one.tags.offer_id], seen.at)
+        for token in sorted(beyond - over.keys())
+        if (one := seen.listed[token]).tags.deployment == world.deployment and one.tags.offer_id in known
+    ]
+    return forgotten, returned
+
+
+def _otherwise(machine: Machine, listed: Listed) -> bool:
+    """Whether a machine that is over in the ledger is not, or ended at another time."""
+    return listed.state is not State.GONE or (listed.ended_at is not None and listed.ended_at != machine.ended_at)
 
 
 def _beyond(tx: Transaction, seen: Seen) -> frozenset[str]:
@@ -267,7 +296,7 @@ def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Snaps
         now=seen.at,
         deployment=world.deployment,
         digest=world.digest,
-        offers=tuple(offer for offer in offers.known(tx) if offer.id in on_offer),
+        offers=tuple(one for one in offers.known(tx) if one.id in on_offer or one.provider in seen.unreachable),
         profiles=offers.profiles(tx, policy.model),
         instances=tuple(_instance(machine, world, seen, closing) for machine in fleet.machines(tx, world.deployment)),
         load=_load(tx, world, seen, policy, seen.at - hold_down),
@@ -325,7 +354,7 @@ def spend(tx: Transaction, deployment: str, now: datetime, policy: Policy) -> Sp
     local = now.astimezone(policy.schedule.zone)
     day = local.replace(hour=0, minute=0, second=0, microsecond=0)
     month = day.replace(day=1)
-    rows = fleet.charged_between(tx, deployment, month, now)
+    rows = charges.within(tx, deployment, month, now)
     currency = policy.currency or next((row.currency for row in rows if row.currency), "")
     totals = {month: 0, day: 0}
     unknown = Fraction(0)

@@ -66,23 +66,33 @@ def overdue(
 def leaving(staying: Sequence[Instance], target: int, surge: int, outdated_ids: Collection[str]) -> tuple[Leaving, ...]:
     """Of those that could stay: outdated ones whose replacement serves, and surplus.
 
-    Starting ones leave before ready ones, and the youngest first; an outdated ready one leaves only when enough
-    others are ready, except without surge, where one at a time makes room.
+    Starting ones leave before ready ones, and the youngest first.
     """
-    gone: list[Leaving] = []
-    outdated = [one for one in staying if one.id in outdated_ids]
-    gone += [Leaving(instance=one, reason="the spec changed") for one in outdated if one.status in STARTING]
-    ready_outdated = sorted((one for one in outdated if one.status is Status.READY), key=_age)
+    current = [one for one in staying if one.id not in outdated_ids]
+    order = sorted(current, key=lambda one: (one.status is Status.READY, -_age(one)))
+    surplus = order[: max(0, len(current) - target)]
+    return (
+        *outdated(staying, target, surge, outdated_ids),
+        *(Leaving(instance=one, reason=f"surplus: the target is {target}") for one in surplus),
+    )
+
+
+def outdated(
+    staying: Sequence[Instance], target: int, surge: int, outdated_ids: Collection[str]
+) -> tuple[Leaving, ...]:
+    """Outdated ones that may go: those that start at once; a ready one only when enough others are ready, except
+    without surge, where one at a time makes room.
+    """
+    old = [one for one in staying if one.id in outdated_ids]
+    gone = [Leaving(instance=one, reason="the spec changed") for one in old if one.status in STARTING]
+    ready_old = sorted((one for one in old if one.status is Status.READY), key=_age)
     current = [one for one in staying if one.id not in outdated_ids]
     ready_current = sum(one.status is Status.READY for one in current)
-    spare = ready_current + len(ready_outdated) - target
+    spare = ready_current + len(ready_old) - target
     if surge == 0 and spare <= 0 < target <= len(staying) and ready_current == len(current):
         spare = 1
-    replaced = ready_outdated[: max(0, spare)]
+    replaced = ready_old[: max(0, spare)]
     gone += [Leaving(instance=one, reason="the spec changed, its replacement serves") for one in replaced]
-    surplus = len(current) - target
-    order = sorted(current, key=lambda one: (one.status is Status.READY, -_age(one)))
-    gone += [Leaving(instance=one, reason=f"surplus: the target is {target}") for one in order[: max(0, surplus)]]
     return tuple(gone)
 
 
@@ -92,6 +102,8 @@ def finished(instance: Instance, disruption: Disruption, now: datetime) -> str |
         return None
     if instance.status is Status.LOST:
         return "no longer listed: to be certain"
+    if instance.status is Status.STOPPED:
+        return "somebody switched it off: it serves nobody, and its disk costs"
     if instance.status is not Status.DRAINING or awaits_reclaim(instance, now):
         return None
     if instance.in_flight == 0:

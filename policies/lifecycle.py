@@ -10,7 +10,7 @@ class Status(StrEnum):
     BOOTING = "booting"  # the provider lists it; the replica does not answer ready yet
     READY = "ready"  # the replica answers ready
     DRAINING = "draining"  # it takes no new requests and is on its way out
-    STOPPED = "stopped"  # switched off by us, its disk kept
+    STOPPED = "stopped"  # switched off by somebody, its disk kept and paid
     ENDED = "ended"  # gone because we wanted it gone
     FAILED = "failed"  # it never came up, or died by itself, and is gone
     PREEMPTED = "preempted"  # taken back by the provider, and gone
@@ -32,10 +32,14 @@ TRANSITIONS: dict[tuple[Status, Status], str] = {
     (Status.DRAINING, Status.ENDED): "terminated by us and seen gone",
     (Status.DRAINING, Status.PREEMPTED): "taken back while it drained",
     (Status.DRAINING, Status.FAILED): "it ended by itself while it drained",
-    (Status.DRAINING, Status.STOPPED): "switched off by us",
+    (Status.BOOTING, Status.STOPPED): "somebody switched it off before it was ready",
+    (Status.READY, Status.STOPPED): "somebody switched it off",
+    (Status.DRAINING, Status.STOPPED): "somebody switched it off while it drained",
     (Status.DRAINING, Status.LOST): "it vanished from the listing while it drained",
-    (Status.STOPPED, Status.BOOTING): "switched on again",
-    (Status.STOPPED, Status.ENDED): "its disk was given up too",
+    (Status.STOPPED, Status.DRAINING): "somebody switched it on again; it was replaced meanwhile, so it leaves",
+    (Status.STOPPED, Status.ENDED): "terminated by us and seen gone, its disk given up too",
+    (Status.STOPPED, Status.PREEMPTED): "taken back while it was switched off",
+    (Status.STOPPED, Status.LOST): "it vanished from the listing while it was switched off",
     (Status.LOST, Status.DRAINING): "it is listed again; it was replaced meanwhile, so it leaves",
     (Status.LOST, Status.ENDED): "it is listed as gone, or its provider has ended it on our word",
     (Status.LOST, Status.PREEMPTED): "it is listed as taken back",

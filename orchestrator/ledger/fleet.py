@@ -10,11 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from orchestrator.billing import Charge
 from orchestrator.ledger import tables as t
+from orchestrator.providers import Listed
 from policies.lifecycle import OVER, Status, move
-from policies.plan import Drain, Launch, Plan, Terminate
-from policies.snapshot import Instance, Purchase
+from policies.plan import Drain, Hours, Launch, Plan, Target, Terminate
+from policies.snapshot import Instance, Offer, Purchase
 
 OVER_VALUES = [str(status) for status in OVER]
 #: statuses in which a machine is known to cost money
@@ -95,7 +95,8 @@ class Intent:
         return now - self.attempted_at >= min(FIRST_PAUSE * (1 << min(self.attempts - 1, 16)), LONGEST_PAUSE)
 
 
-def _machine(row: sa.Row[Any]) -> Machine:
+def machine_of(row: sa.Row[Any]) -> Machine:
+    """The machine of a row of `instances`."""
     found = dict(row._mapping)
     return Machine(**{**found, "status": Status(found["status"]), "purchase": Purchase(found["purchase"])})
 
@@ -107,7 +108,7 @@ def machines(tx: sa.Connection, deployment: str | None = None, *, over: bool = F
         query = query.where(t.instances.c.deployment == deployment)
     if not over:
         query = query.where(t.instances.c.status.not_in(OVER_VALUES))
-    return tuple(_machine(row) for row in tx.execute(query))
+    return tuple(machine_of(row) for row in tx.execute(query))
 
 
 def live_tokens(tx: sa.Connection) -> frozenset[str]:
@@ -118,7 +119,7 @@ def live_tokens(tx: sa.Connection) -> frozenset[str]:
 def by_token(tx: sa.Connection, tokens: Iterable[str]) -> dict[str, Machine]:
     """Machines of these tokens, over or not."""
     query = sa.select(t.instances).where(t.instances.c.token.in_(list(tokens)))
-    return {machine.token: machine for machine in map(_machine, tx.execute(query))}
+    return {machine.token: machine for machine in map(machine_of, tx.execute(query))}
 
 
 def open_intents(tx: sa.Connection, deployment: str) -> tuple[Intent, ...]:
@@ -189,11 +190,22 @@ def _record_launch(
     payload: Mapping[str, Any],
 ) -> None:
     offer = action.offer
-    intent_id = _insert_intent(
-        tx, deployment, tick_id, "launch", "", {**payload, "offer": offer.id, "digest": digest}, action.reason, now
-    )
+    sent = {**payload, "offer": offer.id, "digest": digest}
+    intent_id = _insert_intent(tx, deployment, tick_id, "launch", "", sent, action.reason, now)
+    _insert_machine(tx, deployment, intent_id, token_of(key, intent_id, now), offer, digest, action.reason, now)
+
+
+def _insert_machine(
+    tx: sa.Connection,
+    deployment: str,
+    intent_id: int,
+    token: str,
+    offer: Offer,
+    digest: str,
+    reason: str,
+    requested_at: datetime,
+) -> Machine:
     machine_id = f"{deployment}-{intent_id}"
-    token = token_of(key, intent_id, now)
     tx.execute(t.intents.update().where(t.intents.c.id == intent_id).values(instance_id=machine_id, token=token))
     row = {
         "id": machine_id,
@@ -208,10 +220,25 @@ def _record_launch(
         "purchase": str(offer.purchase),
         "digest": digest,
         "status": str(Status.REQUESTED),
-        "reason": action.reason,
-        "requested_at": now,
+        "reason": reason,
+        "requested_at": requested_at,
     }
-    tx.execute(t.instances.insert().values(row))
+    return machine_of(tx.execute(t.instances.insert().values(row).returning(*t.instances.c)).one())
+
+
+def adopt(tx: sa.Connection, deployment: str, listed: Listed, offer: Offer, now: datetime) -> Machine:
+    """Take in a machine that is ours by its tags, and that the ledger does not know: it was restored, or it is new.
+
+    Its launch is dated when it happened, so that the runaway bound counts it there.
+    """
+    why = "adopted: ours by its tags, and not in this ledger"
+    last = last_tick(tx, deployment)
+    nothing = Plan(target=Target(replicas=0, reason=why), hours=Hours(open=False, opens_at=None, reason=why))
+    tick_id = record_tick(tx, deployment, nothing, now=now, snapshot=None) if last is None else int(last.id)
+    payload = {"deployment": deployment, "offer": offer.id, "digest": listed.tags.digest}
+    at = min(listed.launched_at, now)
+    intent_id = _insert_intent(tx, deployment, tick_id, "launch", "", payload, why, at)
+    return _insert_machine(tx, deployment, intent_id, listed.token, offer, listed.tags.digest, why, at)
 
 
 def _record_leaving(
@@ -220,7 +247,7 @@ def _record_leaving(
     kind = "drain" if isinstance(action, Drain) else "terminate"
     _insert_intent(tx, deployment, tick_id, kind, action.instance_id, {}, action.reason, now)
     (machine,) = (
-        _machine(row) for row in tx.execute(sa.select(t.instances).where(t.instances.c.id == action.instance_id))
+        machine_of(row) for row in tx.execute(sa.select(t.instances).where(t.instances.c.id == action.instance_id))
     )
     if machine.status in (Status.BOOTING, Status.READY):
         save(tx, replace(machine, status=move(machine.status, Status.DRAINING), draining_at=now, reason=action.reason))
@@ -301,91 +328,6 @@ def attempted(tx: sa.Connection, intent_id: int, *, now: datetime, error: str | 
     tx.execute(
         t.intents.update().where(c.id == intent_id).values(attempted_at=now, attempts=c.attempts + 1, error=error)
     )
-
-
-def open_charge(
-    tx: sa.Connection, machine: Machine, *, price_per_hour_micros: int | None, currency: str, started_at: datetime
-) -> None:
-    """Start to charge a machine, back-dated to its launch, but for what is charged already.
-
-    A machine has at most one open charge; and so has a box of ours, however many engines of a deployment run on it.
-    """
-    c = t.charges.c
-    booked = sa.select(c.ended_at).join(t.instances, c.instance_id == t.instances.c.id)
-    booked = booked.where(_paid_as(machine), sa.or_(c.ended_at.is_(None), c.ended_at > started_at))
-    ends = tx.scalars(booked).all()
-    if None in ends:
-        return
-    row = {
-        "instance_id": machine.id,
-        "deployment": machine.deployment,
-        "kind": "compute",
-        "gpu": machine.gpu,
-        "purchase": str(machine.purchase),
-        "price_per_hour_micros": price_per_hour_micros,
-        "currency": currency,
-        "started_at": max((started_at, *ends)),
-    }
-    tx.execute(t.charges.insert().values(row))
-
-
-def _paid_as(machine: Machine) -> sa.ColumnElement[bool]:
-    """The machines that are paid for together with this one: itself, or all on the same box of ours."""
-    c = t.instances.c
-    if machine.purchase is not Purchase.OWNED:
-        return c.id == machine.id
-    owned = c.purchase == str(Purchase.OWNED)
-    return sa.and_(owned, c.deployment == machine.deployment, c.offer_id == machine.offer_id)
-
-
-def close_charge(tx: sa.Connection, machine: Machine, ended_at: datetime) -> None:
-    """End what a machine costs; an engine that goes on on the same box of ours takes the charge over.
-
-    A charge never ends before it started.
-    """
-    c = t.charges.c
-    for row in tx.execute(sa.select(t.charges).where(c.instance_id == machine.id, c.ended_at.is_(None))).all():
-        end = max(ended_at, row.started_at)
-        tx.execute(t.charges.update().where(c.id == row.id).values(ended_at=end))
-        _hand_over(tx, machine, row, end)
-
-
-def _hand_over(tx: sa.Connection, machine: Machine, charge: sa.Row[Any], at: datetime) -> None:
-    """Charge the oldest other machine that is paid for together with this one, at the same price."""
-    c = t.instances.c
-    others = sa.select(t.instances).where(_paid_as(machine), c.id != machine.id, c.status.in_(BILLABLE))
-    row = tx.execute(others.where(c.launched_at.is_not(None)).order_by(c.intent_id).limit(1)).first()
-    if row is not None:
-        open_charge(
-            tx,
-            _machine(row),
-            price_per_hour_micros=charge.price_per_hour_micros,
-            currency=charge.currency,
-            started_at=max(at, row.launched_at),
-        )
-
-
-def reprice(tx: sa.Connection, machine_id: str, price_per_hour_micros: int | None, currency: str, at: datetime) -> bool:
-    """Close a machine's charge and open the next when its price has changed. Returns whether it had."""
-    c = t.charges.c
-    row = tx.execute(sa.select(t.charges).where(c.instance_id == machine_id, c.ended_at.is_(None))).first()
-    if row is None or (row.price_per_hour_micros, row.currency) == (price_per_hour_micros, currency):
-        return False
-    at = max(at, row.started_at)
-    tx.execute(t.charges.update().where(c.id == row.id).values(ended_at=at))
-    following = {name: value for name, value in row._mapping.items() if name not in ("id", "ended_at")}
-    following |= {"price_per_hour_micros": price_per_hour_micros, "currency": currency, "started_at": at}
-    tx.execute(t.charges.insert().values(following))
-    return True
-
-
-def charged_between(tx: sa.Connection, deployment: str, start: datetime, end: datetime) -> tuple[Charge, ...]:
-    """The charges of a deployment that touch [start, end)."""
-    c = t.charges.c
-    query = sa.select(c.started_at, c.ended_at, c.price_per_hour_micros, c.currency, c.amount_micros).where(
-        c.deployment == deployment, c.started_at < end, sa.or_(c.ended_at.is_(None), c.ended_at > start)
-    )
-    return tuple(Charge(**row._mapping) for row in tx.execute(query))
 
 
 def last_tick(tx: sa.Connection, deployment: str) -> sa.Row[Any] | None:

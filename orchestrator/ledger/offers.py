@@ -1,13 +1,14 @@
 """What could be rented, what it costs since when, what a launch there taught us, and how fast it was measured to be."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from orchestrator.ledger import tables as t
+from orchestrator.providers import Priced
 from policies.snapshot import Offer, Profile, Purchase
 
 #: the provider of published price lists: to compare with, nothing can be launched there
@@ -35,21 +36,8 @@ def record(
     Nothing is overwritten. A rented offer without a price keeps its last good one (a failed refresh is no news); an
     owned one without a price becomes unknown, for its price is whatever its owner says. Returns whether a price moved.
     """
-    if not offers:
-        return False
     since = effective_at or now
-    # a provider may list one offer twice; the last word counts
-    latest = {offer.id: offer for offer in offers}
-    present = set(tx.scalars(sa.select(t.offers.c.id).where(t.offers.c.id.in_(latest))))
-    described = [_described(offer, now) for offer in latest.values()]
-    if fresh := [row for row in described if row["id"] not in present]:
-        tx.execute(t.offers.insert(), fresh)
-    if seen := [row for row in described if row["id"] in present]:
-        by_id = t.offers.update().where(t.offers.c.id == sa.bindparam("b_id"))
-        tx.execute(
-            by_id.values({key: sa.bindparam(f"b_{key}") for key in DESCRIPTION}),
-            [{f"b_{key}": row[key] for key in ("id", *DESCRIPTION)} for row in seen],
-        )
+    latest = describe(tx, offers, now)
     in_force = {price.offer_id: price for price in prices_at(tx, since, latest)}
     changed = [
         {
@@ -66,6 +54,55 @@ def record(
     if changed:
         tx.execute(t.prices.insert(), changed)
     return bool(changed)
+
+
+def describe(tx: sa.Connection, offers: Iterable[Offer], now: datetime) -> dict[str, Offer]:
+    """Remember these offers, but not their prices. Returns them by id."""
+    # a provider may list one offer twice; the last word counts
+    latest = {offer.id: offer for offer in offers}
+    present = set(tx.scalars(sa.select(t.offers.c.id).where(t.offers.c.id.in_(latest))))
+    described = [_described(offer, now) for offer in latest.values()]
+    if fresh := [row for row in described if row["id"] not in present]:
+        tx.execute(t.offers.insert(), fresh)
+    if seen := [row for row in described if row["id"] in present]:
+        by_id = t.offers.update().where(t.offers.c.id == sa.bindparam("b_id"))
+        tx.execute(
+            by_id.values({key: sa.bindparam(f"b_{key}") for key in DESCRIPTION}),
+            [{f"b_{key}": row[key] for key in ("id", *DESCRIPTION)} for row in seen],
+        )
+    return latest
+
+
+def record_prices(tx: sa.Connection, prices: Iterable[Priced], source: str, now: datetime) -> set[str]:
+    """Remember a provider's own price history; what is known of it already is no news. Returns whose price moved.
+
+    `prices` are oldest first, and the ledger knows every offer of them.
+    """
+    moved: set[str] = set()
+    for price in prices:
+        known = price_at(tx, price.offer_id, price.effective_at)
+        if known is None or (known.price_per_hour_micros, known.currency) != (
+            price.price_per_hour_micros,
+            price.currency,
+        ):
+            row = {field.name: getattr(price, field.name) for field in fields(price)}
+            tx.execute(t.prices.insert().values(row | {"source": source, "recorded_at": now}))
+            moved.add(price.offer_id)
+    return moved
+
+
+def newest_price_at(tx: sa.Connection, provider: str) -> datetime | None:
+    """Since when the newest price of any offer of a provider is in force; None when it has none."""
+    newest = sa.select(sa.func.max(t.prices.c.effective_at)).join(t.offers, t.prices.c.offer_id == t.offers.c.id)
+    found: datetime | None = tx.scalar(newest.where(t.offers.c.provider == provider))
+    return found
+
+
+def life_prices(tx: sa.Connection, offer_id: str, since: datetime) -> tuple[Price, ...]:
+    """The price in force at `since` (else the first one known) and all that came after it, oldest first."""
+    found = history(tx, [offer_id])
+    earlier = sum(price.effective_at <= since for price in found)
+    return found[max(0, earlier - 1) :]
 
 
 def known(tx: sa.Connection, providers: Collection[str] | None = None, at: datetime | None = None) -> tuple[Offer, ...]:

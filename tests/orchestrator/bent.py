@@ -86,11 +86,13 @@ class Counting(Bent):
 
 
 class Repriced(Bent):
-    """Everything costs something else now."""
+    """Everything costs something else now; since when, it does not say."""
 
     def __init__(self, market: SimulatedProvider, price: int) -> None:
         super().__init__(market)
         self.price = price
+
+        self.prices = lambda since: None
 
     def offers(self) -> Any:
         return [replace(one, price_per_hour_micros=self.price) for one in self.market.offers()]

@@ -213,7 +213,7 @@ class Scene:
             tick_seconds=self.longest_tick,
             listing_seconds=self.market.listing_deadline_seconds,
             machines=self.machines(over=True),
-            charges=charges(self.ledger),
+            charges=booked(self.ledger),
             intents=self.rows("intents"),
             launched={one.token: one.launched_at for one in rented},
             ended={one.token: one.ended_at for one in rented if one.ended_at is not None},
@@ -231,7 +231,7 @@ def rows(ledger: Ledger, table: str) -> list[Any]:
         return list(tx.execute(tables.metadata.tables[table].select()))
 
 
-def charges(ledger: Ledger) -> dict[str, list[Charge]]:
+def booked(ledger: Ledger) -> dict[str, list[Charge]]:
     """Every charge ever booked, by machine."""
     found: dict[str, list[Charge]] = {}
     for row in rows(ledger, "charges"):

@@ -14,11 +14,11 @@ import sqlalchemy as sa
 
 from orchestrator.billing import accrued
 from orchestrator.errors import Refused
-from orchestrator.ledger import deployments, fleet, leases
+from orchestrator.ledger import charges, deployments, leases
 from orchestrator.ledger.fleet import token_of
 from orchestrator.ledger.store import Ledger, LedgerUnwritable, Stale, installation_key, open_file, open_ledger
 from tests.orchestrator.batch import opened
-from tests.orchestrator.scene import Scene, charges, rows
+from tests.orchestrator.scene import Scene, booked, rows
 from tests.orchestrator.test_providers import no_room
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -124,16 +124,16 @@ def test_a_machine_has_one_open_charge_and_its_parts_add_up(tmp_path: Path) -> N
     moments = [NOW + timedelta(seconds=seconds, microseconds=7) for seconds in (40, 41, 100, 100)]
     with scene.ledger.write() as tx:
         for number, at in enumerate(moments):
-            assert fleet.reprice(tx, machine.id, 1000 + number, "CNY", at)
-            assert not fleet.reprice(tx, machine.id, 1000 + number, "CNY", at)
-        fleet.open_charge(tx, machine, price_per_hour_micros=1, currency="CNY", started_at=NOW)  # it has one
-    found = charges(scene.ledger)[machine.id]
+            assert charges.reprice(tx, machine.id, 1000 + number, "CNY", at)
+            assert not charges.reprice(tx, machine.id, 1000 + number, "CNY", at)
+        charges.start(tx, machine, price_per_hour_micros=1, currency="CNY", started_at=NOW)  # it has one
+    found = booked(scene.ledger)[machine.id]
     assert [charge.ended_at for charge in found] == [*moments, None]
     assert [charge.started_at for charge in found] == [machine.launched_at, *moments]
     with scene.ledger.write() as tx:
-        fleet.close_charge(tx, machine, NOW)  # before it started: nothing, not less than nothing
-    last = charges(scene.ledger)[machine.id][-1]
+        charges.close(tx, machine, NOW)  # before it started: nothing, not less than nothing
+    last = booked(scene.ledger)[machine.id][-1]
     assert (last.ended_at, accrued(last, NOW + timedelta(days=1))) == (last.started_at, 0)
     with scene.ledger.write() as tx:
-        fleet.close_charge(tx, machine, NOW + timedelta(hours=1))
-    assert charges(scene.ledger)[machine.id][-1] == last  # closed rows never change
+        charges.close(tx, machine, NOW + timedelta(hours=1))
+    assert booked(scene.ledger)[machine.id][-1] == last  # closed rows never change

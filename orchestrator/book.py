@@ -1,0 +1,67 @@
+"""What a change in a machine's life means for its launch intent and for its charges."""
+
+from datetime import datetime
+
+from orchestrator.billing import Life, Terms
+from orchestrator.ledger import charges, fleet, offers
+from orchestrator.ledger.fleet import Machine
+from orchestrator.ledger.store import Transaction
+from orchestrator.providers import Listed, State
+from policies.lifecycle import OVER, Status
+from policies.snapshot import Purchase
+
+
+def settle(
+    tx: Transaction, before: Machine, after: Machine, listed: Listed | None, terms: Terms, now: datetime
+) -> None:
+    """Open, follow and close charges: each price from its moment on, from the launch to the end.
+
+    A charge of a machine that is over and that its provider lists so is brought to what the bill will say.
+    """
+    if before.launched_at is None and after.launched_at is not None:
+        fleet.settle(tx, after.intent_id, "done", now=after.launched_at)
+    if after.launched_at is None:
+        return
+    prices = offers.life_prices(tx, after.offer_id, after.launched_at)
+    ends = _ends(after, listed)
+    since = _unbooked_since(before, after, now)
+    if since is not None:
+        in_force = [price for price in prices if price.effective_at <= since] or list(prices[:1])
+        price, currency = (in_force[-1].price_per_hour_micros, in_force[-1].currency) if in_force else (None, "")
+        charges.start(tx, after, price_per_hour_micros=price, currency=currency, started_at=since)
+        if terms.disk_per_hour_micros:
+            disk = terms.disk_per_hour_micros
+            charges.start(tx, after, price_per_hour_micros=disk, currency=currency, started_at=since, kind=charges.DISK)
+    charges.follow(tx, after, prices, ends or now)
+    if ends is not None:
+        charges.close(tx, after, ends, charges.COMPUTE)
+    if after.status in OVER or after.status is Status.LOST:
+        charges.close(tx, after, after.ended_at or after.missing_since or now)
+    if listed is not None and listed.state is State.GONE and after.purchase is not Purchase.OWNED and after.ended_at:
+        life = Life(
+            launched_at=after.launched_at,
+            ended_at=after.ended_at,
+            stopped_at=listed.stopped_at,
+            reclaimed=listed.preempted and after.purchase is Purchase.SPOT,
+        )
+        charges.settle(tx, after, life, prices, terms)
+
+
+def _ends(machine: Machine, listed: Listed | None) -> datetime | None:
+    """When its compute stopped to cost; None: it goes on."""
+    if machine.status is Status.STOPPED or (listed is not None and listed.stopped_at is not None):
+        return listed.stopped_at if listed is not None else machine.missing_since
+    if machine.status in OVER:
+        return machine.ended_at
+    return machine.missing_since if machine.status is Status.LOST else None
+
+
+def _unbooked_since(before: Machine, after: Machine, now: datetime) -> datetime | None:
+    """Since when a machine costs money that is on no charge yet; None: nothing new."""
+    if before.launched_at is None:
+        return after.launched_at
+    if before.status is Status.LOST and after.status is not Status.LOST:
+        return before.missing_since
+    if before.status is Status.STOPPED and after.status is Status.DRAINING:
+        return now  # somebody switched it on again; since when is not said
+    return before.ended_at if before.status in OVER else None
