@@ -7,7 +7,7 @@ import logging
 from datetime import datetime, timedelta
 
 from orchestrator import act, observe, replay
-from orchestrator.ledger import fleet
+from orchestrator.ledger import beliefs, fleet
 from orchestrator.ledger.store import Transaction
 from orchestrator.world import World
 from policies.decide import decide
@@ -37,9 +37,10 @@ def tick(world: World) -> Plan:
 def _record(world: World, plan: Plan, snapshot: Snapshot) -> None:
     with world.ledger.read() as tx:
         quiet = not plan.actions and not _worth_noting(tx, plan, world.deployment, snapshot.now)
-    if quiet:
+    if quiet and not plan.memory:
         return
     with world.ledger.write() as tx:
+        beliefs.keep(tx, world.deployment, plan.memory, snapshot.now)
         if plan.actions:
             fleet.record(
                 tx,
@@ -51,8 +52,10 @@ def _record(world: World, plan: Plan, snapshot: Snapshot) -> None:
                 payload=world.payload,
                 snapshot=replay.to_json(snapshot),
             )
-        else:
+        elif not quiet:
             fleet.record_tick(tx, world.deployment, plan, now=snapshot.now, snapshot=None)
+    if quiet:
+        return
     log.info(
         "deployment=%s target=%d (%s) spend=%.2f %s%s",
         world.deployment,

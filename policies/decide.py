@@ -2,72 +2,59 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from fractions import Fraction
+from typing import Any
 
-from policies import budget, disruption, scaling, selection, throughput, windows
+from policies import budget, candidates, disruption, scaling, spot, windows
+from policies.candidates import Basket
+from policies.disruption import Leaving
 from policies.lifecycle import LIVE, STARTING, Status
 from policies.plan import Action, Drain, Hours, Launch, Plan, Target, Terminate
+from policies.policy import Policy
+from policies.selection import Ranked
+from policies.serving import Goal
 from policies.snapshot import Instance, Offer, Purchase, Snapshot
 
-#: a refused pool is left alone for FIRST x 2^(refusals - 1), at most LONGEST
-BACKOFF_FIRST = timedelta(seconds=10)
-BACKOFF_LONGEST = timedelta(minutes=15)
-#: a spot pool that took a machine back is not trusted with the next one for this long
-AFTER_LOSS = timedelta(minutes=10)
+__all__ = ["Policy", "decide"]
+
+#: an offer, or None: something on demand; and why
+Wishes = Sequence[tuple[Offer | None, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What the spec asks for, in the policies' own terms."""
+class _Stand:
+    """Where a deployment stands before anything is bought or given up."""
 
-    model: str
-    schedule: windows.Schedule
-    providers: tuple[str, ...]  # in order of preference
-    currency: str = ""  # what budgets and comparisons speak; "": that of the prices
-    rates: Mapping[str, Fraction] = field(default_factory=dict)  # what one unit of another currency is worth in it
-    gpus: tuple[str, ...] = ()  # allowed ones; empty: any
-    p95_ms: float | None = None
-    try_unmeasured: bool = False
-    spot: bool = False
-    base_on_demand: int = 0  # so many are never spot machines
-    surge: int = 1
-    utilisation: float = 0.7  # share of the measured throughput that is planned with
-    start_seconds: float = scaling.START_UNMEASURED_SECONDS  # from launch to ready
-    patience: disruption.Disruption = field(default_factory=disruption.Disruption)
-    limit: budget.Budget | None = None
-    wanted: bool = True  # False: the deployment was taken down
+    bounds: windows.Bounds
+    capped: budget.Capped
+    staying: tuple[Instance, ...]  # live, and nothing says that they must go
+    outdated: frozenset[str]  # of those: they run by an older spec, or are no longer allowed
 
-    def allows(self, machine: Offer | Instance) -> bool:
-        """Whether the spec lets such a machine serve."""
-        usual = machine.purchase is not Purchase.SPOT or self.spot
-        keys = {throughput.gpu_key(gpu) for gpu in self.gpus}
-        return usual and machine.provider in self.providers and (not keys or throughput.gpu_key(machine.gpu) in keys)
+    @property
+    def target(self) -> Target:
+        return self.capped.target
 
-    def launches_per_hour(self, maximum: int) -> int:
-        """The runaway bound: whatever fails, no more launches than this in an hour."""
-        return 20 + 10 * maximum
+    @property
+    def current(self) -> tuple[Instance, ...]:
+        return tuple(one for one in self.staying if one.id not in self.outdated)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Moves:
+    """Who leaves, what is launched, and what is to be remembered of it."""
+
+    leaving: tuple[Leaving, ...] = ()
+    launches: tuple[Launch, ...] = ()
+    notes: tuple[str, ...] = ()
+    memory: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     """Compare what is with what should be. An unchanged world gives an empty plan."""
-    bounds = windows.bounds(policy.schedule, snapshot.now)
     lost_causes = disruption.doomed(snapshot.instances, policy.patience, snapshot.now, snapshot.unreachable)
-    dropped = {one.instance.id for one in lost_causes}
-    staying = [
-        one for one in snapshot.instances if one.status in LIVE and one.id not in dropped and not one.terminating
-    ]
-    if policy.wanted:
-        fleet = _fleet(snapshot, policy, staying)
-        target = scaling.target(snapshot.load, snapshot.jobs, fleet, bounds, _scaling(snapshot, policy))
-    else:
-        target = Target(replicas=0, reason="taken down")
-    capped = budget.cap(target, bounds.min, snapshot.spend, policy.limit)
-    target = capped.target
-    outdated = {one.id for one in staying if one.digest != snapshot.digest or not policy.allows(one)}
-    gone = lost_causes + disruption.leaving(staying, target.replicas, policy.surge, outdated)
+    stand = _stand(snapshot, policy, {one.instance.id for one in lost_causes})
+    moves = _on_spot(snapshot, policy, stand) or _by_rank(snapshot, policy, stand)
     actions: list[Action] = []
-    for one in gone:
+    for one in (*lost_causes, *moves.leaving):
         if one.instance.status is Status.READY:
             actions.append(Drain(instance_id=one.instance.id, reason=one.reason))
         elif not disruption.awaits_reclaim(one.instance, snapshot.now):
@@ -75,24 +62,49 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     for instance in snapshot.instances:
         if reason := disruption.finished(instance, policy.patience, snapshot.now):
             actions.append(Terminate(instance_id=instance.id, reason=reason))
-    launches, notes = _launches(snapshot, policy, target, bounds.max, staying, outdated, capped.spot_only)
-    if capped.note:
-        notes = (capped.note, *notes)
+    notes = moves.notes
+    if stand.capped.note:
+        notes = (stand.capped.note, *notes)
     if away := snapshot.unreachable.intersection(policy.providers):
         notes = (*notes, f"{', '.join(sorted(away))} cannot be reached: held as it is, nothing is launched there")
     if snapshot.strangers:
         notes = (*notes, f"not in this ledger, but ours by their tag: {', '.join(snapshot.strangers)}")
-    return Plan(target=target, hours=_hours(policy, bounds, capped), actions=(*actions, *launches), notes=notes)
+    return Plan(
+        target=stand.target,
+        hours=_hours(policy, stand),
+        actions=(*actions, *moves.launches),
+        notes=notes,
+        memory=moves.memory,
+    )
 
 
-def _hours(policy: Policy, bounds: windows.Bounds, capped: budget.Capped) -> Hours:
+def _stand(snapshot: Snapshot, policy: Policy, dropped: Collection[str]) -> _Stand:
+    bounds = windows.bounds(policy.schedule, snapshot.now)
+    staying = tuple(
+        one for one in snapshot.instances if one.status in LIVE and one.id not in dropped and not one.terminating
+    )
+    if policy.wanted:
+        fleet = _fleet(snapshot, policy, staying)
+        target = scaling.target(snapshot.load, snapshot.jobs, fleet, bounds, _scaling(snapshot, policy))
+    else:
+        target = Target(replicas=0, reason="taken down")
+    return _Stand(
+        bounds=bounds,
+        capped=budget.cap(target, bounds.min, snapshot.spend, policy.limit),
+        staying=staying,
+        outdated=frozenset(one.id for one in staying if one.digest != snapshot.digest or not policy.allows(one)),
+    )
+
+
+def _hours(policy: Policy, stand: _Stand) -> Hours:
+    bounds, capped = stand.bounds, stand.capped
     if not policy.wanted or (bounds.open and capped.stopped):
         return Hours(open=False, opens_at=None, reason=capped.target.reason)
     return Hours(open=bounds.open, opens_at=bounds.opens_at, reason=bounds.reason)
 
 
 def _fleet(snapshot: Snapshot, policy: Policy, up: Sequence[Instance]) -> scaling.Fleet:
-    speeds = {gpu: _speed(snapshot, policy, gpu) for gpu in {one.gpu for one in up}}
+    speeds = {gpu: candidates.speed(snapshot, policy, gpu) for gpu in {one.gpu for one in up}}
     raised = None if snapshot.raised_at is None else (snapshot.now - snapshot.raised_at).total_seconds()
     return scaling.Fleet(
         speeds=tuple(speeds[one.gpu] for one in up),
@@ -103,119 +115,129 @@ def _fleet(snapshot: Snapshot, policy: Policy, up: Sequence[Instance]) -> scalin
 
 
 def _scaling(snapshot: Snapshot, policy: Policy) -> scaling.Scaling:
-    """What one more replica brings: one of the offer that would be taken next."""
-    candidates, _ = _candidates(snapshot, policy, spot_only=False)
-    speeds = (one.profile.images_per_second for one in candidates if one.profile is not None)
+    """What one more replica brings: one of the best offer."""
+    speeds = (one.profile.images_per_second for one in candidates.eligible(snapshot, policy) if one.profile is not None)
     return scaling.Scaling(
         images_per_second=next(speeds, None), utilisation=policy.utilisation, start_seconds=policy.start_seconds
     )
 
 
-def _speed(snapshot: Snapshot, policy: Policy, gpu: str) -> float | None:
-    profile = throughput.measured(snapshot.profiles, policy.model, gpu, policy.p95_ms)
-    return None if profile is None else profile.images_per_second
-
-
-def _launches(
-    snapshot: Snapshot,
-    policy: Policy,
-    target: Target,
-    maximum: int,
-    staying: Sequence[Instance],
-    outdated: Collection[str],
-    spot_only: bool,
-) -> tuple[tuple[Launch, ...], tuple[str, ...]]:
-    current = sum(one.id not in outdated for one in staying)
-    missing = min(target.replicas - current, target.replicas + policy.surge - len(staying))
+def _by_rank(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves:
+    """Machines that nobody takes back: the missing ones of the best offers."""
+    target = stand.target
+    gone = disruption.leaving(stand.staying, target.replicas, policy.surge, stand.outdated)
+    memory = spot.asleep(snapshot.now, snapshot.memory.get("placement"))
+    kept = {} if memory is None else {"placement": memory}
+    missing = min(target.replicas - len(stand.current), target.replicas + policy.surge - len(stand.staying))
     if missing <= 0:
-        return (), ()
-    recent = sum(at <= snapshot.now for at in snapshot.recent_launches)  # none of the future: clocks are set back
-    allowed = policy.launches_per_hour(maximum) - recent
+        return _Moves(leaving=gone, memory=kept)
+    allowed, notes = _allowed(snapshot, policy, stand)
     if allowed <= 0:
-        return (), (f"{recent} launches in the last hour: waiting (runaway bound)",)
-    candidates, notes = _candidates(snapshot, policy, spot_only)
-    if not candidates:
-        return (), (*notes, f"{missing} replicas are missing and no offer can be taken now")
-    taken: dict[str, int] = {}
-    for one in snapshot.instances:
-        if one.status in LIVE or one.status is Status.DRAINING:
-            taken[one.offer_id] = taken.get(one.offer_id, 0) + 1
-    launches = []
-    steady = sum(one.purchase is not Purchase.SPOT for one in staying)
-    base = 0 if spot_only else policy.base_on_demand  # the budget's word is the last one
-    measured = {c.offer.id for c in candidates if c.profile is not None or c.offer.purchase is Purchase.OWNED}
-    # one machine that nobody has measured is enough
-    trying = any(one.purchase is not Purchase.OWNED and _speed(snapshot, policy, one.gpu) is None for one in staying)
-    for _ in range(min(missing, allowed)):
-        fits = [c for c in candidates if c.offer.capacity is None or taken.get(c.offer.id, 0) < c.offer.capacity]
-        fits = [c for c in fits if steady >= base or c.offer.purchase is not Purchase.SPOT]
-        fits = [c for c in fits if c.offer.id in measured or not trying]
-        if not fits:
-            notes = (*notes, "no more offers may be taken: capacity, base_on_demand, or one unmeasured at a time")
-            break
-        found = fits[0]
-        taken[found.offer.id] = taken.get(found.offer.id, 0) + 1
-        steady += found.offer.purchase is not Purchase.SPOT
-        trying = trying or found.offer.id not in measured
-        launches.append(Launch(offer=found.offer, reason=f"{target.reason}; {found.reason}"))
-    return tuple(launches), notes
+        return _Moves(leaving=gone, notes=notes, memory=kept)
+    found, notes = candidates.candidates(snapshot, policy, stand.capped.spot_only)
+    if not found:
+        notes = (*notes, f"{missing} replicas are missing and no offer can be taken now")
+        return _Moves(leaving=gone, notes=notes, memory=kept)
+    basket = Basket.of(snapshot, policy, stand.staying, min(missing, allowed))
+    while basket.take(found) is not None:
+        pass
+    if basket.left > 0:
+        notes = (*notes, "no more offers may be taken: capacity, or one unmeasured at a time")
+    return _Moves(leaving=gone, launches=_launched(basket, target), notes=notes, memory=kept)
 
 
-def _candidates(snapshot: Snapshot, policy: Policy, spot_only: bool) -> tuple[list[selection.Ranked], tuple[str, ...]]:
-    """Offers that may be taken now, best first: by provider preference, then by cost per image."""
-    notes: list[str] = []
-    ruled_out: list[str] = []
-    usable: list[Offer] = []
-    for offer in snapshot.offers:
-        if not policy.allows(offer):
-            ruled_out.append(f"{offer.id} ({offer.gpu}) is not what the spec allows")
-            continue
-        if spot_only and offer.purchase is Purchase.ON_DEMAND:
-            ruled_out.append(f"{offer.id} is not a spot machine, and the budget allows no other")
-            continue
-        if offer.provider in snapshot.unreachable:
-            continue
-        if why := _avoided(offer, snapshot):
-            notes.append(f"{offer.id} {why}")
-            continue
-        usable.append(offer)
-    notes += ruled_out if not usable else []
-    ranked = selection.rank(
-        usable,
-        snapshot.profiles,
-        policy.model,
-        policy.p95_ms,
-        try_unmeasured=policy.try_unmeasured,
-        currency=policy.currency,
-        rates=policy.rates,
+def _on_spot(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves | None:
+    """Machines of one's own where they come first, for the rest what the placement policy says; None: no spot."""
+    if stand.target.replicas == 0 or not policy.spot:
+        return None
+    ranked = candidates.eligible(snapshot, policy)
+    steady, notes = candidates.candidates(snapshot, policy, stand.capped.spot_only)
+    first = next((at for at, row in enumerate(ranked) if row.offer.purchase is Purchase.SPOT), len(ranked))
+    mine = {row.offer.id for row in ranked[:first] if row.offer.purchase is Purchase.OWNED}
+    beyond = tuple(one for one in stand.current if one.offer_id not in mine)
+    if first == len(ranked) and not any(one.purchase is Purchase.SPOT for one in beyond):
+        return None
+    allowed, runaway = _allowed(snapshot, policy, stand)
+    basket = Basket.of(snapshot, policy, stand.staying, min(allowed, _room(policy, stand)))
+    owned = [row for row in steady if row.offer.id in mine]
+    rest = stand.target.replicas - (len(stand.current) - len(beyond)) - sum(basket.free(row.offer) for row in owned)
+    if rest <= 0:
+        return None
+    scene = spot.Scene(
+        now=snapshot.now,
+        sources=candidates.sources(ranked, snapshot, policy),
+        on_demand_price=candidates.on_demand_price(ranked, snapshot, policy) if steady else None,
+        machines=beyond,
+        going=spot.returning(snapshot.instances),
+        replaced=bool(stand.outdated),
     )
-    order = {name: place for place, name in enumerate(policy.providers)}
-    eligible = [one for one in ranked if one.eligible]
-    notes += [f"{one.offer.id}: {one.reason}" for one in ranked if not one.eligible]
-    if not eligible:  # one's own machine, too slow, is better than none; the note says what it misses
-        eligible = [one for one in ranked if one.offer.purchase is Purchase.OWNED]
-    return sorted(eligible, key=lambda one: order[one.offer.provider]), tuple(dict.fromkeys(notes))
+    goal = _goal(policy, stand, round(rest))
+    answer = spot.answer(scene, goal, policy.placing, snapshot.memory.get("placement"))
+    while basket.take(owned) is not None:
+        pass
+    held = sum(one.purchase is not Purchase.SPOT for one in beyond)
+    wanted = _in_the_stead(answer.launches, stand, goal.base_on_demand - held)
+    missed = _buy(basket, wanted, snapshot, ranked, steady, allowed - stand.bounds.max if steady else allowed)
+    replaced = disruption.outdated(stand.staying, stand.target.replicas, policy.surge, stand.outdated)
+    return _Moves(
+        leaving=(*replaced, *answer.stops),
+        launches=_launched(basket, stand.target),
+        notes=(*runaway, *(answer.notes if missed or basket.chosen else ()), *(notes if missed else ())),
+        memory={} if answer.memory is None else {"placement": answer.memory},
+    )
 
 
-def _avoided(offer: Offer, snapshot: Snapshot) -> str | None:
-    """Why a pool is left alone for a while: it refused, it took one back just now, or it has said that it will."""
-    now = snapshot.now
-    until = backed_off_until(offer)
-    # what seems to have been in the future was before the clock was set back: it is not waited for
-    if until is not None and offer.refused_at is not None and offer.refused_at <= now < until:
-        return f"refused {offer.refusals} times: left alone until {until:%H:%M:%S} UTC"
-    if offer.purchase is not Purchase.SPOT:
-        return None
-    if any(one.offer_id == offer.id and one.reclaim_at is not None for one in snapshot.instances):
-        return "is taking a machine back: left alone"
-    if offer.lost_at is not None and offer.lost_at <= now < offer.lost_at + AFTER_LOSS:
-        return f"took a machine back: left alone until {offer.lost_at + AFTER_LOSS:%H:%M:%S} UTC"
-    return None
+def _goal(policy: Policy, stand: _Stand, replicas: int) -> Goal:
+    """So many beyond one's own machines, which are a base that nobody takes back."""
+    base = 0 if stand.capped.spot_only else policy.base_on_demand  # the budget's word is the last one
+    return Goal(
+        replicas=replicas,
+        cold_start_seconds=policy.start_seconds,
+        availability=policy.availability,
+        base_on_demand=max(0, min(base - (stand.target.replicas - replicas), replicas)),
+        guard=policy.guard,
+    )
 
 
-def backed_off_until(offer: Offer) -> datetime | None:
-    """When a pool may be asked again that refused, or whose machines came to nothing; None: it did not."""
-    if offer.refused_at is None or offer.refusals == 0:
-        return None
-    wait = min(BACKOFF_FIRST * (1 << min(offer.refusals - 1, 16)), BACKOFF_LONGEST)
-    return offer.refused_at + wait
+def _in_the_stead(wanted: Wishes, stand: _Stand, base: int) -> Wishes:
+    """Without what is wanted on demand while outdated ones still serve in its stead, but for the base."""
+    serving = sum(one.id in stand.outdated and one.status is Status.READY for one in stand.staying)
+    held = [one for one in wanted if one[0] is None]
+    kept = held[: max(0, base, len(held) - serving)]
+    return (*(one for one in wanted if one[0] is not None), *kept)
+
+
+def _buy(
+    basket: Basket,
+    wanted: Wishes,
+    snapshot: Snapshot,
+    ranked: Sequence[Ranked],
+    steady: Sequence[Ranked],
+    spots: int,
+) -> bool:
+    """Put what is wanted into the basket, at most so many spot machines. Returns whether something could not be had."""
+    pools = {row.offer.id: row for row in ranked if row.offer.provider not in snapshot.unreachable}
+    missed = False
+    for offer, reason in wanted:
+        if offer is None:
+            missed |= basket.take(steady, reason) is None
+        elif spots > 0 and offer.id in pools and basket.take([pools[offer.id]], reason) is not None:
+            spots -= 1
+        else:
+            missed = True
+    return missed
+
+
+def _room(policy: Policy, stand: _Stand) -> int:
+    return max(0, stand.bounds.max + policy.surge - len(stand.staying))
+
+
+def _allowed(snapshot: Snapshot, policy: Policy, stand: _Stand) -> tuple[int, tuple[str, ...]]:
+    """How many launches the runaway bound leaves; a word when there are none."""
+    recent = sum(at <= snapshot.now for at in snapshot.recent_launches)  # none of the future: clocks are set back
+    allowed = policy.launches_per_hour(stand.bounds.max) - recent
+    return (allowed, ()) if allowed > 0 else (0, (f"{recent} launches in the last hour: waiting (runaway bound)",))
+
+
+def _launched(basket: Basket, target: Target) -> tuple[Launch, ...]:
+    return tuple(Launch(offer=row.offer, reason=f"{target.reason}; {reason}") for row, reason in basket.chosen)

@@ -1,7 +1,9 @@
 """What to do: a value with its reasons, complete before anything happens."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from policies.snapshot import Offer
 
@@ -58,3 +60,4 @@ class Plan:
     hours: Hours
     actions: tuple[Action, ...] = ()
     notes: tuple[str, ...] = ()  # what could not be done, in words for the person paying
+    memory: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # to be kept, by policy; what is not, stays

@@ -1,8 +1,10 @@
 """What is, at one instant, for one deployment. All that a decision may know; nothing is remembered elsewhere."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from policies.lifecycle import Status
 
@@ -115,3 +117,4 @@ class Snapshot:
     recent_launches: tuple[datetime, ...] = ()  # within the last hour, for the runaway bound
     unreachable: frozenset[str] = frozenset()  # providers that cannot be asked now: hold, launch nothing there
     strangers: tuple[str, ...] = ()  # machines that bear our tag, and that the ledger does not know
+    memory: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of a policy by name, as it gave it

@@ -183,7 +183,7 @@ def test_a_daemon_that_was_away_for_hours_finds_its_way(home: Path) -> None:
     scene.run(60)
     scene.clock.sleep(5 * 3600)
     scene.longest_tick = 5 * 3600.0
-    scene.run(60)
+    scene.run(450)  # a pool that took machines back rests
     assert len(scene.ready()) == 2
     scene.settle()
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.budget import Budget, Step
-from policies.decide import BACKOFF_LONGEST, Policy, backed_off_until, decide
+from policies.candidates import BACKOFF_LONGEST, backed_off_until
+from policies.decide import Policy, decide
 from policies.lifecycle import LIVE, OVER, Status
 from policies.plan import Drain, Launch, Plan, Terminate
 from policies.snapshot import Instance, Load, Offer, Profile, Purchase, Snapshot, Spend
@@ -92,10 +93,10 @@ CASES: dict[str, tuple[Snapshot, Policy, list[str]]] = {
         policy(gpus=("T4",)),
         ["launch a"],
     ),
-    "one on demand first, then spot": (
+    "one on demand, one spot, and one that serves until it is known whether spot is given": (
         snapshot(offers=(offer(), SPOT_PRICE)),
         policy(2, spot=True, base_on_demand=1),
-        ["launch a", "launch spot"],
+        ["launch spot", "launch a", "launch a"],
     ),
     "spot only by budget goes before the base on demand": (
         snapshot(offers=(offer(), SPOT_PRICE), spend=NEARLY_SPENT),
