@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from orchestrator import billing, book
-from orchestrator.ledger import charges, deployments, fleet, jobs, offers
+from orchestrator.ledger import beliefs, charges, deployments, fleet, jobs, offers
 from orchestrator.ledger.fleet import Machine
 from orchestrator.ledger.store import Transaction
 from orchestrator.probes import Health
@@ -307,6 +307,7 @@ def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Snaps
         recent_launches=fleet.launches_since(tx, world.deployment, seen.at - timedelta(hours=1)),
         unreachable=frozenset(seen.unreachable),
         strangers=tuple(seen.listed[token].provider_id for token in sorted(_beyond(tx, seen))),
+        memory=beliefs.known(tx, world.deployment),
     )
 
 
