@@ -17,6 +17,13 @@ def main() -> int:
     parser.add_argument("--workers", type=int, help="images read at once (default: one per core)")
     parser.add_argument("--threads", type=int, default=1, help="threads per worker (default: 1)")
     parser.add_argument("--queue", type=int, default=64, help="images that may wait (default: 64)")
+    parser.add_argument(
+        "--allow-source",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="folder (file:///scans) or bucket (s3://bucket/prefix) that requests may name; repeatable (default: none)",
+    )
     parser.add_argument("--announce", type=Path, metavar="FILE", help="write pid, port, url there once listening")
     options = parser.parse_args()
     for name in ("workers", "threads", "queue"):
@@ -36,6 +43,7 @@ def main() -> int:
         workers=options.workers,
         threads=options.threads,
         queue=options.queue,
+        sources=tuple(options.allow_source),
     )
     try:
         listener.serve(settings, host=options.host, port=options.port, announce=options.announce)

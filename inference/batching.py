@@ -1,16 +1,19 @@
 """Which waiting images run next, and how many together. The queue is bounded and knows each image's deadline."""
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +65,8 @@ class _Waiting(Generic[Job, Outcome]):
 class Batcher(Generic[Job, Outcome]):
     """Hands jobs to `workers` threads, the longest waiting bucket first.
 
-    `work` gets a batch and answers with as many outcomes; an exception among them fails that job alone. A job whose
+    `work` gets a batch and answers with as many outcomes; an exception among them fails that job alone. When it raises,
+    the batch is tried again in halves, and a bucket that ran out of memory stays with the smaller number. A job whose
     caller was cancelled, or whose deadline has passed, never runs.
     """
 
@@ -74,8 +78,9 @@ class Batcher(Generic[Job, Outcome]):
         capacity: int,
         buckets: Sequence[Bucket] = CPU_BUCKETS,
     ) -> None:
+        self.batches = 0  # run so far
         self._work = work
-        self._buckets = buckets
+        self._buckets = list(buckets)
         self._queues: list[deque[_Waiting[Job, Outcome]]] = [deque() for _ in buckets]
         self._capacity = capacity
         self._workers = workers
@@ -118,30 +123,25 @@ class Batcher(Generic[Job, Outcome]):
     def _start(self) -> None:
         while self._idle and (batch := self._take()):
             self._idle -= 1
-            task = asyncio.get_running_loop().create_task(self._run(batch))
+            task = asyncio.get_running_loop().create_task(self._run(*batch))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    def _take(self) -> list[_Waiting[Job, Outcome]]:
-        """The next batch: from the bucket whose head has waited longest."""
+    def _take(self) -> tuple[int, list[_Waiting[Job, Outcome]]] | None:
+        """The next batch and its bucket: the one whose head has waited longest."""
         now = time.monotonic()
         for i, queue in enumerate(self._queues):
             self._queues[i] = deque(it for it in queue if not it.outcome.done() and it.deadline > now)
         heads = [(queue[0].number, i) for i, queue in enumerate(self._queues) if queue]
         if not heads:
-            return []
+            return None
         i = min(heads)[1]
         queue = self._queues[i]
-        return [queue.popleft() for _ in range(how_many(len(queue), self._buckets[i], self._idle))]
+        return i, [queue.popleft() for _ in range(how_many(len(queue), self._buckets[i], self._idle))]
 
-    async def _run(self, batch: list[_Waiting[Job, Outcome]]) -> None:
+    async def _run(self, i: int, batch: list[_Waiting[Job, Outcome]]) -> None:
         started = time.monotonic()
-        outcomes: Sequence[Outcome | Exception]
-        try:
-            jobs = [waiting.job for waiting in batch]
-            outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, self._work, jobs)
-        except Exception as error:  # noqa: BLE001  it belongs to those who wait for this batch
-            outcomes = [error] * len(batch)
+        outcomes = await self._outcomes(i, [waiting.job for waiting in batch])
         self._idle += 1
         self._seconds_per_job += 0.2 * ((time.monotonic() - started) / len(batch) - self._seconds_per_job)
         for waiting, outcome in zip(batch, outcomes, strict=True):
@@ -153,6 +153,25 @@ class Batcher(Generic[Job, Outcome]):
                 waiting.outcome.set_result(outcome)
         self._start()
 
+    async def _outcomes(self, i: int, jobs: Sequence[Job]) -> Sequence[Outcome | Exception]:
+        """Of a batch from bucket `i`; a batch that cannot be run whole is run in halves."""
+        self.batches += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._work, jobs)
+        except Exception as error:  # noqa: BLE001  it belongs to those who wait for this batch
+            if len(jobs) == 1:
+                return [error]
+            half = len(jobs) // 2
+            if _out_of_memory(error) and half < self._buckets[i].at_once:
+                self._buckets[i] = replace(self._buckets[i], at_once=half)
+                log.warning("out of memory with %d images at once: from now on at most %d", len(jobs), half)
+            return [*await self._outcomes(i, jobs[:half]), *await self._outcomes(i, jobs[half:])]
+
     def _retry_after_seconds(self) -> int:
         """About how long until half of the queue is worked off."""
         return max(1, min(60, round(self._seconds_per_job * self.waiting / self._workers / 2)))
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Each runtime has an exception of its own for it; they agree on the word."""
+    return isinstance(error, MemoryError) or "memory" in str(error).lower() or "alloc" in str(error).lower()

@@ -13,6 +13,7 @@ import uvicorn
 
 from inference import server
 from inference.service import Service, Settings
+from inference.sources import UnknownSource
 
 GRACE_SECONDS = 60  # for requests in flight when the process is told to end
 
@@ -33,10 +34,11 @@ def serve(
 
     Once connections are taken, `listening` is told the address and `announce` is written, in one piece:
     {"pid","port","url","started_at"}. The model may still be loading then; /healthz says.
-    Raises CannotServe when the address is taken or the model does not load.
+    Raises CannotServe when the address is taken, a source is none, or the model does not load.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
+    service = _service(settings)
     bound = _bound(host, port)
     failures: list[Exception] = []
 
@@ -51,7 +53,7 @@ def serve(
         listening(url)
 
     config = uvicorn.Config(
-        server.app(Service(settings), failed=failed),
+        server.app(service, failed=failed),
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -75,6 +77,13 @@ class _Server(uvicorn.Server):
         await super().startup(sockets=sockets)
         if self.started:
             self._on_started()
+
+
+def _service(settings: Settings) -> Service:
+    try:
+        return Service(settings)
+    except UnknownSource as error:
+        raise CannotServe(str(error)) from None
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

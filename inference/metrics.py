@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 #: seconds; a page takes tenths of a second on a GPU and seconds on an old CPU
 LATENCY_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 3.0, 5.0, 10.0, 30.0)
@@ -12,17 +13,37 @@ class Metrics:
 
     def __init__(self) -> None:
         self.images_total = 0
+        self.last_at: datetime | None = None
+        self.seconds = 0.0  # from arrival to answer, of the requests that succeeded
+        self.failed_seconds = 0.0
+        self.waited_seconds = 0.0  # summed over images
+        self.worked_seconds = 0.0
         self._requests: Counter[int] = Counter()
         self._latency: Counter[float] = Counter()
-        self._seconds = 0.0
+
+    @property
+    def succeeded(self) -> int:
+        return self._requests[200]
+
+    @property
+    def failed(self) -> int:
+        return self._requests.total() - self._requests[200]
 
     def answered(self, status: int, seconds: float, images: int) -> None:
         """One request to read images ended; only successful ones count as images and towards the latency."""
         self._requests[status] += 1
         if status == 200:
+            self.last_at = datetime.now(UTC)
             self.images_total += images
-            self._seconds += seconds
+            self.seconds += seconds
             self._latency[next((bound for bound in LATENCY_BOUNDS if seconds <= bound), float("inf"))] += 1
+        else:
+            self.failed_seconds += seconds
+
+    def read(self, waited_seconds: float, worked_seconds: float) -> None:
+        """One image was read."""
+        self.waited_seconds += waited_seconds
+        self.worked_seconds += worked_seconds
 
     def text(self, gauges: Mapping[str, float]) -> str:
         """The exposition; `gauges` are what is true at this moment."""
@@ -41,7 +62,7 @@ class Metrics:
             lines.append(f'halve_request_seconds_bucket{{le="{bound:g}"}} {total}')
         total += self._latency[float("inf")]
         lines += [f'halve_request_seconds_bucket{{le="+Inf"}} {total}']
-        lines += [f"halve_request_seconds_sum {self._seconds:.6f}", f"halve_request_seconds_count {total}"]
+        lines += [f"halve_request_seconds_sum {self.seconds:.6f}", f"halve_request_seconds_count {total}"]
         for name, value in gauges.items():
             lines += [f"# TYPE halve_{name} gauge", f"halve_{name} {value:g}"]
         return "\n".join(lines) + "\n"

@@ -5,16 +5,18 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from inference import images, models
+from inference import drawing, fields, images, models, schema
 from inference.backends import Accelerator
-from inference.batching import CPU_BUCKETS, GPU_BUCKETS, Batcher
+from inference.batching import CPU_BUCKETS, GPU_BUCKETS, Batcher, QueueFull
 from inference.engine import Engine, Reading
 from inference.images import BadImage, File
 from inference.metrics import Metrics
+from inference.sources import Sources
+from inference.uploads import Upload
 
 Status = Literal["loading", "ready", "draining"]
 
@@ -34,26 +36,41 @@ class Settings:
     max_bytes: int = images.MAX_BYTES  # of one image
     max_pixels: int = images.MAX_PIXELS
     max_body_bytes: int = 64 * 2**20  # of one request
+    max_held_bytes: int = 512 * 2**20  # of all requests that wait or run; the next byte gets 429
+    sources: tuple[str, ...] = ()  # what requests may name instead of sending: file:///folder, s3://bucket/prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
-    """One image read, and how long that took from its bytes on."""
+class Page:
+    """One image read: its JSON-ready values, its drawing (a PNG) where one was wished, and what it took."""
 
-    reading: Reading
-    milliseconds: float
+    content: dict[str, Any]
+    drawn: bytes | None
+    waited_seconds: float
+    worked_seconds: float  # of its batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    file: File
+    wanted: tuple[str, ...] | None
+    visualize: bool
+    since: float  # time.monotonic()
 
 
 class Service:
     """Belongs to one event loop. `read` is refused unless the status is ready."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises sources.UnknownSource."""
         self.settings = settings
+        self.sources = Sources(settings.sources)
         self.metrics = Metrics()
         self.in_flight = 0
         self.workers = settings.workers or max(1, cores() // settings.threads)
         self.engine: Engine | None = None
-        self._batcher: Batcher[File, Read] | None = None
+        self.held_bytes = 0
+        self._batcher: Batcher[_Job, Page] | None = None
         self._draining = False
 
     @property
@@ -66,6 +83,11 @@ class Service:
     def waiting(self) -> int:
         return self._batcher.waiting if self._batcher else 0
 
+    @property
+    def batches(self) -> int:
+        """How many were run."""
+        return self._batcher.batches if self._batcher else 0
+
     async def load(self) -> None:
         """Load the model in a thread, so that health is answered meanwhile. Raises what models.load raises."""
         settings = self.settings
@@ -76,7 +98,7 @@ class Service:
         log.info("%s loaded in %.1f s on %s", engine.model, time.monotonic() - started, engine.provider)
         self.engine = engine
         self._batcher = Batcher(
-            lambda files: self._work(engine, files),
+            lambda jobs: self._work(engine, jobs),
             workers=self.workers,
             capacity=settings.queue,
             buckets=GPU_BUCKETS if engine.on_accelerator else CPU_BUCKETS,
@@ -91,46 +113,83 @@ class Service:
             await self._batcher.close()
 
     @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """A request is in flight."""
+    def entered(self) -> Iterator[Callable[[int], None]]:
+        """A request is in flight. It says how many bytes it keeps, as they come; QueueFull when they are too many."""
+        held = 0
+
+        def hold(count: int) -> None:
+            nonlocal held
+            if self.held_bytes + count > self.settings.max_held_bytes:
+                raise QueueFull(1)
+            self.held_bytes += count
+            held += count
+
         self.in_flight += 1
         try:
-            yield
+            yield hold
         finally:
             self.in_flight -= 1
+            self.held_bytes -= held
 
-    async def read(self, files: Sequence[File], deadline: float) -> list[Read]:
-        """Read image files, in order; `deadline` is of time.monotonic().
+    async def read(self, upload: Upload, deadline: float) -> list[Page]:
+        """Read the images, in order; `deadline` is of time.monotonic().
 
         Raises BadImage for one that is not an image we read, QueueFull, DeadlinePassed.
         """
         if self._batcher is None:
             raise RuntimeError("read before the model was loaded")
-        jobs = [(file, self._header(file).longest_side) for file in files]
-        return await self._batcher.submit(jobs, deadline)
+        sides = await asyncio.to_thread(self._longest_sides, upload.files)
+        now = time.monotonic()
+        jobs = [
+            (_Job(file=file, wanted=upload.wanted, visualize=upload.visualize, since=now), side)
+            for file, side in zip(upload.files, sides, strict=True)
+        ]
+        pages = await self._batcher.submit(jobs, deadline)
+        for page in pages:
+            self.metrics.read(page.waited_seconds, page.worked_seconds)
+        return pages
 
-    def _header(self, file: File) -> images.Header:
-        with _named(file):
-            return images.header(file.content, max_bytes=self.settings.max_bytes, max_pixels=self.settings.max_pixels)
+    def _longest_sides(self, files: Sequence[File]) -> list[int]:
+        """In a thread, because a hostile file may hold a million chunks before its first pixel."""
+        limits = self.settings
+        sides = []
+        for file in files:
+            with _named(file):
+                header = images.header(file.content, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+                sides.append(header.longest_side)
+        return sides
 
-    def _decode(self, file: File) -> images.Pixels:
-        with _named(file):
-            return images.decode(file.content, max_bytes=self.settings.max_bytes, max_pixels=self.settings.max_pixels)
-
-    def _work(self, engine: Engine, files: Sequence[File]) -> list[Read | Exception]:
-        started = time.perf_counter()
-        outcomes: dict[int, Read | Exception] = {}
-        pages: dict[int, images.Pixels] = {}
-        for i, file in enumerate(files):
+    def _work(self, engine: Engine, jobs: Sequence[_Job]) -> list[Page | Exception]:
+        started = time.monotonic()
+        outcomes: dict[int, Page | Exception] = {}
+        pixels: dict[int, images.Pixels] = {}
+        for i, job in enumerate(jobs):
             try:
-                pages[i] = self._decode(file)
+                with _named(job.file):
+                    pixels[i] = images.decode(
+                        job.file.content, max_bytes=self.settings.max_bytes, max_pixels=self.settings.max_pixels
+                    )
             except BadImage as bad:
                 outcomes[i] = bad
-        readings = engine.read(list(pages.values()))
-        milliseconds = (time.perf_counter() - started) * 1000
-        for i, reading in zip(pages, readings, strict=True):
-            outcomes[i] = Read(reading=reading, milliseconds=milliseconds)
-        return [outcomes[i] for i in range(len(files))]
+        readings = engine.read(list(pixels.values()))
+        for (i, page), reading in zip(pixels.items(), readings, strict=True):
+            outcomes[i] = _page(engine, jobs[i], page, reading, started)
+        return [outcomes[i] for i in range(len(jobs))]
+
+
+def _page(engine: Engine, job: _Job, pixels: images.Pixels, reading: Reading, started: float) -> Page:
+    structured = fields.extract(reading.lines, job.wanted)
+    drawn = drawing.drawn(pixels, reading.lines) if job.visualize else None
+    worked = time.monotonic() - started
+    content = schema.page(
+        job.file.name,
+        reading,
+        structured,
+        milliseconds=worked * 1000,
+        model=engine.model,
+        precision=engine.precision,
+    )
+    return Page(content=content, drawn=drawn, waited_seconds=started - job.since, worked_seconds=worked)
 
 
 @contextlib.contextmanager

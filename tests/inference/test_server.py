@@ -101,7 +101,8 @@ PNG = {"content-type": "image/png"}
     [
         pytest.param({"content": b""}, 400, "empty body", id="empty-body"),
         pytest.param({"content": b"not an image", "headers": PNG}, 415, "not an image", id="text"),
-        pytest.param({"content": b"{}", "headers": {"content-type": "application/json"}}, 415, "multipart", id="json"),
+        pytest.param({"json": {}}, 400, "either `image` or `images`", id="json-without-an-image"),
+        pytest.param({"content": png_claiming(9, 9), "params": {"visualize": "perhaps"}}, 400, "true or false", id="?"),
         pytest.param({"content": png_claiming(60_000, 60_000)}, 413, "pixels", id="pixel-bomb"),
         pytest.param({"content": png_claiming(300, 300)}, 400, "damaged", id="hardly-any-pixels"),
         pytest.param({"content": b"\0" * (20 * 2**20 + 1)}, 413, "at most", id="image-too-large"),
