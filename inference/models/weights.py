@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from inference.models import wire
+
 
 class WeightsError(Exception):
     """A model file is missing, or is not the one that was measured. One line that names the file and the remedy."""
@@ -38,10 +40,14 @@ def flushed(model: bytes) -> bytes:
 
     A product with a subnormal runs in microcode on many CPUs, tens of times slower, while it is far below what a
     float32 sum can hold beside any ordinary term. The bytes are edited in place: lengths, and so the file's
-    structure, do not change, and no ONNX library is needed.
+    structure, do not change, and no ONNX library is needed. Raises WeightsError for what is no ONNX model.
     """
     buffer = bytearray(model)
-    for start, end in _float_tensors(model):
+    try:
+        tensors = list(_float_tensors(model))
+    except wire.NotProtobuf as error:
+        raise WeightsError(f"not an ONNX model: {error}") from None
+    for start, end in tensors:
         words = np.frombuffer(buffer, dtype="<u4", count=(end - start) // 4, offset=start)
         exponent_is_zero = (words & 0x7F800000) == 0
         words[exponent_is_zero] = 0
@@ -62,46 +68,10 @@ def _float_tensors(model: bytes) -> Iterator[tuple[int, int]]:
 
 def _values(model: bytes, tensor: tuple[int, int]) -> Iterator[tuple[int, int]]:
     """TensorProto: data_type 2 (1 = FLOAT), float_data 4 (packed), raw_data 9."""
-    members = list(_members(model, tensor))
+    members = list(wire.members(model, tensor))
     if any(field == 2 and start == end - 1 and model[start] == 1 for field, start, end in members):
         yield from ((start, end) for field, start, end in members if field in (4, 9) and end - start >= 4)
 
 
-def _inside(model: bytes, span: tuple[int, int], wanted: int) -> Iterator[tuple[int, int]]:
-    return ((start, end) for field, start, end in _members(model, span) if field == wanted)
-
-
-def _members(model: bytes, span: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
-    """(field number, start, end) of every member of a serialised protobuf message, by the wire format."""
-    position, stop = span
-    while position < stop:
-        key, position = _varint(model, position)
-        match key & 7:
-            case 0:
-                end = _varint(model, position)[1]
-            case 1:
-                end = position + 8
-            case 2:
-                length, position = _varint(model, position)
-                end = position + length
-            case 5:
-                end = position + 4
-            case kind:
-                raise WeightsError(f"not an ONNX model: wire type {kind} at byte {position}")
-        if end > stop:
-            raise WeightsError(f"not an ONNX model: it ends inside a field at byte {position}")
-        yield key >> 3, position, end
-        position = end
-
-
-def _varint(model: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if position >= len(model):
-            raise WeightsError("not an ONNX model: it ends inside a number")
-        byte = model[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
+def _inside(model: bytes, span: wire.Span, wanted: int) -> Iterator[wire.Span]:
+    return ((start, end) for field, start, end in wire.members(model, span) if field == wanted)
