@@ -1,7 +1,5 @@
-"""One suite for every provider, and what only one of them can do wrong."""
+"""One suite for every provider."""
 
-import json
-import os
 import resource
 import signal
 import subprocess
@@ -9,29 +7,28 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
-import psutil
 import pytest
 
 from orchestrator.clock import VirtualClock
-from orchestrator.files import read_json, write_json
 from orchestrator.providers import (
+    NO_TAGS,
     Listed,
-    Misconfigured,
     NoCapacity,
     Provider,
     ProviderError,
     Request,
     State,
+    Tags,
     Throttled,
     Unreachable,
+    tags_of,
 )
-from orchestrator.providers.local import KEEP_ENDED, KILL_AFTER, LocalProvider, engine_command, held, is_held
-from orchestrator.providers.simulated import Conditions, Outage, SimulatedProvider
+from orchestrator.providers.local import is_held
+from orchestrator.providers.simulated import Conditions, SimulatedProvider
 from policies.snapshot import Offer, Purchase
 from tests.orchestrator.tiny import THIS_MACHINE, local, replicas, until
 
@@ -59,7 +56,8 @@ class Rig:
     end: Callable[[str], None]  # a machine ends by itself
 
     def request(self, token: str, **payload: object) -> Request:
-        return Request(token=token, offer=self.offer, payload={"model": "tiny", "engine": {}, **payload})
+        said = {"deployment": "ocr", "offer": self.offer.id, "digest": "first", "model": "tiny", "engine": {}}
+        return Request(token=token, offer=self.offer, payload={**said, **payload})
 
     def running(self) -> int:
         """How many machines really are up, whatever the provider says."""
@@ -119,6 +117,48 @@ def test_offers_are_its_own_and_priced(rig: Rig) -> None:
     assert list(provider.offers()) == [rig.offer]
     assert {offer.provider for offer in provider.offers()} == {provider.name}
     assert provider.listing_deadline_seconds > 0
+
+
+def test_it_says_by_which_terms_it_bills(rig: Rig) -> None:
+    terms = rig.anew().terms
+    assert terms == rig.anew().terms
+    assert terms.minimum_seconds >= 0 <= terms.disk_per_hour_micros
+
+
+@pytest.mark.parametrize("since", [datetime(1970, 1, 1, tzinfo=UTC), NOW - timedelta(hours=1), NOW])
+def test_its_prices_are_those_of_its_offers_each_in_force_since_a_moment(rig: Rig, since: datetime) -> None:
+    provider = rig.anew()
+    known = provider.prices(since)
+    if known is None:  # it keeps no history
+        return
+    assert [one.effective_at for one in known] == sorted(one.effective_at for one in known)
+    assert all(one.effective_at <= rig.clock.now() for one in known)
+    first = {one.offer_id: one.effective_at for one in reversed(known)}
+    assert all(at <= since for at in first.values())
+    now = {one.offer_id: (one.price_per_hour_micros, one.currency) for one in known}
+    assert now == {one.id: (one.price_per_hour_micros, one.currency) for one in provider.offers()}
+
+
+def test_a_machine_bears_the_tags_of_its_launch_for_good(rig: Rig) -> None:
+    provider = rig.anew()
+    request = rig.request("a", deployment="read", digest="second")
+    provider_id = provider.launch(request)
+    assert listed(provider, "a").tags == Tags(deployment="read", offer_id=rig.offer.id, digest="second")
+    assert listed(rig.anew(), "a").tags == tags_of(request.payload)
+    provider.launch(rig.request("a", digest="third"))  # it is the same machine
+    end(provider, provider_id)
+    assert gone(rig.anew(), "a").tags == tags_of(request.payload)
+
+
+def test_a_machine_that_was_told_nothing_has_no_tags(rig: Rig) -> None:
+    rig.anew().launch(Request(token="a", offer=rig.offer, payload={}))
+    assert listed(rig.anew(), "a").tags == NO_TAGS
+
+
+def test_a_running_machine_is_neither_stopped_nor_over(rig: Rig) -> None:
+    rig.anew().launch(rig.request("a"))
+    found = until(lambda: one if (one := listed(rig.anew(), "a")).state is State.RUNNING else None)
+    assert (found.launched_at, found.stopped_at, found.ended_at) == (NOW, None, None)
 
 
 def test_nothing_is_listed_before_anything_was_launched(rig: Rig) -> None:
@@ -289,278 +329,3 @@ def test_a_full_disk_is_a_typed_error_and_nothing_is_half_launched(rig: Rig) -> 
     assert all(one.state is State.GONE for one in provider.instances())
     provider.launch(rig.request("b"))
     assert rig.running() == 1
-
-
-# local alone
-
-
-def test_it_answers_where_it_says(home: Path) -> None:
-    provider = local(home)
-    provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
-    url = until(lambda: listed(provider, "a").url)
-    assert httpx.get(f"{url}/healthz", trust_env=False).json()["status"] == "ready"
-
-
-def test_kill_9_of_a_replica_is_seen_at_once_with_its_last_words(home: Path) -> None:
-    provider = local(home)
-    provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
-    (process,) = replicas(home)
-    with (home / "replicas" / "a" / "engine.log").open("a") as log:
-        log.write("a line\nthe last words\n\n")
-    process.kill()
-    process.wait(5)
-    found = listed(provider, "a")
-    assert (found.state, found.detail) == (State.GONE, "the last words")
-
-
-def test_a_replica_that_ignores_sigterm_is_killed(home: Path) -> None:
-    clock = VirtualClock(NOW)
-    provider = local(home, "deaf", clock=clock)
-    provider_id = provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
-    until(lambda: listed(provider, "a").url)
-    end(provider, provider_id)
-    clock.sleep(KILL_AFTER.total_seconds() - 1)
-    end(provider, provider_id)
-    (process,) = replicas(home)
-    with pytest.raises(psutil.TimeoutExpired):
-        process.wait(0.3)
-    clock.sleep(1)
-    end(provider, provider_id)
-    gone(provider, "a")
-
-
-def test_a_child_that_holds_on_to_the_lock_is_ended_too(home: Path) -> None:
-    """The replica is killed, the process that does its work is not: it would hold its memory, and the lock, forever."""
-    provider = local(home, "forks")
-    provider_id = provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
-    until(lambda: listed(provider, "a").url)
-    assert len(replicas(home)) == 2
-    leader = next(process for process in replicas(home) if process.ppid() == os.getpid())
-    leader.kill()
-    leader.wait(5)
-    assert listed(provider, "a").state is State.RUNNING
-    end(provider, provider_id)
-    gone(provider, "a")
-    assert replicas(home) == []
-
-
-def test_a_pid_that_was_given_out_again_is_nobody_of_ours(home: Path) -> None:
-    """Every note in the folder names a stranger; the lock and the token do not."""
-    stranger = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
-    try:
-        provider = local(home)
-        provider_id = provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
-        until(lambda: listed(provider, "a").url)
-        (mine,) = replicas(home)
-        forged = {"pid": stranger.pid, "create_time": psutil.Process(stranger.pid).create_time()}
-        write_json(home / "replicas" / "a" / "process.json", forged)
-        announced = read_json(home / "replicas" / "a" / "announce.json") or {}
-        write_json(home / "replicas" / "a" / "announce.json", {**announced, **forged})
-        end(local(home), provider_id)
-        mine.wait(5)
-        gone(provider, "a")
-        assert stranger.poll() is None
-        assert listed(local(home), "a").state is State.GONE  # the stranger does not bring it back
-        end(local(home), provider_id)
-        assert stranger.poll() is None
-    finally:
-        stranger.kill()
-        stranger.wait()
-
-
-def test_a_copied_home_does_not_end_what_the_original_runs(home: Path) -> None:
-    """It has the same installation key, and so the same tokens."""
-    copy = home / "copy"
-    copy.mkdir()
-    for each in (home, copy):
-        local(each).launch(Request(token="a", offer=THIS_MACHINE, payload={}))
-    until(lambda: len(replicas(home)) == 2)
-    end(local(copy), "a")
-    gone(local(copy), "a")
-    assert listed(local(home), "a").state is State.RUNNING
-
-
-def test_a_crash_between_the_note_and_the_start_is_a_machine_that_ended(home: Path) -> None:
-    """`started.json` was written, the process never came: the token is used up, nothing runs, the listing says so."""
-    folder = home / "replicas" / "a"
-    folder.mkdir(parents=True)
-    write_json(folder / "started.json", {"launched_at": NOW.isoformat(), "payload": {}})
-    clock = VirtualClock(NOW + timedelta(seconds=5))
-    provider = local(home, clock=clock)
-    assert provider.launch(Request(token="a", offer=THIS_MACHINE, payload={})) == "a"
-    found = listed(provider, "a")
-    assert (found.state, found.launched_at, found.ended_at) == (State.GONE, NOW, NOW + timedelta(seconds=5))
-    assert replicas(home) == []
-
-
-def test_a_crash_before_the_note_leaves_nothing_behind(home: Path) -> None:
-    (home / "replicas" / "a").mkdir(parents=True)
-    (home / "replicas" / "a" / "lock").touch()
-    provider = local(home)
-    assert list(provider.instances()) == []
-    provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
-    assert listed(provider, "a").state is State.RUNNING
-
-
-def test_who_only_looks_does_not_keep_others_from_starting_for_good(home: Path) -> None:
-    """The lock is taken by somebody who has not started anything: neither `launched` nor two machines."""
-    folder = home / "replicas" / "a"
-    folder.mkdir(parents=True)
-    provider = local(home)
-    with held(folder / "lock"), pytest.raises(Throttled):
-        provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
-    assert list(provider.instances()) == []
-    provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
-    assert listed(provider, "a").state is State.RUNNING
-
-
-def test_lookers_do_not_see_each_other(tmp_path: Path) -> None:
-    (tmp_path / "lock").touch()
-    with ThreadPoolExecutor(8) as threads:
-        assert not any(threads.map(lambda _: is_held(tmp_path / "lock"), range(2000)))
-
-
-def test_a_program_that_is_not_there_is_a_misconfiguration(home: Path) -> None:
-    clock = VirtualClock(NOW)
-    provider = LocalProvider(home, clock, THIS_MACHINE, lambda payload, announce: [str(home / "no-such-program")])
-    with pytest.raises(Misconfigured, match="no-such-program"):
-        provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
-
-
-def test_ended_replicas_are_forgotten_after_some_days(home: Path) -> None:
-    clock = VirtualClock(NOW)
-    provider = local(home, "dies", clock=clock)
-    provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
-    assert gone(provider, "a").detail == "the model is not there"
-    clock.sleep(KEEP_ENDED.total_seconds() + 1)
-    assert list(provider.instances()) == []
-    assert list((home / "replicas").iterdir()) == []
-
-
-def test_a_replica_gets_none_of_the_daemons_secrets(home: Path) -> None:
-    code = "import os, sys; sys.exit(' '.join(sorted(os.environ)))"
-    provider = LocalProvider(
-        home, VirtualClock(NOW), THIS_MACHINE, lambda payload, announce: [sys.executable, "-S", "-c", code]
-    )
-    os.environ["HALVE_TEST_SECRET"] = "1"
-    try:
-        provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
-    finally:
-        del os.environ["HALVE_TEST_SECRET"]
-    assert {"HALVE_REPLICA", "PATH"} <= set(gone(provider, "a").detail.split())
-    assert "HALVE_TEST_SECRET" not in gone(provider, "a").detail
-
-
-def test_the_engines_command_is_a_function_of_the_payload(tmp_path: Path) -> None:
-    payload = {"deployment": "ocr", "model": "ppocr", "engine": {"workers": 2, "threads": 1}, "offer": "local/this"}
-    again = json.loads(json.dumps(payload))
-    command = engine_command(payload, tmp_path / "announce.json")
-    assert command == engine_command(again, tmp_path / "announce.json")
-    assert command[1:3] == ["-m", "inference"]
-    assert command[-6:] == ["--model", "ppocr", "--workers", "2", "--threads", "1"]
-
-
-# simulated alone
-
-
-def market(clock: VirtualClock, **conditions: object) -> SimulatedProvider:
-    return SimulatedProvider(clock, replace(Conditions(offers=(SIMULATED,), boot_seconds=60), **conditions))
-
-
-def ask(token: str = "a", offer: Offer = SIMULATED) -> Request:
-    return Request(token=token, offer=offer, payload={})
-
-
-@pytest.mark.parametrize("error", [Throttled("slow down"), Unreachable("no answer"), NoCapacity("none")])
-def test_an_error_before_the_effect_leaves_nothing(error: ProviderError) -> None:
-    provider = market(VirtualClock(NOW))
-    provider.faults.before.append(error)
-    with pytest.raises(type(error)):
-        provider.launch(ask())
-    assert (provider.running(), list(provider.instances())) == ((), [])
-    provider.launch(ask())
-    provider.faults.before.append(error)
-    with pytest.raises(type(error)):
-        provider.terminate("m-a")
-    assert provider.running() == ("a",)
-
-
-def test_an_error_after_the_effect_leaves_one_machine_and_the_call_may_be_repeated() -> None:
-    provider = market(VirtualClock(NOW))
-    provider.faults.after.append(Unreachable("no answer"))
-    with pytest.raises(Unreachable):
-        provider.launch(ask())
-    assert provider.running() == ("a",)
-    assert provider.launch(ask()) == "m-a"
-    assert provider.running() == ("a",)
-    provider.faults.after.append(Throttled("slow down"))
-    with pytest.raises(Throttled):
-        provider.terminate("m-a")
-    assert provider.running() == ()
-    provider.terminate("m-a")
-
-
-def test_an_offer_of_yesterdays_spec_is_a_misconfiguration() -> None:
-    with pytest.raises(Misconfigured, match="no longer on offer"):
-        market(VirtualClock(NOW)).launch(ask(offer=replace(SIMULATED, id="simulated/elsewhere")))
-
-
-def test_capacity_counts_those_that_run() -> None:
-    clock = VirtualClock(NOW)
-    provider = market(clock, offers=(replace(SIMULATED, capacity=1),))
-    provider.launch(ask("a"))
-    with pytest.raises(NoCapacity):
-        provider.launch(ask("b"))
-    provider.launch(ask("a"))  # it is the same one
-    provider.terminate("m-a")
-    provider.launch(ask("b"))
-    assert provider.running() == ("b",)
-
-
-def test_it_boots_is_listed_late_and_answers_when_it_has_booted() -> None:
-    clock = VirtualClock(NOW)
-    provider = market(clock, listing_delay_seconds=10)
-    provider.launch(ask())
-    assert list(provider.instances()) == []
-    clock.sleep(10)
-    assert (listed(provider, "a").state, provider.health("sim://a")) == (State.STARTING, None)
-    assert not provider.drain("sim://a")
-    clock.sleep(50)
-    health = provider.health("sim://a")
-    assert listed(provider, "a").state is State.RUNNING
-    assert health is not None and (health.ready, health.draining) == (True, False)
-    assert provider.drain("sim://a")
-    health = provider.health("sim://a")
-    assert health is not None and (health.ready, health.draining) == (False, True)
-    assert (provider.health("sim://b"), provider.drain("sim://b")) == (None, False)
-
-
-def test_an_outage_is_announced_takes_back_and_refuses_until_it_is_over() -> None:
-    clock = VirtualClock(NOW)
-    outage = Outage(zone="sim-1", start=NOW + timedelta(hours=1), end=NOW + timedelta(hours=2))
-    provider = market(clock, outages=(outage,), notice_seconds=120)
-    provider.launch(ask())
-    clock.jump(outage.start - timedelta(seconds=121))
-    assert listed(provider, "a").reclaim_at is None
-    clock.sleep(1)
-    assert listed(provider, "a").reclaim_at == outage.start
-    clock.jump(outage.start + timedelta(minutes=59))  # nobody looked meanwhile
-    ended = listed(provider, "a")
-    assert (ended.state, ended.preempted, ended.ended_at) == (State.GONE, True, outage.start)
-    with pytest.raises(NoCapacity):
-        provider.launch(ask("b"))
-    clock.jump(outage.end)
-    provider.launch(ask("b"))
-    assert provider.meter() == {"a": 1_234_567, "b": 0}
-
-
-def test_the_meter_counts_every_microsecond_and_rounds_down() -> None:
-    clock = VirtualClock(NOW)
-    provider = market(clock)
-    provider.launch(ask())
-    clock.jump(NOW + timedelta(seconds=7, microseconds=3))
-    assert provider.meter() == {"a": 1_234_567 * 7_000_003 // 3_600_000_000}
-    assert provider.meter(NOW) == {"a": 0}
-    provider.terminate("m-a")
-    clock.sleep(1000)
-    assert provider.meter() == {"a": 1_234_567 * 7_000_003 // 3_600_000_000}
