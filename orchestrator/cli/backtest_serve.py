@@ -18,8 +18,11 @@ def serve(
     cold_start_seconds: float = typer.Option(180.0, "--cold-start-seconds", help="From launch to ready; billed."),
     spot_ratio: float = typer.Option(0.3, "--spot-ratio", help="Spot price over on-demand price."),
     notice_seconds: int = typer.Option(0, "--notice-seconds", help="How long before a loss it is said."),
-    availability: float = typer.Option(
-        0.99, "--availability", metavar="SHARE", help="Share of time with all replicas ready, to keep at least cost."
+    availability: str = typer.Option(
+        "0.99",
+        "--availability",
+        metavar="SHARE",
+        help="Share of time with all replicas ready, such as 0.995 or 99.5%, to keep at least cost.",
     ),
     guard: bool = typer.Option(False, "--guard", help="Survive the loss of any one zone."),
     policy: str = typer.Option("hazard", "--policy", metavar="NAME", help="Or `list`, to see the names."),
@@ -46,6 +49,7 @@ def serve(
         return
     if not traces:
         raise typer.BadParameter("at least one trace file is needed", param_hint="TRACE...")
+    goal = _share(availability)
     serving.require(policy)
     if plot is not None:
         pictures.require(plot)
@@ -58,7 +62,7 @@ def serve(
         cold_start_seconds=cold_start_seconds,
         spot_ratio=spot_ratio,
         notice_seconds=notice_seconds,
-        availability=availability,
+        availability=goal,
         guard=guard,
     )
     bound = serving_bound.bound(trace, service)
@@ -71,6 +75,15 @@ def serve(
         return
     rows = [served, *(serving.replay(trace, service, name) for name in names if name != policy)]
     _print_table(_title(trace, service), rows, bound)
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a share such as 0.995 or 99.5%", param_hint="--availability"
+        ) from None
 
 
 def _report(served: "Served", bound: float) -> dict[str, str | float | int]:

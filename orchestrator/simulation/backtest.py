@@ -70,12 +70,12 @@ def task_of(
     """A task in whole seconds: work and overhead rounded up, the deadline down. Raises Refused if it cannot be met."""
     for field, value in (("task-hours", work_hours), ("deadline-hours", deadline_hours)):
         if not 0 < value < math.inf:
-            raise Refused(f"--{field} must be above 0, not {value}")
+            raise Refused(f"--{field} must be a number above 0, not {value:g}")
     if not 0 <= overhead_hours < math.inf:
-        raise Refused(f"--restart-overhead-hours must be 0 or more, not {overhead_hours}")
+        raise Refused(f"--restart-overhead-hours must be a number, 0 or more, not {overhead_hours:g}")
     for field, value in (("on-demand-price", on_demand_price), *(("spot-price", price) for price in spot_prices)):
         if not 0 <= value < math.inf:
-            raise Refused(f"--{field} must be 0 or more, not {value}")
+            raise Refused(f"--{field} must be a number, 0 or more, not {value:g}")
     zones = len(trace.names)
     if len(spot_prices) not in (1, zones):
         raise Refused(f"--spot-price: {len(spot_prices)} prices for {zones} zones; give one for all, or one for each")

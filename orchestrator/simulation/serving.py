@@ -79,7 +79,7 @@ def service_of(
         if not 0 <= seconds <= 86400:
             raise Refused(f"--{field} must be from 0 to 86400, not {seconds:g}")
     if not 0 <= spot_ratio < math.inf:
-        raise Refused(f"--spot-ratio must be 0 or more, not {spot_ratio}")
+        raise Refused(f"--spot-ratio must be a number, 0 or more, not {spot_ratio:g}")
     if not 0 < availability < 1:
         raise Refused(f"--availability must be above 0 and below 1, such as 0.995, not {availability:g}")
     seconds = trace.ticks * trace.tick_seconds

@@ -119,7 +119,7 @@ def test_never_late_never_below_the_optimum(policy: str) -> None:
         trace = market_of(seed=seed, zones=1 + seed % 3)
         for deadline in (20.5, 24, 40):
             job = task(trace, work=20, deadline=deadline)
-            for run in replay(trace, job, policy, backtest.even_starts(trace, job, 5)):
+            for run in replay(trace, job, policy, backtest.even_starts(trace, job, 3)):
                 assert not run.deadline_missed and run.finished_hours is not None
                 assert run.cost >= run.optimal_cost - 1e-9
 
@@ -158,17 +158,8 @@ def test_an_underestimated_overhead_is_told_as_a_miss() -> None:
 
 def calls_of_a_replay(hours: int, tick: int, policy: str) -> int:
     """How many Python calls one replay takes, C functions included: the same on a busy machine as on an idle one."""
-    trace = trace_of(
-        spells(
-            mean_up_hours=2,
-            mean_down_hours=1,
-            heavy_tailed=False,
-            ticks=8 * 3600 * 24 // tick,
-            tick_seconds=tick,
-            seed=4,
-        ),
-        tick=tick,
-    )
+    hour = 3600 // tick
+    trace = trace_of(([1] * 2 * hour + [0] * hour) * 60, tick=tick)
     job = task(trace, work=hours, deadline=1.5 * hours)
     count = 0
 

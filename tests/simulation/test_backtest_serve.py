@@ -290,8 +290,12 @@ def test_the_command_prints_what_others_rely_on(tmp_path: Path) -> None:
     assert list(report)[:5] == ["policy", "relative_cost", "availability", "capacity", "preemptions"]
     assert report["policy"] == "hazard" and 0 < report["relative_cost"] <= 1
     assert "only the first 40 ticks" in found.stderr
-    table = CliRunner().invoke(app, asked)
+    percent = CliRunner().invoke(app, [*asked, "--notice-seconds", "120", "--availability", "99%", "--json"])
+    assert json.loads(percent.stdout) == report
+    assert CliRunner().invoke(app, [*asked, "--availability", "high"]).exit_code == 2
+    table = CliRunner(env={"COLUMNS": "80"}).invoke(app, asked)
     assert all(name in table.stdout for name in (*POLICIES, "omniscient bound"))
+    assert max(map(len, table.stdout.splitlines())) <= 80
     names = CliRunner().invoke(app, ["backtest", "serve", "--policy", "list"])
     assert names.stdout.split() == list(POLICIES)
 
@@ -304,6 +308,7 @@ def test_the_command_prints_what_others_rely_on(tmp_path: Path) -> None:
         (["--cold-start-seconds", "-1"], "--cold-start-seconds"),
         (["--notice-seconds", "-5"], "--notice-seconds"),
         (["--availability", "1"], "--availability"),
+        (["--availability", "100%"], "--availability"),
         (["--spot-ratio", "nan"], "--spot-ratio"),
     ],
 )
