@@ -9,9 +9,16 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Accelerator = Literal["auto", "cuda", "cpu"]
 """auto tries CUDA and falls back to the CPU, cuda refuses to fall back, cpu does not try."""
+Backend = Literal["auto", "onnxruntime", "torch"]
+"""auto is onnxruntime where it is installed, else torch."""
+Precision = Literal["fp32", "bf16", "fp16"]
 
 #: distributions whose versions belong beside a measurement
-RUNTIME_PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+RUNTIME_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "torch")
+
+
+class NoAccelerator(Exception):
+    """CUDA was asked for by name and does not run here. One line with the reason."""
 
 
 class Session(Protocol):
@@ -31,6 +38,11 @@ class Runtime(Protocol):
     provider: str
     #: why it is not the accelerator, in one line; None when it is, or when none was wanted
     fallback: str | None
+    precision: Precision
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether batches pay."""
 
     def open(self, model: bytes, sample: Floats) -> Session:
         """Load a serialised model and run it once on `sample` to see that it runs."""

@@ -10,17 +10,15 @@ from typing import Any
 
 import onnxruntime
 
-from inference.backends import Accelerator, Floats
+from inference.backends import Accelerator, Floats, NoAccelerator, Precision
+
+__all__ = ["CPU", "CUDA", "NoAccelerator", "OrtRuntime", "OrtSession"]
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 Providers = list[tuple[str, dict[str, str]]]
 
 log = logging.getLogger(__name__)
-
-
-class NoAccelerator(Exception):
-    """CUDA was asked for by name and does not run here. One line with the reason."""
 
 
 class OrtRuntime:
@@ -37,9 +35,14 @@ class OrtRuntime:
     ) -> None:
         self.provider = CPU if accelerator == "cpu" else CUDA
         self.fallback: str | None = None
+        self.precision: Precision = "fp32"  # of what goes in and comes out; a model file may be fp16 inside
         self._required = accelerator == "cuda"
         self._threads = threads
         self._create = create or created
+
+    @property
+    def on_accelerator(self) -> bool:
+        return self.provider != CPU
 
     def open(self, model: bytes, sample: Floats) -> "OrtSession":
         """Raises NoAccelerator when CUDA is required and does not run."""
