@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from orchestrator.billing import Terms
+from orchestrator.providers import ProviderError
 from orchestrator.providers.rental import Outage
 from orchestrator.providers.tariff import Move
 from policies.snapshot import Offer
@@ -51,3 +52,11 @@ class Conditions:
     troubles: tuple[Trouble, ...] = ()
     quota: int | None = None  # machines of the account at once
     terms: Terms = field(default_factory=Terms)
+
+
+@dataclass
+class Faults:
+    """Errors to come, in order: raised before the call takes effect, or after it did."""
+
+    before: list[ProviderError] = field(default_factory=list)
+    after: list[ProviderError] = field(default_factory=list)

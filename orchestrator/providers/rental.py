@@ -141,21 +141,23 @@ class Rental:
     def end(self, token: str, at: datetime, *, preempted: bool) -> None:
         """End a machine; what is over, or never was, stays as it is."""
         if (machine := self.alive.get(token)) is not None:
+            # not before what has happened to it, even where the clock was set back
+            at = max(at, machine.stopped_at or machine.booted_from)
             self._put(replace(machine, ended_at=at, preempted=preempted))
 
     def stop(self, token: str, at: datetime) -> None:
         """Switch a machine off."""
         machine = self.alive.get(token)
         if machine is not None and machine.stopped_at is None:
-            self._put(replace(machine, stops=(*machine.stops, (at, None)), draining=False))
+            self._put(replace(machine, stops=(*machine.stops, (max(at, machine.booted_from), None)), draining=False))
 
     def start(self, token: str, at: datetime) -> None:
         """Switch a stopped machine on again; without spot capacity it stays off."""
         machine = self.alive.get(token)
-        if machine is None or machine.stopped_at is None:
+        if machine is None or (off := machine.stopped_at) is None:
             return
         if machine.purchase is not Purchase.SPOT or not self._outages.lasts(machine.zone, at):
-            self._put(replace(machine, stops=(*machine.stops[:-1], (machine.stopped_at, at))))
+            self._put(replace(machine, stops=(*machine.stops[:-1], (off, max(at, off)))))
 
     def drain(self, token: str) -> None:
         if (machine := self.alive.get(token)) is not None and not machine.draining:

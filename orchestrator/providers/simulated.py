@@ -11,7 +11,6 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -33,22 +32,14 @@ from orchestrator.providers import (
     Unreachable,
     tags_of,
 )
-from orchestrator.providers.conditions import Conditions, Kind, Trouble
+from orchestrator.providers.conditions import Conditions, Faults, Kind, Trouble
 from orchestrator.providers.rental import Outage, Outages, Rental, Rented
-from orchestrator.providers.tariff import Move, Tariff, metered
+from orchestrator.providers.tariff import Meter, Move, Tariff
 from policies.snapshot import Offer, Purchase
 
 __all__ = ["Conditions", "Faults", "Kind", "Move", "Outage", "Rented", "SCHEME", "SimulatedProvider", "Trouble"]
 
 SCHEME = "sim://"
-
-
-@dataclass
-class Faults:
-    """Errors to come, in order: raised before the call takes effect, or after it did."""
-
-    before: list[ProviderError] = field(default_factory=list)
-    after: list[ProviderError] = field(default_factory=list)
 
 
 _STATE = TypeAdapter(dict[str, Rented])
@@ -70,6 +61,7 @@ class SimulatedProvider:
         self._delay = timedelta(seconds=conditions.listing_delay_seconds)
         self._outages = Outages(conditions.outages, conditions.notice_seconds)
         self._tariff = Tariff(conditions.offers, conditions.moves)
+        self._meter = Meter(self._tariff, conditions.terms)
         forgotten_after = conditions.listed_after_end_seconds + conditions.listing_delay_seconds
         self._rental = Rental(self._outages, conditions.boot_seconds, forgotten_after)
         edges = {at for one in conditions.troubles for at in (one.start, one.end)}
@@ -151,7 +143,7 @@ class SimulatedProvider:
         """What each machine has cost by `until` (now), in micro-units."""
         until = until or self._clock.now()
         with self._market() as rental:
-            return {token: metered(one, self._tariff, self.terms, until) for token, one in rental.machines.items()}
+            return {token: self._meter.read(one, until) for token, one in rental.machines.items()}
 
     def next_event(self, after: datetime) -> datetime | None:
         """The next moment at which the market changes by itself."""

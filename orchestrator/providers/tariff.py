@@ -84,31 +84,42 @@ def _row(offer: Offer, at: datetime, price: int | None) -> Priced:
     return Priced(offer_id=offer.id, price_per_hour_micros=price, currency=offer.currency, effective_at=at)
 
 
-def metered(machine: Rented, tariff: Tariff, terms: Terms, until: datetime) -> int:
-    """Micro-units that a machine has cost by `until`.
+class Meter:
+    """What machines cost: each stretch at one price, and the disk, is rounded down by itself."""
 
-    Each stretch at one price, and the disk, is rounded down by itself. What a bill knows of a whole life (its minimum,
-    the free first hour) counts when the machine is over.
-    """
-    over = machine.ended_at is not None and machine.ended_at <= until
-    end = machine.ended_at if machine.ended_at is not None and over else until
-    life = _microseconds(end - machine.launched_at)
-    if life < 0:
-        return 0
-    disk = terms.disk_per_hour_micros * life // MICROSECONDS_PER_HOUR
-    taken = over and machine.preempted and machine.purchase is Purchase.SPOT
-    if taken and terms.first_hour_free and life < MICROSECONDS_PER_HOUR:
-        return disk
-    stretches = list(_stretches(machine, tariff, until))
-    if over:
-        price, last = stretches[-1]
-        used = sum(length for _, length in stretches)
-        stretches[-1] = (price, last + max(0, terms.minimum_seconds * 1_000_000 - used))
-    return disk + sum(price * length // MICROSECONDS_PER_HOUR for price, length in stretches)
+    def __init__(self, tariff: Tariff, terms: Terms) -> None:
+        self._tariff = tariff
+        self._terms = terms
+        self._final: dict[str, int] = {}  # of machines that are over: it is asked for at every tick
+
+    def read(self, machine: Rented, until: datetime) -> int:
+        """Micro-units that a machine has cost by `until`."""
+        if until < machine.launched_at:
+            return 0
+        if machine.ended_at is None or until < machine.ended_at:
+            parts = _stretches(machine, self._tariff, until)
+            return self._disk(until - machine.launched_at) + sum(_micros(*part) for part in parts)
+        if machine.token not in self._final:
+            self._final[machine.token] = self._whole(machine, machine.ended_at)
+        return self._final[machine.token]
+
+    def _whole(self, machine: Rented, end: datetime) -> int:
+        """Of a machine that is over: only now its bill knows of the minimum and of the free first hour."""
+        life, terms = end - machine.launched_at, self._terms
+        taken_back = machine.preempted and machine.purchase is Purchase.SPOT
+        if taken_back and terms.first_hour_free and life < timedelta(hours=1):
+            return self._disk(life)
+        *parts, (price, last) = _stretches(machine, self._tariff, end)
+        used = sum((length for _, length in parts), last)
+        last += max(timedelta(0), timedelta(seconds=terms.minimum_seconds) - used)
+        return self._disk(life) + sum(_micros(*part) for part in (*parts, (price, last)))
+
+    def _disk(self, life: timedelta) -> int:
+        return _micros(self._terms.disk_per_hour_micros, life)
 
 
-def _stretches(machine: Rented, tariff: Tariff, until: datetime) -> Iterator[tuple[int, int]]:
-    """(price per hour, microseconds) of each stretch at one price in which the machine ran."""
+def _stretches(machine: Rented, tariff: Tariff, until: datetime) -> Iterator[tuple[int, timedelta]]:
+    """(price per hour, time) of each stretch at one price in which the machine ran."""
     moves = tariff.between(machine.offer_id, machine.launched_at, until)
     for start, end in machine.spells(until):
         price, since = machine.price_per_hour_micros, start
@@ -116,11 +127,11 @@ def _stretches(machine: Rented, tariff: Tariff, until: datetime) -> Iterator[tup
             if start < move.effective_at:
                 if move.effective_at >= end:
                     break
-                yield price, _microseconds(move.effective_at - since)
+                yield price, move.effective_at - since
                 since = move.effective_at
             price = move.price_per_hour_micros or 0
-        yield price, _microseconds(end - since)
+        yield price, end - since
 
 
-def _microseconds(span: timedelta) -> int:
-    return span // timedelta(microseconds=1)
+def _micros(price_per_hour_micros: int, time: timedelta) -> int:
+    return price_per_hour_micros * (time // timedelta(microseconds=1)) // MICROSECONDS_PER_HOUR

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 
@@ -79,9 +78,6 @@ def test_the_accounts_quota_counts_machines_of_every_offer_and_stopped_ones_too(
     assert provider.running() == ("a", "c")
 
 
-# booting and listing
-
-
 def test_it_boots_and_answers_when_it_has_booted() -> None:
     clock = VirtualClock(NOW)
     provider = market(clock)
@@ -97,67 +93,6 @@ def test_it_boots_and_answers_when_it_has_booted() -> None:
     health = provider.health("sim://a")
     assert health is not None and (health.ready, health.draining) == (False, True)
     assert (provider.health("sim://b"), provider.drain("sim://b")) == (None, False)
-
-
-def test_a_machine_is_listed_late_each_at_a_moment_of_its_own_before_the_deadline() -> None:
-    clock = VirtualClock(NOW)
-    provider = market(clock, listing_delay_seconds=10)
-    tokens = [f"t{number}" for number in range(50)]
-    for token in tokens:
-        provider.launch(ask(token))
-    assert list(provider.instances()) == []
-    shown: dict[str, float] = {}
-    for second in range(1, 11):
-        clock.jump(at(second))
-        shown |= {one.token: second for one in provider.instances() if one.token not in shown}
-    assert sorted(shown) == sorted(tokens)  # by the delay, and so before the deadline
-    assert provider.listing_deadline_seconds == 15
-    assert len(set(shown.values())) > 5
-    again = market(other := VirtualClock(NOW), listing_delay_seconds=10)
-    for token in tokens:
-        again.launch(ask(token))
-    other.jump(at(5))
-    assert {one.token for one in again.instances()} == {token for token, second in shown.items() if second <= 5}
-
-
-def test_a_machine_that_ended_is_listed_for_a_while_and_never_forgotten() -> None:
-    clock = VirtualClock(NOW)
-    provider = market(clock, listed_after_end_seconds=100, listing_delay_seconds=10)
-    provider.launch(ask("a"))
-    provider.launch(ask("b"))
-    clock.sleep(50)
-    provider.terminate("m-a")
-    clock.sleep(99)
-    assert listed(provider, "a").ended_at == at(50)
-    clock.sleep(1)
-    assert [one.token for one in provider.instances()] == ["b"]
-    clock.sleep(1000)
-    assert provider.launch(ask("a")) == "m-a"  # the token is used up
-    provider.terminate("m-a")
-    assert [one.token for one in provider.instances()] == ["b"]
-    assert [(one.token, one.ended_at) for one in provider.rented()] == [("a", at(50)), ("b", None)]
-    assert provider.meter()["a"] == 1_234_567 * 50 // 3600
-
-
-def test_what_ended_is_not_looked_at_for_ever() -> None:
-    """A month has thousands of machines, and a listing at every tick."""
-    clock = VirtualClock(NOW)
-    provider = market(clock)
-    for number in range(3000):
-        provider.launch(ask(f"t{number}"))
-        provider.terminate(f"m-t{number}")
-    provider.launch(ask())
-    clock.sleep(3600)
-    assert [one.token for one in provider.instances()] == ["a"]
-
-    def seconds() -> float:
-        start = perf_counter()
-        for _ in range(50):
-            provider.instances()
-        return (perf_counter() - start) / 50
-
-    assert min(seconds() for _ in range(5)) < 0.0003  # 3,000 dataclasses would take ten times that
-    assert len(provider.rented()) == len(provider.meter()) == 3001
 
 
 # outages

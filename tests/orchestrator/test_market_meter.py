@@ -162,6 +162,12 @@ def test_a_machine_of_a_forgotten_offer_goes_on_at_its_price(tmp_path: Path) -> 
     assert SimulatedProvider(clock, Conditions(offers=()), path).meter() == {"a": 7_200}
 
 
+@pytest.mark.parametrize("steps", ["end", "stop end", "stop start end", "stop start stop start end"])
+def test_a_clock_that_was_set_back_makes_nothing_cheaper(steps: str) -> None:
+    back = tuple((-number, step) for number, step in enumerate(steps.split(), 1))
+    assert lived(*back, terms=DISK) == 0
+
+
 # the meter, against the ledger's arithmetic
 
 #: moments in microseconds: any, and those at which rules change

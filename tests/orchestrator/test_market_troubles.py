@@ -7,7 +7,7 @@ import pytest
 from orchestrator.clock import VirtualClock
 from orchestrator.providers import Misconfigured, NoCapacity, ProviderError, State, Throttled, Unreachable
 from orchestrator.providers.simulated import Kind, Outage, SimulatedProvider
-from tests.orchestrator.market import ELSEWHERE, NOW, ON_DEMAND, SPOT, ask, at, listed, listings, market, trouble
+from tests.orchestrator.market import ELSEWHERE, NOW, ON_DEMAND, SPOT, ask, at, listed, market, trouble
 
 Call = Callable[[SimulatedProvider], object]
 CALLS: dict[str, Call] = {
@@ -122,84 +122,6 @@ def test_a_drought_is_one_on_demand_too_and_takes_nothing_back() -> None:
         with pytest.raises(NoCapacity):
             provider.launch(ask("b", offer))
     assert provider.running() == ("a",)
-
-
-# the listing
-
-
-def test_a_stale_listing_is_as_it_was() -> None:
-    clock = VirtualClock(NOW)
-    provider = market(clock, listing_delay_seconds=30, troubles=(trouble(Kind.STALE, 100, 200),))
-    for token in ("ends", "stops", "starts"):
-        provider.launch(ask(token))
-    clock.jump(at(80))
-    provider.stop("starts")
-    clock.jump(at(110))
-    provider.terminate("m-ends")
-    provider.stop("stops")
-    provider.start("starts")
-    provider.launch(ask("new"))
-    clock.jump(at(139))
-    assert [one.token for one in provider.instances()] == ["ends", "stops", "starts"]
-    ends, stops, starts = provider.instances()
-    assert (ends.state, ends.ended_at) == (State.RUNNING, None)
-    assert (stops.state, stops.stopped_at) == (State.RUNNING, None)
-    assert (starts.state, starts.stopped_at) == (State.STOPPED, at(80))
-    clock.jump(at(140))
-    ends, stops, starts, new = provider.instances()
-    assert (ends.state, ends.ended_at) == (State.GONE, at(110))
-    assert (stops.state, stops.stopped_at) == (State.STOPPED, at(110))
-    assert (starts.state, starts.stopped_at) == (State.STARTING, None)
-    assert (new.token, new.state) == ("new", State.STARTING)
-
-
-def test_a_stale_listing_is_never_later_than_the_deadline_and_does_not_know_of_a_notice() -> None:
-    clock = VirtualClock(NOW)
-    outage = Outage(zone="sim-1", start=at(600), end=at(700))
-    provider = market(clock, listing_delay_seconds=30, outages=(outage,), troubles=(trouble(Kind.STALE, 0, 9999),))
-    provider.launch(ask())
-    clock.jump(at(29))
-    assert listings(provider, "a") == []
-    clock.jump(at(30))
-    assert listed(provider, "a").launched_at == NOW
-    clock.jump(at(509))
-    assert listed(provider, "a").reclaim_at is None
-    clock.jump(at(510))  # announced at 480
-    assert listed(provider, "a").reclaim_at == at(600)
-    clock.jump(at(629))
-    assert (listed(provider, "a").state, listed(provider, "a").preempted) == (State.RUNNING, False)
-    clock.jump(at(630))
-    assert (listed(provider, "a").state, listed(provider, "a").preempted) == (State.GONE, True)
-
-
-def test_a_stale_listing_keeps_what_ended_as_long_as_it_should() -> None:
-    clock = VirtualClock(NOW)
-    stale = trouble(Kind.STALE, 0, 9999)
-    provider = market(clock, listing_delay_seconds=30, listed_after_end_seconds=100, troubles=(stale,))
-    provider.launch(ask())
-    clock.jump(at(50))
-    provider.terminate("m-a")
-    clock.jump(at(179))
-    assert listed(provider, "a").state is State.GONE
-    clock.jump(at(180))
-    assert listings(provider, "a") == []
-
-
-def test_a_doubled_listing_says_it_twice_the_second_time_as_it_was() -> None:
-    clock = VirtualClock(NOW)
-    provider = market(clock, listing_delay_seconds=30, troubles=(trouble(Kind.DOUBLED, 100, 200),))
-    provider.launch(ask("a"))
-    clock.jump(at(110))
-    provider.terminate("m-a")
-    provider.launch(ask("b"))
-    clock.jump(at(139))
-    assert [one.state for one in listings(provider, "a")] == [State.GONE, State.RUNNING]
-    assert len(listings(provider, "b")) == 1
-    clock.jump(at(140))
-    assert [one.ended_at for one in listings(provider, "a")] == [at(110), at(110)]
-    assert len(listings(provider, "b")) == 2
-    clock.jump(at(200))
-    assert len(provider.instances()) == 2
 
 
 # machines that come to nothing
