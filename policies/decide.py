@@ -154,6 +154,7 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves | None
     steady, notes = candidates.candidates(snapshot, policy, stand.capped.spot_only)
     first = next((at for at, row in enumerate(ranked) if row.offer.purchase is Purchase.SPOT), len(ranked))
     mine = {row.offer.id for row in ranked[:first] if row.offer.purchase is Purchase.OWNED}
+    others = [row for row in ranked if row.offer.id not in mine]
     beyond = tuple(one for one in stand.current if one.offer_id not in mine)
     if first == len(ranked) and not any(one.purchase is Purchase.SPOT for one in beyond):
         return None
@@ -166,7 +167,7 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves | None
     scene = spot.Scene(
         now=snapshot.now,
         sources=candidates.sources(ranked, snapshot, policy),
-        on_demand_price=candidates.on_demand_price(ranked, snapshot, policy) if steady else None,
+        on_demand_price=candidates.on_demand_price(others, snapshot, policy) if steady else None,
         machines=beyond,
         going=spot.returning(snapshot.instances),
         replaced=bool(stand.outdated),
@@ -175,9 +176,8 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves | None
     answer = spot.answer(scene, goal, policy.placing, snapshot.memory.get("placement"))
     while basket.take(owned) is not None:
         pass
-    held = sum(one.purchase is not Purchase.SPOT for one in beyond)
-    wanted = _in_the_stead(answer.launches, stand, goal.base_on_demand - held)
-    missed = _buy(basket, wanted, snapshot, ranked, steady, allowed - stand.bounds.max if steady else allowed)
+    spots = allowed - stand.bounds.max if steady else allowed  # refused launches must not use up the runaway bound
+    missed = _buy(basket, answer.launches, snapshot, ranked, steady, spots)
     replaced = disruption.outdated(stand.staying, stand.target.replicas, policy.surge, stand.outdated)
     return _Moves(
         leaving=(*replaced, *answer.stops),
@@ -197,14 +197,6 @@ def _goal(policy: Policy, stand: _Stand, replicas: int) -> Goal:
         base_on_demand=max(0, min(base - (stand.target.replicas - replicas), replicas)),
         guard=policy.guard,
     )
-
-
-def _in_the_stead(wanted: Wishes, stand: _Stand, base: int) -> Wishes:
-    """Without what is wanted on demand while outdated ones still serve in its stead, but for the base."""
-    serving = sum(one.id in stand.outdated and one.status is Status.READY for one in stand.staying)
-    held = [one for one in wanted if one[0] is None]
-    kept = held[: max(0, base, len(held) - serving)]
-    return (*(one for one in wanted if one[0] is not None), *kept)
 
 
 def _buy(

@@ -93,12 +93,13 @@ def answer(scene: Scene, goal: Goal, policy: str, remembered: Plain | None) -> A
     if now < known.quiet_until and ranks == known.ranks and not (fleet.lost or fleet.refused or starting):
         return Answer()
     decision = POLICIES[policy](fleet, goal, known.own)
+    quiet = not decision.launches and not decision.stops and decision.hold_seconds > 0
     after = _Known(
         policy=policy,
         replicas=goal.replicas,
         pools=names + unknown,
         seen=seen,
-        quiet_until=round(now + decision.hold_seconds, 3) if decision.hold_seconds > 0 else 0.0,
+        quiet_until=round(now + decision.hold_seconds, 3) if quiet else 0.0,
         ranks=ranks,
         own=decision.memory,
     )

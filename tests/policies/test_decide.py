@@ -353,7 +353,13 @@ def obeyed(seen: Snapshot, plan: Plan, step: int) -> Snapshot:
         after.append(one)
     launched = [one for one in plan.actions if isinstance(one, Launch)]
     new = [
-        instance(f"{step}-{number}", Status.REQUESTED, offer_id=one.offer.id, requested_at=seen.now)
+        instance(
+            f"{step}-{number}",
+            Status.REQUESTED,
+            offer_id=one.offer.id,
+            purchase=one.offer.purchase,
+            requested_at=seen.now,
+        )
         for number, one in enumerate(launched)
     ]
     return replace(seen, now=now, instances=(*after, *new))
