@@ -174,6 +174,10 @@ class Rental:
             del self.recent[token]
         return self.recent.values()
 
+    def count(self, offer_id: str) -> int:
+        """How many machines of an offer are not over."""
+        return sum(one.offer_id == offer_id for one in self.alive.values())
+
     def booted(self, machine: Rented, at: datetime) -> bool:
         """Whether a running machine is up."""
         return at - machine.booted_from >= self._boot

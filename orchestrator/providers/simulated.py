@@ -168,8 +168,7 @@ class SimulatedProvider:
             raise NoCapacity(f"no capacity in {offer.zone}")
         if offer.purchase is Purchase.SPOT and self._outages.lasts(offer.zone, now):
             raise NoCapacity(f"no spot capacity in {offer.zone}")
-        alive = sum(one.offer_id == offer.id for one in rental.alive.values())
-        if offer.capacity is not None and alive >= offer.capacity:
+        if offer.capacity is not None and rental.count(offer.id) >= offer.capacity:
             raise NoCapacity(f"{offer.id} has {offer.capacity} machines")
         return Rented(
             token=request.token,
@@ -186,12 +185,12 @@ class SimulatedProvider:
     def _listings(self, rental: Rental, machine: Rented, now: datetime) -> Iterator[Listed]:
         """One machine's part of the listing while there are troubles: late, and twice."""
         stale = self._troubled(Kind.STALE, machine.zone, now)
-        then = now - self._delay
         if not stale and self._shows(machine, now):
             yield self._listed(rental, machine, now)
-        for outdated in (stale, self._troubled(Kind.DOUBLED, machine.zone, now)):
-            if outdated and machine.launched_at <= then and self._kept(machine := machine.as_of(then), then):
-                yield self._listed(rental, machine, then)
+        times = stale + self._troubled(Kind.DOUBLED, machine.zone, now)
+        then = now - self._delay
+        if times and machine.launched_at <= then and self._kept(before := machine.as_of(then), then):
+            yield from [self._listed(rental, before, then)] * times
 
     def _shows(self, machine: Rented, now: datetime) -> bool:
         return (not self._delay or self._shown_from(machine) <= now) and self._kept(machine, now)

@@ -13,6 +13,7 @@ from policies.snapshot import Offer, Purchase
 #: an offer's first price is in force since then
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECONDS_PER_HOUR = 3_600_000_000
+MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,4 +135,4 @@ def _stretches(machine: Rented, tariff: Tariff, until: datetime) -> Iterator[tup
 
 
 def _micros(price_per_hour_micros: int, time: timedelta) -> int:
-    return price_per_hour_micros * (time // timedelta(microseconds=1)) // MICROSECONDS_PER_HOUR
+    return price_per_hour_micros * (time // MICROSECOND) // MICROSECONDS_PER_HOUR

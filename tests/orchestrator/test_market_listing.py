@@ -1,6 +1,6 @@
 """How the simulated market lists its machines: late, for a while after their end, stale, and twice."""
 
-from time import perf_counter
+from time import process_time
 
 from orchestrator.clock import VirtualClock
 from orchestrator.providers import State
@@ -60,10 +60,10 @@ def test_what_ended_is_not_looked_at_for_ever() -> None:
     assert [one.token for one in provider.instances()] == ["a"]
 
     def seconds() -> float:
-        start = perf_counter()
+        start = process_time()
         for _ in range(50):
             provider.instances()
-        return (perf_counter() - start) / 50
+        return (process_time() - start) / 50
 
     assert min(seconds() for _ in range(5)) < 0.0003  # 3,000 dataclasses would take ten times that
     assert len(provider.rented()) == len(provider.meter()) == 3001
