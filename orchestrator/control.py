@@ -22,6 +22,7 @@ from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger, Transaction, is_simulated, mark_simulated
 from orchestrator.spec import Spec
 from policies.lifecycle import Status
+from policies.placement import POLICIES
 
 START_SECONDS = 20.0
 UP_SECONDS = 300.0
@@ -36,6 +37,7 @@ BUILT = {
     "model": ("ppocr",),
     "engine.backend": ("auto", "onnxruntime"),
     "engine.precision": ("auto", "fp32"),
+    "spot.policy": tuple(POLICIES),
 }
 
 
@@ -60,6 +62,7 @@ def check(wanted: Spec, home: Path) -> None:
         "model": (wanted.model,) if "local" in wanted.provider else (),
         "engine.backend": (wanted.engine.backend,),
         "engine.precision": (wanted.engine.precision,),
+        "spot.policy": (wanted.spot.policy,) if wanted.spot else (),
     }
     for key, values in asked.items():
         for value in values:
@@ -82,9 +85,6 @@ def check(wanted: Spec, home: Path) -> None:
 def without_effect(wanted: Spec) -> tuple[str, ...]:
     """The spec's keys that this version takes and does nothing with: to be said aloud."""
     idle = {
-        "spot.policy": wanted.spot is not None and "policy" in wanted.spot.model_fields_set,
-        "spot.availability": wanted.spot is not None and "availability" in wanted.spot.model_fields_set,
-        "spot.guard": wanted.spot is not None and wanted.spot.guard,
         "simulated.preemptions_per_day": bool(wanted.simulated.preemptions_per_day),
         "alerts": bool(wanted.alerts),
     }
