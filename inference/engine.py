@@ -41,24 +41,25 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """A detector, an orienter and a recogniser, loaded. `read` may be called by several threads at once."""
+    """A detector, an orienter and a recogniser, loaded. `read` may be called by several threads at once.
+
+    `bounded` brings images within PP-OCR's bounds before detection; without it the detector sees them as they are.
+    """
 
     model: str
     precision: str
     provider: str
     fallback: str | None
+    on_accelerator: bool
     detector: Detector
-    orienter: Orienter
+    orienter: Orienter | None  # None: lines are taken to stand upright
     recogniser: Recogniser
-
-    @property
-    def on_accelerator(self) -> bool:
-        return self.provider != "CPUExecutionProvider"
+    bounded: bool = True
 
     def read(self, images: Sequence[Pixels]) -> list[Reading]:
         """One reading per image, in order. A page without text has no lines; it is not an error."""
         started = time.perf_counter()
-        framed = [_Frame.around(image) for image in images]
+        framed = [_Frame.around(image) if self.bounded else _Frame.bare(image) for image in images]
         found = self.detector.find([frame.image for frame in framed])
         lines = [self._lines(frame, boxes) for frame, boxes in zip(framed, found, strict=True)]
         seconds = time.perf_counter() - started
@@ -69,7 +70,7 @@ class Engine:
 
     def _lines(self, frame: "_Frame", boxes: Boxes) -> tuple[Line, ...]:
         crops = [crop(frame.image, box) for box in boxes]
-        words = self.recogniser.read(self.orienter.upright(crops))
+        words = self.recogniser.read(self.orienter.upright(crops) if self.orienter else crops)
         return tuple(
             Line(text=word.text, score=word.score, box=frame.original(box))
             for word, box in zip(words, boxes, strict=True)
@@ -97,6 +98,11 @@ class _Frame:
         if bar:
             bounded = cv2.copyMakeBorder(bounded, bar, bar, 0, 0, cv2.BORDER_CONSTANT, value=(0, 0, 0))
         return cls(bounded, bar, width, height, across, down)
+
+    @classmethod
+    def bare(cls, image: Pixels) -> "_Frame":
+        height, width = image.shape[:2]
+        return cls(image, 0, width, height, 1.0, 1.0)
 
     def original(self, box: Boxes) -> tuple[tuple[float, float], ...]:
         points = (box - (0, self.bar)) * (self.across, self.down)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -31,6 +31,21 @@ class Words:
     score: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What a recognition network wants its lines to look like: `height` pixels, padded on the right to `least_width` or
+    more, through `table` (256 values, or 1 x 256 x 3 for B, G, R), in the channel order RGB when `rgb`."""
+
+    height: int = HEIGHT
+    least_width: int = LEAST_WIDTH
+    table: Floats = field(default_factory=lambda: SCALED)
+    rgb: bool = False
+    logits: bool = False  # the network's answers are not probabilities yet
+
+
+PPOCR_FORM = Form()
+
+
 class Orienter:
     """Turns lines that stand on their head."""
 
@@ -41,7 +56,7 @@ class Orienter:
         turned: list[Pixels] = []
         for start in range(0, len(crops), ROWS):
             some = crops[start : start + ROWS]
-            upside_down = self._session.run(np.stack([_row(crop, UPRIGHT_WIDTH) for crop in some]))[:, 1]
+            upside_down = self._session.run(np.stack([_row(crop, UPRIGHT_WIDTH, PPOCR_FORM) for crop in some]))[:, 1]
             for crop, probability in zip(some, upside_down, strict=True):
                 turned.append(cv2.rotate(crop, cv2.ROTATE_180) if probability > FLIP_ABOVE else crop)
         return turned
@@ -51,13 +66,22 @@ class Recogniser:
     """The recognition network and its alphabet.
 
     `together` runs the lines that share a width as one batch, which an accelerator wants; on a CPU each line alone is
-    up to an eighth faster, because its activations then stay in cache. The text is the same.
+    up to an eighth faster, because its activations then stay in cache. The text is the same. `alphabet` has one entry
+    per class, the blank first; by default it is read from the model file.
     """
 
-    def __init__(self, session: Session, *, together: bool) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        together: bool,
+        alphabet: Sequence[str] | None = None,
+        form: Form = PPOCR_FORM,
+    ) -> None:
         self._session = session
         self._together = together
-        self._alphabet = ["", *session.metadata["character"].splitlines(), " "]
+        self._form = form
+        self._alphabet = alphabet or ["", *session.metadata["character"].splitlines(), " "]
 
     def read(self, crops: Sequence[Pixels]) -> list[Words]:
         """The words of each crop of ONE image, in order.
@@ -70,10 +94,11 @@ class Recogniser:
         words: dict[int, Words] = {}
         for start in range(0, len(crops), ROWS):
             members = order[start : start + ROWS]
-            width = int(HEIGHT * max(LEAST_WIDTH / HEIGHT, *ratios[members]))
-            rows = [_row(crops[i], width) for i in members]
+            height = self._form.height
+            width = int(height * max(self._form.least_width / height, *ratios[members]))
+            rows = [_row(crops[i], width, self._form) for i in members]
             for i, probabilities in zip(members, self._run(rows), strict=True):
-                words[int(i)] = decoded(probabilities, self._alphabet)
+                words[int(i)] = decoded(_softmax(probabilities) if self._form.logits else probabilities, self._alphabet)
         return [words[i] for i in range(len(crops))]
 
     def _run(self, rows: list[Floats]) -> list[Floats]:
@@ -108,10 +133,17 @@ def decoded(probabilities: Floats, alphabet: Sequence[str]) -> Words:
     return Words(text, round(float(probabilities[kept, best[kept]].mean(dtype=np.float64)), 5))
 
 
-def _row(crop: Pixels, width: int) -> Floats:
-    """3 x 48 x width: scaled to the height, padded on the right with the value of mid-grey."""
+def _softmax(logits: Floats) -> Floats:
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: Floats = exponents / exponents.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _row(crop: Pixels, width: int, form: Form) -> Floats:
+    """3 x height x width: scaled to the height, padded on the right with zeros, the value of mid-grey."""
     height, across = crop.shape[:2]
-    wide = min(width, math.ceil(HEIGHT * (across / height)))
-    row = np.zeros((3, HEIGHT, width), np.float32)
-    row[:, :, :wide] = cv2.LUT(cv2.resize(crop, (wide, HEIGHT)), SCALED).transpose(2, 0, 1)
+    wide = min(width, math.ceil(form.height * (across / height)))
+    row = np.zeros((3, form.height, width), np.float32)
+    pixels = cv2.LUT(cv2.resize(crop, (wide, form.height)), form.table)
+    row[:, :, :wide] = (pixels[:, :, ::-1] if form.rgb else pixels).transpose(2, 0, 1)
     return row

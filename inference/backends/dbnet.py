@@ -188,7 +188,9 @@ def _state(checkpoint: Path) -> dict[str, Any]:
     for wrapper in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
-    tensors = isinstance(found, (dict, OrderedDict)) and all(isinstance(value, torch.Tensor) for value in found.values())
+    tensors = isinstance(found, (dict, OrderedDict)) and all(
+        isinstance(value, torch.Tensor) for value in found.values()
+    )
     if not tensors or not found:
         raise WeightsError(f"{checkpoint}: not a checkpoint: it holds no weights by name")
     return dict(found)

@@ -26,9 +26,7 @@ class TorchRuntime:
     (torch.autocast); weights stay float32 in memory.
     """
 
-    def __init__(
-        self, *, accelerator: Accelerator = "auto", threads: int = 1, precision: Precision = "fp32"
-    ) -> None:
+    def __init__(self, *, accelerator: Accelerator = "auto", threads: int = 1, precision: Precision = "fp32") -> None:
         """Raises NoAccelerator when CUDA is required and does not run."""
         torch.set_num_threads(threads)
         self.precision = precision

@@ -8,6 +8,7 @@ from inference.engine import Engine
 from inference.models import weights
 from inference.recognition import HEIGHT, LEAST_WIDTH, UPRIGHT_WIDTH, Orienter, Recogniser
 
+NAME = "ppocr"
 PACKAGE = "rapidocr"
 DETECTOR = ("PP-OCRv6_det_small.onnx", "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f")
 RECOGNISER = ("PP-OCRv6_rec_small.onnx", "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884")
@@ -19,20 +20,34 @@ ORIENTER = (
 
 def load(runtime: Runtime) -> Engine:
     """Raises weights.WeightsError when a model file is missing or not the one expected."""
-
-    def opened(file: tuple[str, str], height: int, width: int) -> Session:
-        model = weights.flushed(weights.read(PACKAGE, *file))
-        return runtime.open(model, np.zeros((1, 3, height, width), np.float32))
-
-    detector = Detector(opened(DETECTOR, 64, 64))
-    orienter = Orienter(opened(ORIENTER, HEIGHT, UPRIGHT_WIDTH))
-    recogniser = opened(RECOGNISER, HEIGHT, LEAST_WIDTH)
+    found, turned, read = detector(runtime), orienter(runtime), recogniser(runtime)
     return Engine(
-        model="ppocr",
-        precision="fp32",
+        model=NAME,
+        precision=runtime.precision,
         provider=runtime.provider,
         fallback=runtime.fallback,
-        detector=detector,
-        orienter=orienter,
-        recogniser=Recogniser(recogniser, together=runtime.provider != "CPUExecutionProvider"),
+        on_accelerator=runtime.on_accelerator,
+        detector=found,
+        orienter=turned,
+        recogniser=read,
     )
+
+
+def detector(runtime: Runtime) -> Detector:
+    """Raises weights.WeightsError."""
+    return Detector(_opened(runtime, DETECTOR, 64, 64))
+
+
+def orienter(runtime: Runtime) -> Orienter:
+    """Raises weights.WeightsError."""
+    return Orienter(_opened(runtime, ORIENTER, HEIGHT, UPRIGHT_WIDTH))
+
+
+def recogniser(runtime: Runtime) -> Recogniser:
+    """Raises weights.WeightsError."""
+    return Recogniser(_opened(runtime, RECOGNISER, HEIGHT, LEAST_WIDTH), together=runtime.on_accelerator)
+
+
+def _opened(runtime: Runtime, file: tuple[str, str], height: int, width: int) -> Session:
+    model = weights.flushed(weights.read(PACKAGE, *file))
+    return runtime.open(model, np.zeros((1, 3, height, width), np.float32))

@@ -5,26 +5,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.detection import MAX_NETWORK_PIXELS, boxes_of, network_size
+from inference.detection import MAX_NETWORK_PIXELS, BoxRule, Sizing, boxes_of
 from inference.engine import Engine
 
 
+DBNET = Sizing(shorter=736, grow_only=False, round_up=True)
+
+
 @pytest.mark.parametrize(
-    ("height", "width", "expected"),
+    ("sizing", "height", "width", "expected"),
     [
-        pytest.param(736, 736, (736, 736), id="as-it-is"),
-        pytest.param(368, 736, (736, 1472), id="shorter-side-grown"),
-        pytest.param(1000, 2000, (992, 1984), id="never-shrunk-but-rounded"),
-        pytest.param(48, 16, (2208, 736), id="tiny"),
+        pytest.param(Sizing(), 736, 736, (736, 736), id="as-it-is"),
+        pytest.param(Sizing(), 368, 736, (736, 1472), id="shorter-side-grown"),
+        pytest.param(Sizing(), 1000, 2000, (992, 1984), id="never-shrunk-but-rounded"),
+        pytest.param(Sizing(), 48, 16, (2208, 736), id="tiny"),
+        pytest.param(Sizing(longest=1024), 1000, 2000, (512, 1024), id="longest-side-bounded"),
+        pytest.param(DBNET, 1472, 2000, (736, 1024), id="dbnet-shrinks-and-rounds-the-longer-side-up"),
+        pytest.param(DBNET, 400, 300, (992, 736), id="dbnet-grows"),
+        pytest.param(
+            Sizing(shorter=736, grow_only=False, round_up=True, longest=1024), 500, 2000, (256, 1024), id="both"
+        ),
+        pytest.param(Sizing(fixed=(800, 800)), 123, 4567, (800, 800), id="fixed"),
     ],
 )
-def test_network_size(height: int, width: int, expected: tuple[int, int]) -> None:
-    assert network_size(height, width) == expected
+def test_network_size(sizing: Sizing, height: int, width: int, expected: tuple[int, int]) -> None:
+    assert sizing.of(height, width) == expected
 
 
 @given(st.integers(30, 4096), st.integers(30, 4096))
 def test_no_shape_that_the_engine_frames_makes_the_network_input_huge(height: int, width: int) -> None:
-    rows, columns = network_size(height, width)
+    rows, columns = Sizing().of(height, width)
     assert rows % 32 == 0 == columns % 32
     assert rows * columns <= 1.4 * max(MAX_NETWORK_PIXELS, (height + 32) * (width + 32))
 
@@ -38,6 +48,25 @@ def test_a_bright_bar_is_one_box_around_it_in_the_images_pixels() -> None:
     assert left < 40 < 360 < right
     assert top < 80 < 100 < bottom
     assert box[0].tolist() == [left, top]
+
+
+def test_a_lower_threshold_finds_what_a_higher_one_leaves_out() -> None:
+    probability = np.zeros((100, 200), np.float32)
+    probability[40:50, 20:180] = 0.25
+    assert len(boxes_of(probability, 100, 200, BoxRule(threshold=0.2, box_threshold=0.2))) == 1
+    assert len(boxes_of(probability, 100, 200, BoxRule(threshold=0.2, box_threshold=0.3))) == 0
+    assert len(boxes_of(probability, 100, 200, BoxRule(threshold=0.3, box_threshold=0.2))) == 0
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+def test_a_larger_ratio_grows_boxes_more(polygons: bool) -> None:
+    probability = np.zeros((100, 200), np.float32)
+    probability[40:60, 20:180] = 0.9
+    heights = []
+    for ratio in (1.0, 1.5, 2.0):
+        (box,) = boxes_of(probability, 100, 200, BoxRule(unclip=ratio, polygons=polygons))
+        heights.append(box[3, 1] - box[0, 1])
+    assert 20 < heights[0] < heights[1] < heights[2] <= 60
 
 
 def test_faint_and_tiny_spots_are_no_text() -> None:
