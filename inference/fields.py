@@ -17,6 +17,10 @@ MAX_NAMES = 64
 MAX_NAME_LENGTH = 64
 REACH_RIGHT = 20.0  # line heights between a name and its value
 REACH_DOWN = 1.5
+REACH_ON = 0.7  # between two lines of one value
+LONGEST_VALUE = 5  # lines
+MARGIN = 1.5  # line heights that a full line may end before the longest one
+TALL = 1.5  # height over width from which a line is read downwards, as the recogniser does
 
 _LABELS = """
 甲方 乙方 丙方 名称 品名 产品名称 货物名称 项目名称 型号 规格 规格型号 编号 序列号 出厂编号 批号 生产批号
@@ -33,6 +37,7 @@ _QUOTED = re.compile(r"‘([^‘’]+)’|“([^“”]+)”|「([^「」]+)」|
 _COLON = re.compile(r"(?<!\d)[:：](?!//)|(?<=\d)[:：](?!\d|//)")
 _ASIDE = re.compile(r"\([^()]*\)$")
 _SENTENCE = re.compile(r"[，。！？；,;!?]|^[\W\d_]+$")
+_ITEM = re.compile(r"第[一二三四五六七八九十百\d]+[条章款]|[(（]?[一二三四五六七八九十\d]{1,2}(?:[)）、]|\.(?!\d))")
 _LABEL_LIKE = re.compile(rf"[\u4e00-\u9fff]{{2,{LONGEST_LABEL}}}")
 _VARIANTS = str.maketrans("凈", "净")  # one character to a reader, two to the alphabet
 
@@ -88,7 +93,8 @@ class _Cell:
 
 
 class _Sheet:
-    """The lines of a page, what is known to be a name, and who stands where (upright bounds, pixels)."""
+    """The lines of a page, what is known to be a name, and who stands where: upright bounds in pixels, on the page
+    turned so that its lines run to the right."""
 
     def __init__(self, lines: Sequence[Line], known: set[str]) -> None:
         texts = [narrowed(line.text).strip() for line in lines]
@@ -97,10 +103,22 @@ class _Sheet:
             for i, (text, line) in enumerate(zip(texts, lines, strict=True))
         ]
         self.known = known
-        corners = np.array([line.box for line in lines], np.float64).reshape(-1, 4, 2)
+        corners = _straightened(np.array([line.box for line in lines], np.float64).reshape(-1, 4, 2))
         self.left, self.top = corners.min(axis=1).T
         self.right, self.bottom = corners.max(axis=1).T
+        if self._upside_down():
+            self.left, self.right, self.top, self.bottom = -self.right, -self.left, -self.bottom, -self.top
         self.height = np.maximum(1.0, self.bottom - self.top)
+
+    def _upside_down(self) -> bool:
+        """A box does not say which way up its line was; but names stand at the left of rows, values at the right."""
+        middle, centre = (self.top + self.bottom) / 2, (self.left + self.right) / 2
+        row = (self.top[:, None] < middle) & (self.bottom[:, None] > middle)
+        after = (row & (centre[:, None] > centre)).any(axis=0)
+        before = (row & (centre[:, None] < centre)).any(axis=0)
+        names = np.array([cell.bare in self.known for cell in self.cells], bool)
+        at_left, at_right = (names & after & ~before).sum(), (names & before & ~after).sum()
+        return bool(at_right >= 3 and at_right > 2 * at_left)
 
     def right_of(self, cell: _Cell) -> _Cell | None:
         """The nearest in the same row: it shares at least half of the lower one's height."""
@@ -117,9 +135,59 @@ class _Sheet:
         under = (gap >= -0.3) & (gap <= REACH_DOWN) & (self.left < self.right[i]) & (self.right > self.left[i])
         return self._nearest(i, under, self.top)
 
+    def value_on(self, text: str, cell: _Cell, start: float, *, alone: bool) -> str:
+        """A value that begins in the cell at `start` (pixels), with the lines it runs on over.
+
+        They stand close below one another, each alone in its row, and begin between the cell's left and the value's. A
+        value `alone` in its cell may be narrower than the page; one behind its name must have run out of space.
+        """
+        last, begin = cell, self.left[cell.i]
+        for _ in range(LONGEST_VALUE - 1):
+            if not alone and self.right[last.i] < self.right.max() - MARGIN * self.height[last.i]:
+                break
+            below = self._run_on_in(last, begin, begin if alone else start)
+            if below is None or (alone and self.right[below.i] > self.right[last.i] + MARGIN * self.height[last.i]):
+                break
+            text, last = _joined(text, below.text), below
+        return text
+
+    def _run_on_in(self, cell: _Cell, begin: float, end: float) -> _Cell | None:
+        i, height = cell.i, self.height[cell.i]
+        gap = (self.top - self.bottom[i]) / height
+        close = (gap >= -0.5) & (gap <= REACH_ON) & (abs(self.height - height) <= 0.3 * height)
+        there = close & (self.left >= begin - 0.6 * height) & (self.left <= end + height)
+        below = self._nearest(i, there, self.top)
+        if below is None or _ITEM.match(below.text) or below.bare in self.known or any(_inside(below.text, self.known)):
+            return None
+        centre = (self.top[below.i] + self.bottom[below.i]) / 2
+        neighbours = (self.top < centre) & (self.bottom > centre)
+        return below if neighbours.sum() == 1 else None
+
     def _nearest(self, i: int, fits: NDArray[np.bool_], distance: NDArray[np.float64]) -> _Cell | None:
         fits[i] = False
         return self.cells[int(np.argmin(np.where(fits, distance, np.inf)))] if fits.any() else None
+
+
+def _straightened(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The boxes (n x 4 x 2) on a page turned by the median direction of its lines; tall ones are read downwards."""
+    if not len(corners):
+        return corners
+    across, down = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 1]
+    wide, tall = np.hypot(*across.T), np.hypot(*down.T)
+    upright = tall < TALL * wide
+    along = across if wide[upright].sum() >= tall[~upright].sum() else down
+    counted = upright if along is across else ~upright
+    angles = np.arctan2(along[:, 1], along[:, 0])[counted]
+    angle = float(np.median(angles)) if len(angles) else 0.0
+    cosine, sine = np.cos(angle), np.sin(angle)
+    straight: NDArray[np.float64] = corners @ np.array([[cosine, -sine], [sine, cosine]])
+    return straight
+
+
+def _joined(text: str, more: str) -> str:
+    """Words keep a space between them, Chinese does not."""
+    space = " " if text[-1:].isascii() and text[-1:].isalnum() and more[:1].isascii() and more[:1].isalpha() else ""
+    return text + space + more
 
 
 def _pairs(sheet: _Sheet, *, strict: bool) -> list[_Pair]:
@@ -131,10 +199,14 @@ def _pairs(sheet: _Sheet, *, strict: bool) -> list[_Pair]:
         inside = list(_inside(cell.text, sheet.known))
         if not inside and cell.bare in sheet.known:
             inside = [(cell.text, "")]
+        if inside and inside[-1][1]:
+            name, value = inside[-1]
+            start = sheet.right[cell.i] - (sheet.right[cell.i] - sheet.left[cell.i]) * len(value) / len(cell.text)
+            inside[-1] = (name, sheet.value_on(value, cell, start, alone=False))
         pairs += [_Pair(name=_clean(name), value=value, score=cell.score) for name, value in inside if value]
         if inside and not inside[-1][1] and (there := _value_of(cell, sheet, strict=strict, head=cell.i in heads)):
-            score = min(cell.score, there.score)
-            pairs.append(_Pair(name=_clean(inside[-1][0]), value=there.text, score=score))
+            value = sheet.value_on(there.text, there, sheet.left[there.i], alone=True)
+            pairs.append(_Pair(name=_clean(inside[-1][0]), value=value, score=min(cell.score, there.score)))
     return pairs
 
 

@@ -1,6 +1,8 @@
 """Bytes of an image file -> pixels, with limits. Whatever the bytes are, the outcome is pixels or a BadImage."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +19,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
+BAND_ROWS = 256
 
 # It warns of large images, which have our own limit, and of odd tags, which are the sender's business. Once for the
 # process, because catching warnings around each call is not safe among threads.
@@ -105,44 +108,74 @@ def _opened(content: bytes, max_bytes: int, max_pixels: int) -> Image.Image:
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # noqa: BLE001  a garbled tag does not spoil the pixels
-        return image
+    with contextlib.suppress(Exception):  # a garbled tag does not spoil the pixels
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _blue_green_red(image: Image.Image) -> Pixels:
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        grey = _eight_bits(np.asarray(image))
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        return _eight_bits(np.asarray(image))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        return _on_contrast(np.asarray(image.convert("RGBA")))
-    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
+        return _on_contrast(image)
+    plain = image if image.mode == "RGB" else image.convert("RGB")
+    return np.ascontiguousarray(np.asarray(plain)[:, :, ::-1])
 
 
-def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+def _eight_bits(values: NDArray[Any]) -> Pixels:
     """16-bit and float greys to 0-255. Integers keep their scale (65535 is white); floats fill the range they use."""
-    if values.dtype.kind != "f":
-        top = 255 if values.max(initial=0) <= 255 else 65535
-        scaled: NDArray[np.uint8] = (np.clip(values, 0, top).astype(np.uint32) * 255 // top).astype(np.uint8)
-        return scaled
-    finite = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = finite.min(), finite.max()
-    spread: NDArray[np.uint8] = np.rint((finite - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
-    return spread
+    scale = _spread if values.dtype.kind == "f" else _shortened
+    grey = np.empty((*values.shape, 3), np.uint8)
+    low, high = _range(values)
+    for rows in _bands(len(values)):
+        grey[rows] = scale(values[rows], low, high)[:, :, None]
+    return grey
 
 
-def _on_contrast(rgba: NDArray[np.uint8]) -> Pixels:
+def _range(values: NDArray[Any]) -> tuple[float, float]:
+    bounds = [(finite.min(), finite.max()) for rows in _bands(len(values)) for finite in [_finite(values[rows])]]
+    return min(low for low, _ in bounds), max(high for _, high in bounds)
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
+    finite: NDArray[np.float64] = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    return finite
+
+
+def _spread(values: NDArray[Any], low: float, high: float) -> NDArray[Any]:
+    return np.rint((_finite(values) - low) * (255 / (high - low) if high > low else 0))
+
+
+def _shortened(values: NDArray[Any], _: float, high: float) -> NDArray[Any]:
+    top = 255 if high <= 255 else 65535
+    scaled: NDArray[Any] = np.clip(values, 0, top).astype(np.uint32) * 255 // top
+    return scaled
+
+
+def _on_contrast(image: Image.Image) -> Pixels:
     """Dark writing on white, light writing on black: by the mean luminance (ITU-R BT.601) of what is not transparent,
     as rapidocr does."""
-    seen = rgba[rgba[:, :, 3] > 0]
-    dark = seen.size == 0 or float(seen[:, :3].mean(axis=0) @ (0.299, 0.587, 0.114)) < 128
-    share = rgba[:, :, 3].astype(np.float32) / 255
-    background = (255 if dark else 0) * (1 - share)
-    laid = np.empty((*share.shape, 3), np.uint8)
-    for channel in range(3):  # one at a time: float copies of a large page are heavy
-        laid[:, :, 2 - channel] = rgba[:, :, channel] * share + background
+
+    def band(rows: slice) -> NDArray[np.uint8]:
+        return np.asarray(image.crop((0, rows.start, image.width, rows.stop)).convert("RGBA"))
+
+    total, count = np.zeros(3), 0
+    for rows in _bands(image.height):
+        seen = (rgba := band(rows))[rgba[:, :, 3] > 0]
+        total += seen[:, :3].sum(axis=0, dtype=np.float64)
+        count += len(seen)
+    dark = count == 0 or float(total / count @ (0.299, 0.587, 0.114)) < 128
+    laid = np.empty((image.height, image.width, 3), np.uint8)
+    for rows in _bands(image.height):
+        rgba = band(rows)
+        share = rgba[:, :, 3:].astype(np.float32) / 255
+        laid[rows] = (rgba[:, :, :3] * share + (255 if dark else 0) * (1 - share))[:, :, ::-1]
     return laid
+
+
+def _bands(height: int) -> Iterator[slice]:
+    """Some rows at a time: wider copies of a whole large page would take a gigabyte."""
+    return (slice(top, min(top + BAND_ROWS, height)) for top in range(0, height, BAND_ROWS))
 
 
 def _line(error: Exception) -> str:

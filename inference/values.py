@@ -14,6 +14,8 @@ _AMOUNT_NAMES = re.compile(r"金额|单价|总价|价格|售价|合计|总计|�
 _DATE_NAMES = re.compile(r"日期|时间|date", re.I)
 _PHONE_NAMES = re.compile(r"电话|手机|传真|热线|联系方式|tel|phone|fax|mobile", re.I)
 
+_CHINESE_GAP = re.compile(r"(?<=[\u4e00-\u9fff])\s+(?=[\u4e00-\u9fff(])")
+
 _NUMBER = r"-?(?:\d{1,3}(?:[,，]\s?\d{3})+|\d+)(?:\.\d+)?"
 _SIGNED = re.compile(rf"(?:¥|RMB|CNY|\$|USD|€)\s*({_NUMBER})\s*(万)?", re.I)
 _IN_YUAN = re.compile(rf"({_NUMBER})\s*(万)?\s*[元圆]")
@@ -37,9 +39,9 @@ def normalised(name: str, value: str) -> str:
     """The value as a machine wants it; `name`, the field's, decides where the value alone does not.
 
     "¥86,500.00" -> "86500.00"; "2026年3月1日" -> "2026-03-01"; "138 1234 5678" -> "13812345678".
-    What is none of these comes back with its edges trimmed.
+    What is none of these comes back with its edges trimmed and without spaces between Chinese characters.
     """
-    value = narrowed(value).strip(" \t:：;；,，。、_")
+    value = _CHINESE_GAP.sub("", narrowed(value).strip(" \t:：;；,，。、_"))
     if _PHONE_NAMES.search(name):
         return phone(value) or value
     if _AMOUNT_NAMES.search(name):

@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -142,3 +143,58 @@ def test_pairs_nobody_asked_for(lines: list[Line], expected: dict[str, str]) -> 
 def test_any_page_gives_every_name_and_nothing_else(lines: list[Line], names: list[str]) -> None:
     assert set(fields.extract(lines, tuple(names))) == set(names)
     assert all(fields.extract(lines, None))
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        pytest.param(
+            [line(0, 0, "甲方：" + "一" * 17), line(0, 28, "二二二")], {"甲方": "一" * 17 + "二二二"}, id="full-line"
+        ),
+        pytest.param([line(0, 0, "甲方：" + "一" * 17), line(0, 28, "乙方：二")], {"甲方": "一" * 17}, id="next-name"),
+        pytest.param(
+            [line(0, 0, "甲方：" + "一" * 17), line(0, 28, "第二条　货")], {"甲方": "一" * 17}, id="item"
+        ),
+        pytest.param([line(0, 0, "甲方：" + "一" * 17), line(0, 60, "二二二")], {"甲方": "一" * 17}, id="a-gap"),
+        pytest.param(
+            [line(0, 0, "甲方：一"), line(0, 28, "二二二"), line(0, 200, "长" * 30)],
+            {"甲方": "一"},
+            id="a-line-with-room-left",
+        ),
+        pytest.param(
+            [line(0, 0, "地址"), line(100, 0, "北京市海淀"), line(100, 28, "区中关村"), line(0, 56, "电话")],
+            {"地址": "北京市海淀区中关村"},
+            id="in-a-column-of-its-own",
+        ),
+        pytest.param(
+            [line(0, 0, "地址"), line(100, 0, "北京市"), line(0, 28, "住址"), line(100, 28, "上海市")],
+            {"地址": "北京市"},
+            id="the-next-row-is-another",
+        ),
+        pytest.param(
+            [line(0, 0, "地址"), line(100, 0, "12 Long Road"), line(100, 28, "Old Town")],
+            {"地址": "12 Long Road Old Town"},
+            id="words-keep-their-space",
+        ),
+    ],
+)
+def test_values_that_run_on(lines: list[Line], expected: dict[str, str]) -> None:
+    assert fields.extract(lines, tuple(expected)) == expected
+
+
+@pytest.mark.parametrize("degrees", [0, 7, -20, 90, 180])
+def test_a_page_turned_by_any_angle_has_the_same_fields(degrees: float) -> None:
+    """Its boxes come as a detector gives them: clockwise from the corner that is top left in the picture."""
+    names, values = ("型号", "编号", "重量", "产地"), ("Y2-132M", "26031807", "81 kg", "北京市")
+    page = [line(0, 40 * i, name) for i, name in enumerate(names)]
+    page += [line(200, 40 * i, value) for i, value in enumerate(values)]
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+
+    def turned(one: Line) -> Line:
+        corners = np.array(one.box) @ turn
+        first = int(np.argmin(corners.sum(axis=1)))
+        return Line(text=one.text, score=one.score, box=tuple(map(tuple, np.roll(corners, -first, axis=0).tolist())))
+
+    found = fields.extract([turned(one) for one in page], names)
+    assert found == dict(zip(names, values, strict=True))

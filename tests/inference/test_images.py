@@ -1,9 +1,11 @@
 """Every file is pixels or a BadImage with a reason; nothing else ever comes out."""
 
 import struct
+import subprocess
+import sys
+import time
 import zlib
 from collections.abc import Callable
-from io import BytesIO
 
 import numpy as np
 import pytest
@@ -13,27 +15,9 @@ from PIL import Image
 
 from inference import images
 from inference.images import BadImage
+from tests.inference.files import FAULTY, RED, encoded, encoded_kinds, png_claiming
 
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-RED = Image.new("RGB", (40, 20), (200, 10, 30))
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    """A well-formed PNG header of that size, and hardly any data behind it."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
-    )
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::RuntimeWarning:PIL")
 
 
 @pytest.mark.parametrize(
@@ -147,3 +131,55 @@ def test_images_with_changed_bytes_never_surprise(kind: str, places: list[tuple[
     else:
         assert decoded.ndim == 3
         assert decoded.shape[2] == 3
+
+
+@settings(max_examples=600, deadline=None)
+@given(FAULTY)
+def test_faulty_files_are_pixels_or_a_reason(content: bytes) -> None:
+    try:
+        decoded = images.decode(content)
+    except BadImage as bad:
+        assert bad.status in (400, 413, 415)
+        assert bad.reason
+        assert "\n" not in bad.reason
+    else:
+        assert decoded.shape[2:] == (3,)
+        assert decoded.size > 0
+
+
+@pytest.mark.parametrize("kind", sorted(encoded_kinds()))
+def test_a_blank_page_is_white_whatever_its_kind(kind: str) -> None:
+    decoded = images.decode(encoded_kinds()[kind])
+    assert decoded.shape == ((40, 20, 3) if kind.endswith("turned") else (20, 40, 3))
+    if kind != "float-tiff":  # floats have no white
+        assert decoded.min() >= 250
+
+
+def test_a_million_empty_chunks_cost_seconds_at_most() -> None:
+    whole = png_claiming(20, 20)
+    empty = struct.pack(">I", 0) + b"junk" + struct.pack(">I", zlib.crc32(b"junk"))
+    started = time.process_time()
+    with pytest.raises(BadImage):
+        images.decode(whole[:33] + empty * (images.MAX_BYTES // len(empty) - 10) + whole[33:])
+    assert time.process_time() - started < 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["RGBA", "RGB", "I;16", "F", "P", "CMYK", "1"])
+def test_the_largest_page_takes_a_bounded_memory(mode: str) -> None:
+    """Twelve bytes a pixel beside the file, whatever its kind: workers times that is what a replica may need."""
+    most = 12
+    script = f"""
+import io, resource
+from PIL import Image
+from inference import images
+file = io.BytesIO()
+page = Image.new({mode!r}, (7000, 7000))
+page.save(file, "TIFF", compression="tiff_deflate")
+del page
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+images.decode(file.getvalue())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 49e6)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert float(done.stdout) < most, done.stdout

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.inference.files import png_claiming
 from tests.inference.replica import Replica, replica
-from tests.inference.test_images import png_claiming
 
 KEYS = [
     "original_filename",
