@@ -14,6 +14,7 @@ from types import FrameType
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from orchestrator.backups import Backups
 from orchestrator.clock import SystemClock
 from orchestrator.deployment import Running, close_door, open_running
 from orchestrator.doorway import HttpDoor
@@ -59,6 +60,7 @@ class Daemon:
         self._forgotten: dict[str, Deployment] = {}  # down, and their doors closed
         self._had_one = False
         self._jobs: JobRunner | None = None
+        self._backups = Backups(home)
 
     def run(self, *, wait: bool = True) -> None:
         """Hold the lease and tick until stopped by a signal or left by the last deployment.
@@ -85,6 +87,7 @@ class Daemon:
                 notify_systemd("STOPPING=1")
                 self._stopping.set()
                 alarm.shutdown(wait=False)
+                self._backups.stop()
                 self._jobs.stop(JOBS_SECONDS)
                 renewal.join()
                 for running in self._running.values():
@@ -116,7 +119,7 @@ class Daemon:
         with self._ledger.read() as tx:
             rows = deployments.known(tx)
             costing = {machine.deployment for machine in fleet.machines(tx)}
-        errors = []
+        errors = [self._backups.keep(started_at)]
         for row in rows:
             if row.wanted == "up" or row.name in costing:
                 self._had_one = True

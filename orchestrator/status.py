@@ -1,6 +1,7 @@
 """What `halve status` shows, as JSON values."""
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ from orchestrator.deployment import policy_of
 from orchestrator.door.client import Door
 from orchestrator.doorway import published
 from orchestrator.errors import Refused
-from orchestrator.ledger import deployments, fleet, leases
+from orchestrator.ledger import backup, beliefs, deployments, fleet, leases, offers, pools
 from orchestrator.ledger.deployments import Deployment
-from orchestrator.ledger.store import Ledger
+from orchestrator.ledger.store import Ledger, Transaction
 from policies import windows
+from policies.candidates import backed_off_until
+from policies.policy import Policy
+from policies.snapshot import Purchase
+
+HOUR = timedelta(hours=1)
 
 
 def status(home: Path, ledger: Ledger, now: datetime) -> dict[str, Any]:
@@ -32,7 +38,11 @@ def status(home: Path, ledger: Ledger, now: datetime) -> dict[str, Any]:
             "last_error": lease.last_error,
         }
     shown = [row for row in rows if row.wanted == "up" or row.name in costing]
-    return {"daemon": daemon, "deployments": [_deployment(home, ledger, row, now) for row in shown]}
+    return {
+        "daemon": daemon,
+        "backed_up_at": iso(backup.newest_at(home, now)),
+        "deployments": [_deployment(home, ledger, row, now) for row in shown],
+    }
 
 
 def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> dict[str, Any]:
@@ -59,6 +69,8 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
             for machine in machines
         ],
         "spend": {"month_micros": None, "currency": None},
+        "launches": {"last_hour": None, "bound": None, "resumes_at": None},
+        "left_alone": [],
     }
     try:
         policy = policy_of(spec.parse(row.spec, row.source), row, ledger)(now)
@@ -67,6 +79,7 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
     process, served = Door(home, row.name).running(), published(home, row.name)
     with ledger.read() as tx:
         spent = observe.spend(tx, row.name, now, policy)
+        launches, left_alone = _launches(tx, row.name, policy, now), _left_alone(tx, row.name, now)
     return {
         **shown,
         # what the door does is what counts: a spent budget closes it within its hours
@@ -78,6 +91,46 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
             "currency": spent.currency or None,
             "unknown_hours": round(spent.unknown_hours, 3),
         },
+        "launches": launches,
+        "left_alone": left_alone,
+    }
+
+
+def _launches(tx: Transaction, deployment: str, policy: Policy, now: datetime) -> dict[str, Any]:
+    """The runaway bound, and how much of it is used up; once it is, when the next launch may be."""
+    recent = [at for at in fleet.launches_since(tx, deployment, now - HOUR) if at <= now]
+    bound = policy.launches_per_hour(windows.bounds(policy.schedule, now).max)
+    resumes_at = recent[len(recent) - bound] + HOUR if len(recent) >= bound else None
+    return {"last_hour": len(recent), "bound": bound, "resumes_at": iso(resumes_at)}
+
+
+def _left_alone(tx: Transaction, deployment: str, now: datetime) -> list[dict[str, Any]]:
+    """Offers that are not asked for a while, and why; those that may be asked soonest first."""
+    words = pools.refusals(tx, deployment)
+    resting = _resting_spot(beliefs.known(tx, deployment).get("placement", {}))
+    found: list[tuple[datetime, dict[str, Any]]] = []
+    for offer in offers.known(tx):
+        refused = offer.refused_at is not None and offer.id in words
+        if offer.purchase is Purchase.SPOT:
+            until = resting.get(offer.id)
+        else:
+            until = backed_off_until(offer) if refused else None
+        if until is None or until <= now or (offer.refused_at or now) > now:
+            continue
+        lost = offer.lost_at is not None and (offer.refused_at is None or offer.refused_at < offer.lost_at)
+        times = f"refused {offer.refusals} time{'s' * (offer.refusals != 1)}"
+        why = f"{times}: {words[offer.id]}" if refused and not lost else "it took a machine back"
+        found.append((until, {"offer": offer.id, "until": iso(until), "refusals": offer.refusals, "why": why}))
+    return [shown for _, shown in sorted(found, key=lambda one: (one[0], one[1]["offer"]))]
+
+
+def _resting_spot(memory: Mapping[str, Any]) -> dict[str, datetime]:
+    """Until when the placement of spot machines leaves which pool alone, as its memory in the ledger says."""
+    known = memory["own"]["pools"] if memory.get("policy") == "hazard" and memory["own"] else ()
+    return {
+        pool: datetime.fromtimestamp(one["retry_at"], UTC)
+        for pool, one in zip(memory.get("pools", ()), known, strict=False)
+        if one["retry_at"] > 0
     }
 
 

@@ -1,5 +1,6 @@
 """Where the ledger lives: the engine, its transactions, its migrations, and the fence of a stale daemon."""
 
+import logging
 import os
 import secrets
 import sqlite3
@@ -15,12 +16,15 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from orchestrator.errors import Refused
 from orchestrator.ledger import tables as t
 
+log = logging.getLogger("halve.ledger")
+
 #: what a function that reads or writes is handed; nobody else needs to know which library it is
 Transaction = sa.Connection
 
 BUSY_TIMEOUT_MS = 15_000
 #: the schema that this code speaks; alembic is loaded only when a database is behind it
 HEAD = "0002"
+MIGRATIONS = Path(__file__).parent / "migrations"
 #: what SQLite says when there is no room, when it may not write, or when somebody else writes for too long
 NO_ROOM = ("disk is full", "disk i/o error", "readonly database", "unable to open", "database is locked")
 
@@ -117,7 +121,12 @@ def open_ledger(home: Path, url: str | None = None, *, simulated: bool = False) 
         key = installation_key(home)
     except OSError as error:
         raise Refused(f"HALVE_HOME {home}: {error.strerror}; set HALVE_HOME to a folder that can be written") from None
-    return _open(url or os.environ.get("HALVE_DATABASE_URL") or f"sqlite:///{home / 'halve.db'}", key, simulated)
+    return _open(url or address(home), key, simulated, home)
+
+
+def address(home: Path) -> str:
+    """The database of this HALVE_HOME, as a URL."""
+    return os.environ.get("HALVE_DATABASE_URL") or f"sqlite:///{home / 'halve.db'}"
 
 
 def open_file(path: Path, *, simulated: bool = False, create: bool = False) -> Ledger:
@@ -127,7 +136,7 @@ def open_file(path: Path, *, simulated: bool = False, create: bool = False) -> L
     return _open(f"sqlite:///{path}", b"simulated" if simulated else b"file", simulated)
 
 
-def _open(url: str, key: bytes, simulated: bool) -> Ledger:
+def _open(url: str, key: bytes, simulated: bool, home: Path | None = None) -> Ledger:
     try:
         engine = sa.create_engine(url)
     except (ArgumentError, ImportError) as error:  # the URL itself may hold a password: it is not repeated
@@ -138,7 +147,7 @@ def _open(url: str, key: bytes, simulated: bool) -> Ledger:
         sa.event.listen(engine, "connect", _tune_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     try:
-        migrate(engine)
+        migrate(engine, home)
         with engine.connect() as connection:
             tx = connection.execution_options(halve_writes=True)
             with tx.begin():
@@ -169,30 +178,55 @@ def installation_key(home: Path) -> bytes:
     return path.read_bytes()
 
 
-def migrate(engine: sa.Engine) -> None:
-    """Bring the schema up to HEAD. Raises Refused when a newer halve has written it."""
+def migrate(engine: sa.Engine, home: Path | None = None) -> None:
+    """Bring the schema up to HEAD; of HALVE_HOME's own ledger a copy is kept first.
+
+    Raises Refused when a newer halve has written it.
+    """
     with engine.connect() as tx:
         present = current_revision(tx)
     if present == HEAD:
         return
     from alembic import command
     from alembic.config import Config
-    from alembic.script import ScriptDirectory
 
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    known = {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}
-    if present is not None and present not in known:
+    if present is not None and present not in revisions():
         raise Refused(
             f"ledger {engine.url.database}: written by a newer halve (schema {present}); "
             "install that version, nothing was changed"
         )
+    if present is not None and home is not None and engine.dialect.name == "sqlite":
+        _copy_first(Path(str(engine.url.database)), home)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
     with engine.connect() as connection:
         tx = connection.execution_options(halve_writes=True)
         with tx.begin():
             if current_revision(tx) != HEAD:  # nobody was faster
                 config.attributes["connection"] = tx
                 command.upgrade(config, "head")
+
+
+def _copy_first(database: Path, home: Path) -> None:
+    """Without room for a copy the schema changes all the same: that is one transaction."""
+    from orchestrator.ledger import backup
+
+    try:
+        log.info(
+            "the ledger's schema changes; as it was it is kept as %s", backup.keep(database, home, datetime.now(UTC))
+        )
+    except Refused as refusal:
+        log.warning("%s", refusal)
+
+
+def revisions() -> set[str]:
+    """Every schema that this code can read or bring up to HEAD."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}
 
 
 def current_revision(tx: sa.Connection) -> str | None:
