@@ -5,7 +5,8 @@ opens the next; what the bill knows besides price and time is a correction when 
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -166,10 +167,28 @@ def _charge(row: sa.Row[*tuple[Any, ...]]) -> Charge:
     )
 
 
+def booked(tx: sa.Connection, kind: str) -> dict[str, list[Charge]]:
+    """Every charge of a kind that was ever booked, by machine, corrections included."""
+    found: dict[str, list[Charge]] = {}
+    for row in tx.execute(sa.select(t.charges).where(t.charges.c.kind == kind).order_by(t.charges.c.id)):
+        found.setdefault(row.instance_id, []).append(_charge(row))
+    return found
+
+
 def within(tx: sa.Connection, deployment: str, start: datetime, end: datetime) -> tuple[Charge, ...]:
-    """The charges of a deployment that touch [start, end)."""
-    c = t.charges.c
-    query = sa.select(c.started_at, c.ended_at, c.price_per_hour_micros, c.currency, c.amount_micros).where(
-        c.deployment == deployment, c.started_at < end, sa.or_(c.ended_at.is_(None), c.ended_at > start)
-    )
-    return tuple(_charge(row) for row in tx.execute(query))
+    """The charges of a deployment that touch [start, end), an open one as if it ended at `end`.
+
+    `end` is by our clock and a launch by its provider's. Where ours is ahead (a machine was launched before it was
+    asked for), an open charge ends so much earlier: nobody has paid for the difference.
+    """
+    c, i = t.charges.c, t.instances.c
+    query = sa.select(t.charges, i.requested_at, i.launched_at).join(t.instances, c.instance_id == i.id)
+    query = query.where(c.deployment == deployment, sa.or_(c.ended_at.is_(None), c.ended_at > start))
+    found = []
+    for row in tx.execute(query.where(c.started_at < end)):
+        charge = _charge(row)
+        if charge.ended_at is None and charge.amount_micros is None and row.launched_at is not None:
+            ahead = max(timedelta(0), row.requested_at - row.launched_at)
+            charge = replace(charge, ended_at=max(charge.started_at, end - ahead))
+        found.append(charge)
+    return tuple(found)

@@ -29,17 +29,18 @@ def one_machine_per_token(tx: sa.Connection) -> list[str]:
 
 
 def one_open_charge_at_most(tx: sa.Connection) -> list[str]:
-    """A machine, or a box of ours, has at most one open charge."""
+    """A machine, or a box of ours, has at most one open charge of a kind."""
     c = t.charges.c
     open_ones = _charged().where(c.ended_at.is_(None), c.amount_micros.is_(None))
-    query = open_ones.group_by(PAID_FOR).having(sa.func.count() > 1)
+    query = open_ones.group_by(PAID_FOR, c.kind).having(sa.func.count() > 1)
     return [f"{paid_for}: more than one open charge" for paid_for in tx.scalars(query)]
 
 
 def what_costs_is_charged(tx: sa.Connection) -> list[str]:
     """A machine that the provider has listed and that is not over has an open charge, or its box of ours has."""
     i = t.instances.c
-    charged = set(tx.scalars(_charged().where(t.charges.c.ended_at.is_(None))))
+    compute = _charged().where(t.charges.c.ended_at.is_(None), t.charges.c.kind == "compute")
+    charged = set(tx.scalars(compute))
     query = sa.select(i.id, i.status, PAID_FOR).where(
         i.status.in_(BILLABLE), i.launched_at.is_not(None), i.missing_since.is_(None)
     )

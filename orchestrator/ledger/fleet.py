@@ -130,6 +130,13 @@ def open_intents(tx: sa.Connection, deployment: str) -> tuple[Intent, ...]:
     return tuple(Intent(**row._mapping) for row in tx.execute(query))
 
 
+def intents(tx: sa.Connection, deployment: str) -> Sequence[Any]:
+    """Everything that was ever decided about a deployment's machines: kind, instance, state, and when."""
+    c = t.intents.c
+    query = sa.select(c.kind, c.instance_id, c.state, c.opened_at).where(c.deployment == deployment)
+    return tx.execute(query.order_by(c.id)).all()
+
+
 def launches_since(tx: sa.Connection, deployment: str, since: datetime) -> tuple[datetime, ...]:
     """When machines were asked for since `since`: the runaway bound counts them."""
     c = t.intents.c

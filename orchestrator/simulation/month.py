@@ -55,6 +55,11 @@ class SimulatedDoor:
         self._counted_until = clock.now()
         self.name = ""
 
+    @property
+    def serving(self) -> ServingSet | None:
+        """Who was last said to serve."""
+        return self._serving
+
     def publish(self, serving: ServingSet) -> None:
         self._serving = serving
 

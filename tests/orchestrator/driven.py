@@ -1,6 +1,6 @@
 """A real daemon in a process of its own, with tiny replicas, a quick clock, and a fuse where the test wants one.
 
-python -m tests.orchestrator.driven HOME [--no-wait] [--slow] [--die EFFECT]
+python -m tests.orchestrator.driven HOME [--no-wait] [--slow] [--die EFFECT] [--market URL]
 """
 
 import argparse
@@ -24,8 +24,9 @@ from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.fleet import Machine
 from orchestrator.ledger.store import Ledger, open_ledger
 from orchestrator.providers.local import LocalProvider
+from orchestrator.simulation.fuse import Fuse, fused
 from policies.lifecycle import Status
-from tests.orchestrator.fuse import Fuse, fused
+from tests.orchestrator.market_http import HttpMarket
 from tests.orchestrator.tiny import replicas, tiny
 
 SPECS = {
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--no-wait", action="store_true")
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--die", default="")
+    parser.add_argument("--market", default="")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
 
@@ -60,6 +62,9 @@ def main() -> None:
         if "local" in running.world.providers:
             provider = LocalProvider(home, clock, local_offer(running.spec), tiny())
             running.world = replace(running.world, providers={"local": provider})
+        if options.market:
+            rented = HttpMarket(options.market)
+            running.world = replace(running.world, providers={"simulated": rented}, probes=rented)
         running.world = fused(running.world, Fuse(die))
         return running
 

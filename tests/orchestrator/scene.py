@@ -17,6 +17,14 @@ from orchestrator.probes import Probes
 from orchestrator.providers import Provider
 from orchestrator.providers.simulated import Conditions, SimulatedProvider
 from orchestrator.scheduler import tick
+from orchestrator.simulation.invariants import (
+    ALWAYS,
+    Invariant,
+    Sight,
+    broken,
+    nothing_runs,
+    the_ledger_equals_the_meter,
+)
 from orchestrator.world import DoorLoad, World
 from policies import windows
 from policies.decide import Policy
@@ -25,7 +33,6 @@ from policies.lifecycle import LIVE, Status
 from policies.plan import Plan
 from policies.snapshot import Offer, Profile, Purchase
 from tests.orchestrator.batch import opened
-from tests.orchestrator.invariants import ALWAYS, Invariant, Sight, broken, nothing_runs, the_ledger_equals_the_meter
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)  # a Friday
 MODEL = "ppocr"

@@ -9,9 +9,9 @@ import pytest
 from orchestrator.ledger.store import Ledger
 from orchestrator.providers import NoCapacity, Throttled, Unreachable
 from orchestrator.scheduler import tick
+from orchestrator.simulation.fuse import Crash, Fuse, crash_at, fused
+from orchestrator.simulation.invariants import ALWAYS, broken
 from policies.snapshot import Purchase
-from tests.orchestrator.fuse import Crash, Fuse, crash_at, fused
-from tests.orchestrator.invariants import ALWAYS, broken
 from tests.orchestrator.scene import Scene, always, offer
 
 STEP = 5.0

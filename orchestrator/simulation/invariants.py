@@ -1,8 +1,13 @@
-"""What must hold after every tick, whatever happened. Each function names what is wrong, in words."""
+"""What must hold after every tick, whatever happened. Each function names what is wrong, in words.
 
+Most need to know what is true, which only a simulated market tells: what machines there are, and what they cost.
+What a ledger can be asked alone is in `orchestrator.ledger.checks`.
+"""
+
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,8 +17,11 @@ from orchestrator.door import ServingSet
 from orchestrator.ledger.fleet import Machine
 from policies import windows
 from policies.decide import Policy
+from policies.disruption import RECLAIM_GRACE
 from policies.lifecycle import LIVE, OVER, Status
 from policies.snapshot import Purchase
+
+HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +30,10 @@ class Sight:
 
     now: datetime
     local_now: datetime  # by the daemon's clock, which somebody may have set
-    tick_seconds: float  # the longest time between two ticks so far
+    tick_seconds: float  # the longest time between two ticks so far, or since the last but one that went well
     listing_seconds: float  # a machine is listed at the latest after so long
     machines: Sequence[Machine]  # of the ledger, over or not
-    charges: Mapping[str, Sequence[Charge]]  # by machine
+    charges: Mapping[str, Sequence[Charge]]  # of their time, by machine
     intents: Sequence[Any]  # rows
     launched: Mapping[str, datetime]  # the market's machines by token, over or not
     ended: Mapping[str, datetime]  # those that ended, by token
@@ -33,14 +41,35 @@ class Sight:
     serving: ServingSet | None
     policy: Policy
     digest: str
+    disks: Mapping[str, Sequence[Charge]] = field(default_factory=dict)  # what their disks cost, by machine
+    stopped: Mapping[str, datetime] = field(default_factory=dict)  # those that somebody switched off, by token
+    restored_at: datetime | None = None  # when the ledger was put back to an older one
+    disturbed_at: datetime | None = None  # when a tick last went wrong
+    unwanted_since: datetime | None = None  # by the schedule, the budget or the user: nothing may run
+    crowded_since: datetime | None = None  # more machines run than may
+    unseen: frozenset[str] = frozenset()  # tokens of machines whose end the provider never listed
 
     @property
     def grace(self) -> timedelta:
         """What the truth may be ahead of the ledger."""
         return timedelta(seconds=self.listing_seconds + self.tick_seconds)
 
+    @property
+    def leave(self) -> timedelta:
+        """How long a machine may take to go, once a tick has gone well."""
+        drain = timedelta(seconds=self.policy.patience.drain_seconds)
+        return drain + self.grace + RECLAIM_GRACE
+
     def running(self, token: str, at: datetime) -> bool:
-        return token in self.launched and self.launched[token] <= at < self.ended.get(token, at + self.grace)
+        """Whether its time cost money then."""
+        ends = [one for one in (self.ended.get(token), self.stopped.get(token)) if one is not None]
+        return token in self.launched and self.launched[token] <= at < min(ends, default=at + self.grace)
+
+    def lasting(self, since: datetime | None) -> timedelta:
+        """How long something has lasted while every tick went well."""
+        if since is None:
+            return timedelta(0)
+        return self.now - max(since, self.disturbed_at or since)
 
 
 def one_token_one_machine(sight: Sight) -> Iterator[str]:
@@ -48,9 +77,14 @@ def one_token_one_machine(sight: Sight) -> Iterator[str]:
         if count > 1:
             yield f"{count} machines of the ledger bear {token}"
     known = {machine.token for machine in sight.machines}
-    for token in sight.launched:
-        if token not in known:
+    for token in sight.launched.keys() - known:
+        if sight.restored_at is None:
             yield f"the market rents out {token}, of which the ledger knows nothing"
+        elif token not in sight.ended and sight.lasting(sight.restored_at) > sight.grace:
+            yield f"the market rents out {token}, which a restored ledger has not adopted"
+    for machine in sight.machines:
+        if sight.restored_at is None and machine.reason.startswith("adopted"):
+            yield f"{machine.id} was adopted, and no ledger was restored"
 
 
 def what_costs_has_an_open_charge(sight: Sight) -> Iterator[str]:
@@ -60,22 +94,40 @@ def what_costs_has_an_open_charge(sight: Sight) -> Iterator[str]:
         for machine in sight.machines
         if machine.purchase is Purchase.OWNED
         for charge in sight.charges.get(machine.id, ())
-        if charge.ended_at is None
+        if _open(charge)
     )
     for box, count in boxes.items():
         if count > 1:
             yield f"{box} has {count} open charges"
+    long_ago = sight.now - sight.grace
     for machine in sight.machines:
-        still_open = sum(charge.ended_at is None for charge in sight.charges.get(machine.id, ()))
+        still_open = sum(map(_open, sight.charges.get(machine.id, ())))
         if still_open > 1:
             yield f"{machine.id} has {still_open} open charges"
-        long_ago = sight.now - sight.grace
         costs = sight.running(machine.token, long_ago) and sight.running(machine.token, sight.now)
         if costs and not still_open and (machine.deployment, machine.offer_id) not in boxes:
             yield f"{machine.id} ({machine.status}) costs money and has no open charge"
-        gone = machine.token not in sight.launched or sight.ended.get(machine.token, sight.now) < long_ago
-        if still_open and gone:
+        ends = [at for at in (sight.ended.get(machine.token), sight.stopped.get(machine.token)) if at is not None]
+        if still_open and (machine.token not in sight.launched or min(ends, default=sight.now) < long_ago):
             yield f"{machine.id} ({machine.status}) has an open charge and no machine"
+
+
+def _open(charge: Charge) -> bool:
+    return charge.ended_at is None and charge.amount_micros is None
+
+
+def nothing_outlives_what_is_wanted(sight: Sight) -> Iterator[str]:
+    """Neither the deployment, nor its windows, nor its budget, by more than a drain, the listing and a tick."""
+    if sight.lasting(sight.unwanted_since) > sight.leave:
+        for token in sight.launched.keys() - sight.ended.keys():
+            yield f"{token} runs, and nothing has been wanted since {sight.unwanted_since:%H:%M:%S} UTC"
+
+
+def no_more_run_than_may(sight: Sight) -> Iterator[str]:
+    """What really runs, leaving ones included, for longer than it takes to leave."""
+    if sight.lasting(sight.crowded_since) > sight.leave:
+        count = len(sight.launched.keys() - sight.ended.keys())
+        yield f"{count} machines run, more than may since {sight.crowded_since:%H:%M:%S} UTC"
 
 
 def never_more_than_the_maximum_and_the_surge(sight: Sight) -> Iterator[str]:
@@ -116,7 +168,7 @@ def what_is_over_has_nothing_left_to_be_done(sight: Sight) -> Iterator[str]:
 def a_runaway_is_bounded(sight: Sight) -> Iterator[str]:
     launches = sorted(row.opened_at for row in sight.intents if row.kind == "launch")
     bound = sight.policy.launches_per_hour(windows.bounds(sight.policy.schedule, sight.local_now).max or 1)
-    worst = max((sum(at <= one < at + timedelta(hours=1) for one in launches) for at in launches), default=0)
+    worst = max((bisect_left(launches, at + HOUR) - place for place, at in enumerate(launches)), default=0)
     if worst > bound:
         yield f"{worst} launches within an hour, at most {bound} may be"
 
@@ -129,11 +181,12 @@ def one_intent_of_a_kind(sight: Sight) -> Iterator[str]:
 
 
 def the_ledger_equals_the_meter(sight: Sight) -> Iterator[str]:
-    """Only once everything is settled."""
+    """Only once everything is settled. Where the provider forgot an end before anybody looked, it may be more."""
     for machine in sight.machines:
-        parts = [billing.accrued(charge, sight.now) for charge in sight.charges.get(machine.id, ())]
-        booked, metered = sum(part or 0 for part in parts), sight.meter.get(machine.token, 0)
-        if booked != metered:
+        rows = (*sight.charges.get(machine.id, ()), *sight.disks.get(machine.id, ()))
+        booked = sum(billing.accrued(charge, sight.now) or 0 for charge in rows)
+        metered = sight.meter.get(machine.token, 0)
+        if booked != metered and not (machine.token in sight.unseen and booked > metered):
             yield f"{machine.id} ({machine.status}) is booked with {booked} and metered with {metered} micro-units"
 
 
@@ -148,14 +201,21 @@ def nothing_runs(sight: Sight) -> Iterator[str]:
 
 Invariant = Callable[[Sight], Iterator[str]]
 
-ALWAYS: tuple[Invariant, ...] = (
+#: whatever became of the tick
+ANYTIME: tuple[Invariant, ...] = (
     one_token_one_machine,
     what_costs_has_an_open_charge,
+    nothing_outlives_what_is_wanted,
+    no_more_run_than_may,
+    what_is_over_has_nothing_left_to_be_done,
+    one_intent_of_a_kind,
+)
+#: after a tick that went well
+ALWAYS: tuple[Invariant, ...] = (
+    *ANYTIME,
     never_more_than_the_maximum_and_the_surge,
     closed_means_that_nothing_is_in_the_door,
-    what_is_over_has_nothing_left_to_be_done,
     a_runaway_is_bounded,
-    one_intent_of_a_kind,
 )
 
 

@@ -1,19 +1,18 @@
-"""A world that dies at a chosen effect: before or after a call to the provider, a probe, the door, or a commit."""
+"""A world in which anything may go wrong at a chosen effect: before or after a call, a probe, the door, or a commit."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import _GeneratorContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
-
 from orchestrator.door import ServingSet
-from orchestrator.ledger.store import Ledger
+from orchestrator.ledger.store import Ledger, Transaction
 from orchestrator.probes import Health, Probes
-from orchestrator.providers import Provider, Request
+from orchestrator.providers import Listed, Priced, Provider, Request
 from orchestrator.world import DoorLoad, DoorSeam, World
+from policies.snapshot import Offer
 
 
 class Crash(BaseException):
@@ -21,7 +20,7 @@ class Crash(BaseException):
 
 
 class Fuse:
-    """Names every effect as it passes, and blows at one of them."""
+    """Names every effect as it passes, and lets `blow` do something at it."""
 
     def __init__(self, blow: Callable[[int, str], None]) -> None:
         self.blow = blow
@@ -56,11 +55,11 @@ class FusedLedger(Ledger):
         self.generation = ledger.generation
         self._fuse = fuse
 
-    def write(self) -> AbstractContextManager[sa.Connection]:
+    def write(self) -> "_GeneratorContextManager[Transaction]":
         return self._written(sys._getframe(1).f_code.co_name.lstrip("_"))
 
     @contextmanager
-    def _written(self, who: str) -> Iterator[sa.Connection]:
+    def _written(self, who: str) -> Iterator[Transaction]:
         with super().write() as tx:
             yield tx
             self._fuse.at(f"before the commit of {who}")
@@ -68,12 +67,22 @@ class FusedLedger(Ledger):
 
 
 class FusedProvider:
+    """A provider that only looks is left alone; one that acts passes the fuse."""
+
     def __init__(self, provider: Provider, fuse: Fuse) -> None:
         self.name = provider.name
         self.listing_deadline_seconds = provider.listing_deadline_seconds
-        self._provider, self._fuse = provider, fuse
         self.terms = provider.terms
-        self.offers, self.prices, self.instances = provider.offers, provider.prices, provider.instances
+        self._provider, self._fuse = provider, fuse
+
+    def offers(self) -> Sequence[Offer]:
+        return self._provider.offers()
+
+    def prices(self, since: datetime) -> Sequence[Priced] | None:
+        return self._provider.prices(since)
+
+    def instances(self) -> Sequence[Listed]:
+        return self._provider.instances()
 
     def launch(self, request: Request) -> str:
         with self._fuse.around("launching"):
@@ -85,6 +94,8 @@ class FusedProvider:
 
 
 class FusedProbes:
+    """Probes that ask are left alone; the request to drain passes the fuse."""
+
     def __init__(self, probes: Probes, fuse: Fuse) -> None:
         self._probes, self._fuse = probes, fuse
 
@@ -97,6 +108,8 @@ class FusedProbes:
 
 
 class FusedDoor:
+    """A door that tells is left alone; what it is told passes the fuse."""
+
     def __init__(self, door: DoorSeam, fuse: Fuse) -> None:
         self._door, self._fuse = door, fuse
 
