@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("orchestrator.cli.run", "run", "Read every image of a folder into another folder."),
     "serve": ("orchestrator.cli.serve", "serve", "Serve the engine over HTTP in the foreground."),
     "bench": ("orchestrator.cli.bench", "bench", "Measure this machine; --record adds its row to the table."),
+    "profile": ("orchestrator.cli.profile", "profile", "Show where the model's time goes and what can be cut."),
     "up": ("orchestrator.cli.up", "up", "Keep a spec true: hand it to the live daemon, or start one."),
     "daemon": ("orchestrator.cli.daemon", "daemon", "Run the daemon in the foreground (for systemd)."),
     "down": ("orchestrator.cli.down", "down", "Drain a deployment and stop it."),

@@ -34,7 +34,7 @@ def bench(
 
     workers = workers or max(1, cores() // threads)
     try:
-        files = _files(images) if images else benchmark.drawn_pages()
+        files = files_of(images) if images else benchmark.drawn_pages()
         measured = benchmark.measure(engine, files, workers=workers, threads=threads)
     except BadImage as bad:
         raise Refused(f"{images}: an image cannot be read: {bad.reason}") from None
@@ -46,7 +46,8 @@ def bench(
         _show(measured, recorded=record)
 
 
-def _files(folder: Path) -> list[bytes]:
+def files_of(folder: Path) -> list[bytes]:
+    """The image files of a folder. Raises Refused when there are none."""
     from inference import runner
 
     try:

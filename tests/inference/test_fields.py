@@ -152,9 +152,7 @@ def test_any_page_gives_every_name_and_nothing_else(lines: list[Line], names: li
             [line(0, 0, "甲方：" + "一" * 17), line(0, 28, "二二二")], {"甲方": "一" * 17 + "二二二"}, id="full-line"
         ),
         pytest.param([line(0, 0, "甲方：" + "一" * 17), line(0, 28, "乙方：二")], {"甲方": "一" * 17}, id="next-name"),
-        pytest.param(
-            [line(0, 0, "甲方：" + "一" * 17), line(0, 28, "第二条　货")], {"甲方": "一" * 17}, id="item"
-        ),
+        pytest.param([line(0, 0, "甲方：" + "一" * 17), line(0, 28, "第二条　货")], {"甲方": "一" * 17}, id="item"),
         pytest.param([line(0, 0, "甲方：" + "一" * 17), line(0, 60, "二二二")], {"甲方": "一" * 17}, id="a-gap"),
         pytest.param(
             [line(0, 0, "甲方：一"), line(0, 28, "二二二"), line(0, 200, "长" * 30)],
