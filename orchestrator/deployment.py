@@ -42,10 +42,13 @@ class Running:
     executor: HttpExecutor | None = None
 
     def room(self) -> int:
-        """How many batch items may be under way at once: enough to keep every replica busy."""
+        """How many batch items may be under way at once: enough to keep every replica busy, none without any.
+
+        What waits at the door asks for replicas, and whether a batch gets some is not for the door to say.
+        """
         with self.world.ledger.read() as tx:
             ready = sum(one.status is Status.READY for one in fleet.machines(tx, self.row.name))
-        return ITEMS_PER_REPLICA * max(1, ready)
+        return ITEMS_PER_REPLICA * ready
 
     def ensure_door(self) -> None:
         """Have the door's process up. Raises Refused when its address is taken."""

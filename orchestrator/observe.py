@@ -67,7 +67,11 @@ def look(world: World) -> Seen:
                 listed[one.token] = one
         except ProviderError as error:
             unreachable[name] = str(error) or type(error).__name__
-    urls = {t: one.url for t, one in listed.items() if t in ours and one.state is State.RUNNING and one.url}
+    urls = {
+        token: one.url
+        for token, one in listed.items()
+        if one.state is State.RUNNING and one.url and (token in ours or one.tags.deployment == world.deployment)
+    }
     answers = _each(world.probes.health, urls.values())
     return Seen(
         at=now,
@@ -323,20 +327,31 @@ def _load(tx: Transaction, world: World, seen: Seen, policy: Policy, since: date
     if seen.load is None:
         return Load()
     minutes = deployments.load_minutes(tx, world.deployment, since)
+    batch = jobs.read_lately(tx, world.deployment, since - 2 * MINUTE)
     expected = None
     bounds = windows.bounds(policy.schedule, seen.at)
-    if bounds.min < bounds.max:
+    if bounds.min < bounds.max and not batch:
         ahead = policy.start_seconds
         alike = [minute for day in forecast.past(policy.schedule, seen.at, ahead) for minute in day]
         asked = deployments.asked(tx, world.deployment, alike)
         expected = forecast.expected(asked, policy.schedule, seen.at, ahead)
     return Load(
-        images_per_second=seen.load.images_per_second,
-        peak_images_per_second=max((images for at, images in minutes.items() if at <= seen.at), default=0) / 60,
+        images_per_second=_not_of(batch, seen.at, seen.load.images_per_second * 60) / 60,
+        peak_images_per_second=max((_not_of(batch, at, n) for at, n in minutes.items() if at <= seen.at), default=0)
+        / 60,
         expected_images_per_second=expected,
         waiting=seen.load.waiting,
         complete=_watched(minutes, since, seen.load.counted_since),
     )
+
+
+def _not_of(batch: Mapping[datetime, int], at: datetime, images: float) -> float:
+    """What of a minute's images nobody but callers at the door asked for: jobs with a deadline have a policy of their
+    own. An image is answered a little before its item is settled, so the minutes beside it count too.
+    """
+    minute = at.replace(second=0, microsecond=0)
+    read = max(batch.get(minute + beside * MINUTE, 0) for beside in (-2, -1, 0, 1))
+    return max(0.0, images - 1.25 * read)
 
 
 def _watched(known: Collection[datetime], since: datetime, counted_since: datetime | None) -> bool:

@@ -1,10 +1,9 @@
 """The only place where the policies meet: snapshot in, plan out."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 
-from policies import budget, candidates, disruption, scaling, spot, windows
+from policies import batch, budget, candidates, disruption, scaling, spot, windows
 from policies.candidates import Basket
 from policies.disruption import Leaving
 from policies.lifecycle import LIVE, STARTING, Status
@@ -13,6 +12,7 @@ from policies.policy import Policy
 from policies.selection import Ranked
 from policies.serving import Goal
 from policies.snapshot import Instance, Offer, Purchase, Snapshot
+from policies.spot import Plain
 
 __all__ = ["Policy", "decide"]
 
@@ -42,17 +42,19 @@ class _Stand:
 class _Moves:
     """Who leaves, what is launched, and what is to be remembered of it."""
 
+    target: Target | None = None  # None: as it was
     leaving: tuple[Leaving, ...] = ()
     launches: tuple[Launch, ...] = ()
     notes: tuple[str, ...] = ()
-    memory: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    memory: dict[str, Plain] = field(default_factory=dict)
 
 
 def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     """Compare what is with what should be. An unchanged world gives an empty plan."""
     lost_causes = disruption.doomed(snapshot.instances, policy.patience, snapshot.now, snapshot.unreachable)
     stand = _stand(snapshot, policy, {one.instance.id for one in lost_causes})
-    moves = _on_spot(snapshot, policy, stand) or _by_rank(snapshot, policy, stand)
+    moves = _for_the_deadline(snapshot, policy, stand)
+    moves = moves or _on_spot(snapshot, policy, stand) or _by_rank(snapshot, policy, stand)
     actions: list[Action] = []
     for one in (*lost_causes, *moves.leaving):
         if one.instance.status is Status.READY:
@@ -70,11 +72,11 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     if snapshot.strangers:
         notes = (*notes, f"not in this ledger, but ours by their tag: {', '.join(snapshot.strangers)}")
     return Plan(
-        target=stand.target,
+        target=moves.target or stand.target,
         hours=_hours(policy, stand),
         actions=(*actions, *moves.launches),
         notes=notes,
-        memory=moves.memory,
+        memory=moves.memory | _without_job(snapshot),
     )
 
 
@@ -122,12 +124,77 @@ def _scaling(snapshot: Snapshot, policy: Policy) -> scaling.Scaling:
     )
 
 
+def _for_the_deadline(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves | None:
+    """What a batch with a deadline needs where nobody else asks for replicas; None: it goes along with the others."""
+    if not policy.spot or not policy.wanted or not stand.bounds.open or stand.capped.stopped:
+        return None
+    work = _work(snapshot, policy, stand)
+    steady, notes = candidates.candidates(snapshot, policy, stand.capped.spot_only)
+    ranked = candidates.eligible(snapshot, policy)
+    best = next((row.offer.gpu for row in ranked if row.offer.purchase is Purchase.SPOT), None)
+    if work is None or best is None or any(row.offer.purchase is Purchase.OWNED for row in steady):
+        return None
+    sources = tuple(one for one in candidates.sources(ranked, snapshot, policy) if one.offer.gpu == best)
+    price = candidates.on_demand_price(ranked, snapshot, policy) if steady else None
+    answer = batch.step(work, sources, price, stand.current, snapshot.now, snapshot.memory.get("deadline"))
+    target = Target(replicas=answer.replicas, reason=f"{stand.bounds.reason}; {work.items} items due: {answer.reason}")
+    allowed, runaway = _allowed(snapshot, policy, stand)
+    basket = Basket.of(snapshot, policy, stand.staying, min(allowed, _room(policy, stand)))
+    spots = allowed - stand.bounds.max if steady else allowed
+    missed = _buy(basket, answer.launches, snapshot, ranked, steady, spots)
+    replaced = disruption.outdated(stand.staying, answer.replicas, policy.surge, stand.outdated)
+    slept = spot.asleep(snapshot.now, snapshot.memory.get("placement"))
+    return _Moves(
+        target=target,
+        leaving=(*replaced, *answer.stops),
+        launches=tuple(Launch(offer=row.offer, reason=reason) for row, reason in basket.chosen),
+        notes=(*runaway, *(notes if missed else ())),
+        memory=_known(deadline=answer.memory, placement=slept),
+    )
+
+
+def _work(snapshot: Snapshot, policy: Policy, stand: _Stand) -> batch.Work | None:
+    """The job that has least time to spare, with those before it in the queue; None: others want replicas, or none."""
+    due = [job for job in snapshot.jobs if job.deadline_at is not None]
+    speeds = _scaling(snapshot, policy)
+    if not due or speeds.images_per_second is None:
+        return None
+    others = tuple(job for job in snapshot.jobs if job.deadline_at is None)
+    idle = replace(_fleet(snapshot, policy, stand.staying), last_target=0)  # what runs, runs for the job
+    if scaling.target(snapshot.load, others, idle, stand.bounds, speeds).replicas:
+        return None
+    start = batch.overhead_seconds(policy.start_seconds)
+    works = [
+        batch.Work(
+            key=f"{job.id}@{job.deadline_at.isoformat()}",
+            items=sum(one.items_left for one in snapshot.jobs if one.id <= job.id),
+            seconds=batch.open_seconds(policy.schedule, snapshot.now, job.deadline_at, start),
+            most=max(1, stand.bounds.max),
+            images_per_second=speeds.images_per_second,
+            start_seconds=policy.start_seconds,
+        )
+        for job in due
+        if job.deadline_at is not None
+    ]
+    return min(works, key=lambda work: work.seconds - work.earliest_seconds(work.most))
+
+
+def _without_job(snapshot: Snapshot) -> dict[str, Plain]:
+    """What is remembered of the pools when the last job with a deadline is over."""
+    if any(job.deadline_at is not None for job in snapshot.jobs):
+        return {}
+    return _known(deadline=batch.finished(snapshot.memory.get("deadline")))
+
+
+def _known(**memory: Plain | None) -> dict[str, Plain]:
+    return {name: plain for name, plain in memory.items() if plain is not None}
+
+
 def _by_rank(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves:
     """Machines that nobody takes back: the missing ones of the best offers."""
     target = stand.target
     gone = disruption.leaving(stand.staying, target.replicas, policy.surge, stand.outdated)
-    memory = spot.asleep(snapshot.now, snapshot.memory.get("placement"))
-    kept = {} if memory is None else {"placement": memory}
+    kept = _known(placement=spot.asleep(snapshot.now, snapshot.memory.get("placement")))
     missing = min(target.replicas - len(stand.current), target.replicas + policy.surge - len(stand.staying))
     if missing <= 0:
         return _Moves(leaving=gone, memory=kept)
@@ -183,7 +250,7 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves | None
         leaving=(*replaced, *answer.stops),
         launches=_launched(basket, stand.target),
         notes=(*runaway, *(answer.notes if missed or basket.chosen else ()), *(notes if missed else ())),
-        memory={} if answer.memory is None else {"placement": answer.memory},
+        memory=_known(placement=answer.memory),
     )
 
 

@@ -77,7 +77,7 @@ def answer(scene: Scene, goal: Goal, policy: str, remembered: Plain | None) -> A
     beyond = dict.fromkeys(one.offer_id for one in (*scene.machines, *scene.going) if _is_spot(one))
     unknown = tuple(name for name in beyond if name not in names)  # it runs there, and it is no longer on offer
     known = _recall(remembered, policy, names + unknown, goal, scene, now)
-    seen = tuple(_events(source.offer) for source in scene.sources) + ((None, None),) * len(unknown)
+    seen = tuple(events(source.offer) for source in scene.sources) + ((None, None),) * len(unknown)
     before = dict(zip(known.pools, known.seen, strict=True))
     fleet = Fleet(
         now=now,
@@ -85,8 +85,8 @@ def answer(scene: Scene, goal: Goal, policy: str, remembered: Plain | None) -> A
         pools=tuple(source.price for source in scene.sources) + (_on_demand_price(scene),) * len(unknown),
         # published rules know of no notice: they are told of a loss when it is announced
         replicas=_replicas(scene, names + unknown, noticed=POLICIES[policy] is placement.place),
-        lost=_happened(names, seen, before, 0),
-        refused=_happened(names, seen, before, 1),
+        lost=happened(names, seen, before, 0),
+        refused=happened(names, seen, before, 1),
     )
     ranks = _ranks(fleet)
     starting = any(state == "starting" for _, state, _ in ranks)  # who is late is trusted no more
@@ -169,14 +169,15 @@ def _not_ahead(memory: placement.Memory, now: float) -> placement.Memory:
     return replace(memory, at=now, review_at=memory.review_at - ahead, pools=known)
 
 
-def _events(offer: Offer) -> tuple[float | None, float | None]:
+def events(offer: Offer) -> tuple[float | None, float | None]:
+    """When this pool last took a machine back, and when it last refused one."""
     return (
         None if offer.lost_at is None else offer.lost_at.timestamp(),
         None if offer.refused_at is None else offer.refused_at.timestamp(),
     )
 
 
-def _happened(
+def happened(
     names: Sequence[str],
     seen: Sequence[tuple[float | None, float | None]],
     before: Mapping[str, tuple[float | None, float | None]],

@@ -16,6 +16,7 @@ from policies.snapshot import JobState
 BATCH = 10_000
 #: the pace of a job is measured over this long
 PACE_SECONDS = 60.0
+MINUTE_MICROS = 60_000_000
 
 
 class State(StrEnum):
@@ -140,6 +141,18 @@ def demand(tx: sa.Connection, deployment: str, now: datetime) -> tuple[JobState,
     running = sa.or_(c.state == State.RUNNING, sa.and_(c.state == State.PAUSED, c.resumes_at <= now))
     query = sa.select(c.id, left, c.deadline_at).where(c.deployment == deployment, running, left > 0).order_by(c.id)
     return tuple(JobState(id=row[0], items_left=row[1], deadline_at=row[2]) for row in tx.execute(query))
+
+
+def read_lately(tx: sa.Connection, deployment: str, since: datetime) -> dict[datetime, int]:
+    """Items of jobs with a deadline that were settled since then, by the minute: the door's load is partly theirs."""
+    c, i = t.jobs.c, t.items.c
+    lately = sa.or_(c.finished_at.is_(None), c.finished_at >= since)
+    due = tx.scalars(sa.select(c.id).where(c.deployment == deployment, c.deadline_at.is_not(None), lately)).all()
+    if not due:
+        return {}
+    minute = (sa.type_coerce(i.settled_at, sa.BigInteger) // MINUTE_MICROS).label("minute")
+    counted = sa.select(minute, sa.func.count()).where(i.job_id.in_(due), i.settled_at >= since).group_by(minute)
+    return {t.EPOCH + number * timedelta(minutes=1): count for number, count in tx.execute(counted)}
 
 
 def progress(tx: sa.Connection, job: Job, now: datetime) -> Progress:

@@ -1,0 +1,241 @@
+"""A batch under a deadline, decided tick by tick as the daemon does: never late, and on spot where spot is."""
+
+import json
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies import batch
+from policies.decide import Policy, decide
+from policies.lifecycle import OVER, Status
+from policies.plan import Drain, Launch, Plan
+from policies.snapshot import Instance, JobState, Load, Offer, Purchase, Snapshot
+from policies.windows import Schedule, Window
+from tests.policies.test_decide import NOW, instance, offer, policy, snapshot
+
+SPOT = Purchase.SPOT
+POOLS = tuple(offer(name, purchase=SPOT, price_per_hour_micros=300_000) for name in "ab")
+DEAR = offer("dear")
+STEP = timedelta(seconds=20)
+BOOT = timedelta(seconds=60)
+SPEED = 2.0  # images a second, as it was measured
+TRUE_SPEED = 1.9
+
+#: whether this pool has machines at this moment, given since when one of ours is ready there (None: none is)
+Course = Callable[[str, datetime, timedelta | None], bool]
+
+
+@dataclass
+class Farm:
+    """Pools that come and go, machines that boot and read, and a loop that remembers only what its plans say."""
+
+    items: float
+    deadline_at: datetime
+    up: Course
+    asked: Policy
+    offers: dict[str, Offer] = field(default_factory=lambda: {one.id: one for one in (*POOLS, DEAR)})
+    now: datetime = NOW
+    machines: dict[str, Instance] = field(default_factory=dict)
+    memory: dict[str, object] = field(default_factory=dict)
+    hours: dict[str, float] = field(default_factory=dict)
+    launches: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    def world(self) -> Snapshot:
+        job = JobState(id=1, items_left=math.ceil(self.items), deadline_at=self.deadline_at)
+        return snapshot(
+            *self.machines.values(),
+            now=self.now,
+            offers=tuple(self.offers.values()),
+            jobs=(job,) if self.items > 0 else (),
+            load=Load(images_per_second=0.0, peak_images_per_second=0.0),
+            memory=json.loads(json.dumps(self.memory)),
+        )
+
+    def tick(self) -> Plan:
+        self._course()
+        plan = decide(self.world(), self.asked)
+        self.memory |= plan.memory
+        self.reasons.append(plan.target.reason)
+        for action in plan.actions:
+            if isinstance(action, Launch):
+                self._launch(action.offer)
+            elif isinstance(action, Drain):
+                self.machines[action.instance_id] = replace(
+                    self.machines[action.instance_id], status=Status.DRAINING, draining_at=self.now
+                )
+            else:
+                del self.machines[action.instance_id]
+        ready = [one for one in self.machines.values() if one.status is Status.READY]
+        self.items -= TRUE_SPEED * STEP.total_seconds() * len(ready)
+        for one in self.machines.values():
+            self.hours[one.offer_id] = self.hours.get(one.offer_id, 0.0) + STEP.total_seconds() / 3600
+        self.now += STEP
+        return plan
+
+    def _course(self) -> None:
+        for one in [*self.machines.values()]:
+            ready_for = self.now - one.ready_at if one.ready_at else None
+            if one.purchase is SPOT and not self.up(one.offer_id, self.now, ready_for):
+                del self.machines[one.id]
+                self.offers[one.offer_id] = replace(self.offers[one.offer_id], lost_at=self.now)
+            elif one.status is Status.BOOTING and self.now - one.requested_at >= BOOT:
+                self.machines[one.id] = replace(one, status=Status.READY, ready_at=self.now)
+
+    def _launch(self, of: Offer) -> None:
+        self.launches += 1
+        if of.purchase is SPOT and not self.up(of.id, self.now, None):
+            self.offers[of.id] = replace(of, refusals=of.refusals + 1, refused_at=self.now)
+            return
+        name = f"m{self.launches}"
+        self.machines[name] = instance(
+            name,
+            Status.BOOTING,
+            offer_id=of.id,
+            purchase=of.purchase,
+            requested_at=self.now,
+            launched_at=self.now,
+        )
+
+    def run(self) -> "Farm":
+        """Until the work is done, or an hour after it should be."""
+        while self.items > 0 and self.now < self.deadline_at + timedelta(hours=1):
+            self.tick()
+        return self
+
+
+def farm(hours: float, within: float, up: Course, most: int = 1, **more: object) -> Farm:
+    """So many hours of reading for one machine, to be done within so many."""
+    asked = policy(0, most, spot=True, start_seconds=BOOT.total_seconds(), **more)
+    items = hours * 3600 * SPEED * batch.PACE
+    return Farm(items=items, deadline_at=NOW + timedelta(hours=within), up=up, asked=asked)
+
+
+def always(pool: str, now: datetime, ready_for: timedelta | None) -> bool:
+    return True
+
+
+def never(pool: str, now: datetime, ready_for: timedelta | None) -> bool:
+    return False
+
+
+def dies_young(pool: str, now: datetime, ready_for: timedelta | None) -> bool:
+    """Each machine is taken back in the moment in which it is ready."""
+    return ready_for is None
+
+
+def spells(seed: int, up_hours: float, down_hours: float) -> Course:
+    """Exponential spells in each pool."""
+    chance = random.Random(seed)
+    edges: dict[str, list[datetime]] = {}
+    for pool in "ab":
+        at, edges[pool] = NOW - timedelta(hours=chance.random()), []
+        while at < NOW + timedelta(hours=30):
+            at += timedelta(hours=chance.expovariate(1 / (down_hours if len(edges[pool]) % 2 else up_hours)))
+            edges[pool].append(at)
+
+    def up(pool: str, now: datetime, ready_for: timedelta | None) -> bool:
+        return sum(at <= now for at in edges[pool]) % 2 == 0
+
+    return up
+
+
+def test_where_spot_is_always_there_it_is_all_that_is_used() -> None:
+    done = farm(3, 6, always).run()
+    assert done.now <= done.deadline_at
+    assert done.launches == 1
+    assert set(done.hours) < {"a", "b"}
+    assert "spot in" in done.reasons[0]
+
+
+def test_where_there_is_none_it_is_done_on_demand_in_time() -> None:
+    done = farm(3, 6, never).run()
+    assert done.now <= done.deadline_at
+    assert set(done.hours) == {"dear"}
+    assert done.hours["dear"] < 3.5
+    assert any("slack" in reason for reason in done.reasons)
+
+
+@pytest.mark.parametrize("course", [dies_young, never, always])
+@pytest.mark.parametrize("within", [2.2, 2.6, 4.0])
+def test_no_course_of_the_market_makes_it_late(course: Course, within: float) -> None:
+    done = farm(2, within, course).run()
+    assert done.items <= 0 and done.now <= done.deadline_at
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.1, 0.5, 2.0]), st.sampled_from([0.1, 0.5, 2.0]), st.floats(2.2, 5.0))
+@settings(max_examples=15, deadline=None)
+def test_it_is_never_late(seed: int, up_hours: float, down_hours: float, within: float) -> None:
+    done = farm(2, within, spells(seed, up_hours, down_hours)).run()
+    assert done.items <= 0 and done.now <= done.deadline_at
+
+
+def test_as_many_machines_as_the_deadline_needs() -> None:
+    done = farm(8, 4, always, most=8).run()
+    assert done.now <= done.deadline_at
+    assert 2 < done.launches <= 4
+
+
+def test_what_nobody_can_be_in_time_for_is_done_as_soon_as_possible() -> None:
+    done = farm(4, 1, always, most=2)
+    while done.items > 0 and done.now < NOW + timedelta(hours=4):
+        done.tick()
+    assert done.items <= 0
+    assert done.launches <= 4
+
+
+def test_a_minute_passes_between_two_decisions_when_nothing_happens() -> None:
+    one = farm(3, 6, always)
+    for _ in range(10):
+        one.tick()
+    kept = []
+    for _ in range(30):
+        plan = one.tick()
+        assert not plan.actions
+        kept.append(bool(plan.memory))
+    assert sum(kept) == 10, "every 60 of 20 s"
+
+
+def test_what_was_learned_of_the_pools_outlives_the_job() -> None:
+    one = farm(1, 3, spells(7, 0.4, 0.2)).run()
+    one.items = 0
+    for _ in range(10):
+        one.tick()
+    known = one.memory["deadline"]
+    assert known["key"] == "" and known["belief"]["hours"] > 0.3  # type: ignore[index]
+    assert not [m for m in one.machines.values() if m.status not in OVER]
+    one.items, one.deadline_at = 1000.0, one.now + timedelta(hours=2)
+    one.tick()
+    assert one.memory["deadline"]["belief"]["hours"] >= known["belief"]["hours"]  # type: ignore[index]
+
+
+def test_callers_at_the_door_come_first() -> None:
+    seen = farm(3, 6, always).world()
+    idle = decide(seen, policy(0, 2, spot=True))
+    assert "items due" in idle.target.reason
+    asked = decide(replace(seen, load=Load(images_per_second=1.0, peak_images_per_second=1.0)), policy(0, 2, spot=True))
+    assert "items due" not in asked.target.reason
+    assert asked.target.replicas == 1
+
+
+def test_closed_hours_do_not_count() -> None:
+    day = Window(days=frozenset(range(7)), start_minute=10 * 60, end_minute=14 * 60)
+    schedule = replace(policy().schedule, windows=(day,))
+    assert isinstance(schedule, Schedule)
+    found = batch.open_seconds(schedule, NOW, NOW + timedelta(days=1), 90.0)
+    assert found == 4 * 3600 - 90  # 12 to 14, and from 10 to 12 after one more start
+
+
+def test_a_deadline_that_nears_is_met_on_demand_even_if_spot_came_back() -> None:
+    """At the last safe moment spot is no more than a chance."""
+    seen = farm(2, 2 + (batch.overhead_seconds(60) + 30) / 3600, always)
+    plan = seen.tick()
+    (launch,) = (one for one in plan.actions if isinstance(one, Launch))
+    assert launch.offer.id == "dear"
+    assert launch.reason.startswith("on-demand")
