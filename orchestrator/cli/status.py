@@ -1,6 +1,15 @@
 """halve status"""
 
+from typing import TYPE_CHECKING, Any
+
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+#: so many that are left alone are shown; --json shows all
+POOLS = 4
 
 
 def status(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> None:
@@ -11,7 +20,6 @@ def status(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> No
     from json import dumps
 
     from rich.console import Console
-    from rich.table import Table
 
     from orchestrator.clock import SystemClock
     from orchestrator.home import home
@@ -27,30 +35,73 @@ def status(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> No
     if daemon is None:
         console.print("no daemon is running; `halve up SPEC` starts one")
     else:
-        line = f"daemon: pid {daemon['pid']}, generation {daemon['generation']}, last tick {daemon['last_tick_at']}"
-        console.print(line, markup=False)
+        ticked = f"last tick {_at(daemon['last_tick_at'])}" if daemon["last_tick_at"] else "no tick yet"
+        _say(console, f"daemon: pid {daemon['pid']}, generation {daemon['generation']}, {ticked}")
         if daemon["tick_errors"]:
-            console.print(f"{daemon['tick_errors']} ticks failed, the last: {daemon['last_error']}", markup=False)
+            count = f"{daemon['tick_errors']} tick{'s' * (daemon['tick_errors'] != 1)} failed"
+            _say(console, f"{count}, the last: {daemon['last_error']}", 2)
+    if found["backed_up_at"]:
+        _say(console, f"ledger copied {_at(found['backed_up_at'])}")
     for one in found["deployments"]:
-        spent = one["spend"]
-        money = (
-            "unknown"
-            if spent["month_micros"] is None
-            else f"{spent['month_micros'] / 1e6:.2f} {spent['currency'] or ''}"
-        )
-        state = "open" if one["open"] else "closed"
-        console.print(f"\n[bold]{one['name']}[/] is {state}, target {one['target']}, this month {money.strip()}")
-        console.print(f"  door {one['door']}, next change {one['next_edge_at']}", markup=False)
-        if one["reason"]:
-            console.print(f"  {one['reason']}", markup=False)
-        for note in one["notes"]:
-            console.print(f"  note: {note}", markup=False)
-        if one["instances"]:
-            table = Table(box=None, padding=(0, 2))
-            for name in ("instance", "provider", "gpu", "purchase", "status", "reclaim at"):
-                table.add_column(name)
-            for row in one["instances"]:
-                table.add_row(
-                    *(str(row[k] or "") for k in ("id", "provider", "gpu", "purchase", "status", "reclaim_at"))
-                )
-            console.print(table)
+        _deployment(console, one)
+
+
+def _deployment(console: "Console", one: dict[str, Any]) -> None:
+    spent, launches = one["spend"], one["launches"]
+    state = {True: "open", False: "closed", None: "unknown"}[one["open"]]
+    known = spent["month_micros"] is not None
+    money = f"{spent['month_micros'] / 1e6:.2f} {spent['currency'] or ''}".strip() if known else "unknown"
+    target = "not decided yet" if one["target"] is None else one["target"]
+    console.print(f"\n[bold]{one['name']}[/] is {state}, target {target}, this month {money}")
+    door = one["door"] or "not open"
+    _say(console, f"door {door}" + (f", next change {_at(one['next_edge_at'])}" if one["next_edge_at"] else ""), 2)
+    if one["reason"]:
+        _say(console, one["reason"], 2)
+    if launches["bound"] is not None:
+        waits = f": waiting until {_at(launches['resumes_at'])}" if launches["resumes_at"] else ""
+        _say(console, f"{launches['last_hour']} of at most {launches['bound']} launches in the last hour{waits}", 2)
+    for pool in one["left_alone"][:POOLS]:
+        _say(console, f"left alone: {pool['offer']}", 2)
+        _say(console, f"until {_at(pool['until'])}, {pool['why']}", 4)
+    if more := one["left_alone"][POOLS:]:
+        _say(console, f"and {len(more)} more are left alone, the last until {_at(more[-1]['until'])}", 2)
+    told = {pool["offer"] for pool in one["left_alone"]}
+    for note in one["notes"]:
+        if not ("left alone until" in note and note.partition(" ")[0] in told):  # said above, and why
+            _say(console, f"note: {note}", 2)
+    if one["instances"]:
+        _machines(console, one["instances"])
+
+
+def _machines(console: "Console", machines: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    columns = {"instance": "id", "provider": "provider", "gpu": "gpu", "purchase": "purchase", "status": "status"}
+    if any(machine["reclaim_at"] for machine in machines):
+        columns["reclaimed"] = "reclaim_at"
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for machine in machines:
+        row = {**machine, "purchase": machine["purchase"].replace("_", " ")}
+        row["reclaim_at"] = _at(row["reclaim_at"]).removesuffix(" UTC").partition(" ")[2] if row["reclaim_at"] else ""
+        table.add_row(*(str(row[key]) for key in columns.values()))
+    from rich.padding import Padding
+
+    console.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def _say(console: "Console", words: str, indent: int = 0) -> None:
+    """A line as it is; on a terminal that is too narrow it goes on under its own beginning."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    if console.is_terminal:
+        console.print(Padding(Text(words), (0, 0, 0, indent), expand=False))
+    else:
+        print(" " * indent + words)
+
+
+def _at(moment: str) -> str:
+    """`2026-11-21T05:40:19Z` for people."""
+    return moment.replace("T", " ").removesuffix("Z") + " UTC"
