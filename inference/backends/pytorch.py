@@ -88,7 +88,7 @@ class TorchSession:
         return torch.autocast(self._device.type, self._reduced) if self._reduced else contextlib.nullcontext()
 
     def _planned(self, network: Graph) -> list[tuple[Operation, tuple[str, ...], str, tuple[str, ...]]]:
-        """What depends on no input is computed now; the rest as (operation, inputs, output, values no longer needed)."""
+        """What depends on no input is computed now; the rest: (operation, inputs, output, values no longer needed)."""
         steps: list[tuple[Operation, tuple[str, ...], str]] = []
         for node in network.nodes:
             if len([name for name in node.outputs if name]) != 1:
@@ -98,14 +98,31 @@ class TorchSession:
                 self._constants[output] = compute(*(self._constants.get(name) for name in node.inputs))
             else:
                 steps.append((compute, node.inputs, output))
-        used = {name for _, inputs, _ in steps for name in inputs}
+        used = {name for _, inputs, _ in steps for name in inputs if name}
         self._constants = {name: value for name, value in self._constants.items() if name in used}
-        last = {name: i for i, (_, inputs, _) in enumerate(steps) for name in inputs if name not in self._constants}
+        values = used - set(self._constants)
+        last = {name: i for i, (_, inputs, _) in enumerate(steps) for name in inputs if name in values}
         last[self._output] = len(steps)
         return [
             (compute, inputs, output, tuple({name for name in inputs if last.get(name) == i}))
             for i, (compute, inputs, output) in enumerate(steps)
         ]
+
+
+class NetworkSession:
+    """A torch network as it is, on the CPU: what an exported file is compared with."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network.eval()
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return {}
+
+    def run(self, batch: Floats) -> Floats:
+        with torch.inference_mode():
+            result: Floats = self._network(torch.from_numpy(batch)).numpy()
+        return result
 
 
 def _placed(value: Any, device: Any) -> Any:

@@ -169,7 +169,8 @@ class _Message:
     def integers(self, field: int) -> tuple[int, ...]:
         """Packed or one by one: both are lists of varints."""
         values = []
-        for position, end in self._spans.get(field, ()):
+        for start, end in self._spans.get(field, ()):
+            position = start
             while position < end:
                 value, position = wire.varint(self._model, position)
                 values.append(wire.signed(value))
@@ -211,10 +212,10 @@ def _attribute_bytes(name: str, value: Attribute) -> bytes:
             kind, out = 3, wire.content(4, value.encode())
         case np.ndarray():
             kind, out = 4, wire.content(5, _tensor_bytes("", value))
-        case [str(), *_]:
+        case _ if any(isinstance(each, str) for each in value):
             kind, out = 8, b"".join(wire.content(9, str(each).encode()) for each in value)
-        case [float(), *_]:
-            kind, out = 6, wire.content(7, struct.pack(f"<{len(value)}f", *value))
+        case _ if any(isinstance(each, float) for each in value):
+            kind, out = 6, wire.content(7, struct.pack(f"<{len(value)}f", *(float(each) for each in value)))
         case _:
             kind, out = 7, wire.content(8, wire.packed(tuple(int(each) for each in value)))
     return wire.content(1, name.encode()) + out + wire.number(20, kind)

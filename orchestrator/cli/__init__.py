@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("orchestrator.cli.serve", "serve", "Serve the engine over HTTP in the foreground."),
     "bench": ("orchestrator.cli.bench", "bench", "Measure this machine; --record adds its row to the table."),
     "profile": ("orchestrator.cli.profile", "profile", "Show where the model's time goes and what can be cut."),
+    "export": ("orchestrator.cli.export", "export", "Write a model's detector as an ONNX file for any size and batch."),
     "up": ("orchestrator.cli.up", "up", "Keep a spec true: hand it to the live daemon, or start one."),
     "daemon": ("orchestrator.cli.daemon", "daemon", "Run the daemon in the foreground (for systemd)."),
     "down": ("orchestrator.cli.down", "down", "Drain a deployment and stop it."),

@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+from orchestrator.cli.engine import MODEL_HELP
 from orchestrator.errors import Refused
 
 
@@ -12,6 +13,8 @@ def read(
     images: list[Path] = typer.Argument(..., metavar="IMAGE...", help="Image files."),
     fields: str = typer.Option(None, "--fields", help="Names of the values wanted, separated by commas."),
     prompt: str = typer.Option(None, "--prompt", help="A sentence that quotes those names."),
+    model: str = typer.Option("ppocr", "--model", help=MODEL_HELP),
+    backend: str = typer.Option("auto", "--backend", help="auto, onnxruntime or torch."),
     json: bool = typer.Option(False, "--json", help="Print JSON: one object, or an array for several images."),
 ) -> None:
     """Read the text of images on this machine.
@@ -20,7 +23,7 @@ def read(
     """
     from orchestrator.cli.engine import load_engine
 
-    engine = load_engine()
+    engine = load_engine(model, backend=backend)
     from inference import fields as named
     from inference.images import BadImage, File
     from inference.runner import page_of

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import typer
 
+from orchestrator.cli.engine import MODEL_HELP
 from orchestrator.errors import Refused
 
 
@@ -12,6 +13,8 @@ def run(
     output_dir: Path = typer.Argument(..., metavar="OUTPUT_DIR", help="Folder for the results; made when absent."),
     workers: int = typer.Option(None, "--workers", min=1, help="Images read at once. Default: one per core."),
     threads: int = typer.Option(1, "--threads", min=1, help="Threads per worker."),
+    model: str = typer.Option("ppocr", "--model", help=MODEL_HELP),
+    backend: str = typer.Option("auto", "--backend", help="auto, onnxruntime or torch."),
     json: bool = typer.Option(False, "--json", help='Print {"images","failed","seconds"}.'),
 ) -> None:
     """Read every image of a folder into another folder.
@@ -35,7 +38,7 @@ def run(
         found = runner.images_in(input_dir)
     except OSError as error:
         raise Refused(f"{input_dir}: {error.strerror or error}") from None
-    engine = load_engine(threads=threads)
+    engine = load_engine(model, threads=threads, backend=backend)
     with Console(stderr=True).status(f"0 of {len(found)}") as status:
         try:
             summary = runner.run(

@@ -2,6 +2,7 @@
 
 import typer
 
+from orchestrator.cli.engine import MODEL_HELP
 from orchestrator.errors import Refused
 
 
@@ -10,6 +11,7 @@ def serve(
     port: int = typer.Option(7860, "--port", min=0, max=65535, help="Port to listen on; 0 picks a free one."),
     workers: int = typer.Option(None, "--workers", min=1, help="Images read at once. Default: one per core."),
     threads: int = typer.Option(1, "--threads", min=1, help="Threads per worker."),
+    model: str = typer.Option("ppocr", "--model", help=MODEL_HELP),
 ) -> None:
     """Serve the engine over HTTP in the foreground.
 
@@ -28,7 +30,7 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         listener.serve(
-            Settings(workers=workers, threads=threads),
+            Settings(model=model, workers=workers, threads=threads),
             host=host,
             port=port,
             listening=lambda url: print(f"{url}  (POST /v1/ocr, GET /healthz, GET /metrics)", flush=True),
