@@ -313,7 +313,7 @@ def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
 
 
 def test_nothing_runs_and_status_says_so(home: Path) -> None:
-    assert status(home) == {"daemon": None, "deployments": []}
+    assert status(home) == {"daemon": None, "backed_up_at": None, "deployments": []}
     assert done(halve(home, "status")) == "no daemon is running; `halve up SPEC` starts one\n"
 
 
