@@ -7,7 +7,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -22,6 +22,8 @@ from inference.engine import Engine
 
 LEAST_SECONDS = 5.0
 LEAST_SAMPLES = 20  # for a 95th percentile
+
+Box = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,7 @@ def measure(
         seconds=round(seconds, 3),
         images_per_second=round(len(taken) / seconds, 4),
         p95_ms=round(statistics.quantiles(taken, n=20, method="inclusive")[-1], 1),
-        memory_bytes=_peak_memory_bytes(),
+        memory_bytes=peak_memory_bytes(),
         versions=_versions(),
     )
 
@@ -118,21 +120,42 @@ def cpu_name() -> str:
 
 def drawn_pages() -> list[bytes]:
     """Three pages of plain text, small, middle and large, drawn here: for a machine without images of its own."""
-    return [_page(480, 360, 10), _page(1000, 800, 24), _page(1700, 1300, 40)]
+    return [_page(*size) for size in _SIZES]
 
 
-def _page(height: int, width: int, lines: int) -> bytes:
-    page = np.full((height, width, 3), 255, np.uint8)
+def drawn_texts() -> list[list[tuple[str, Box]]]:
+    """What stands on each of them: the lines, and the corners (x, y) around each, clockwise from its top left."""
+    pages = []
+    for height, width, lines in _SIZES:
+        page: list[tuple[str, Box]] = []
+        for text, (left, base), scale in _written(height, width, lines):
+            (across, above), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+            top, bottom, right = float(base - above), float(base + below), float(left + across)
+            page.append((text, ((float(left), top), (right, top), (right, bottom), (float(left), bottom))))
+        pages.append(page)
+    return pages
+
+
+_SIZES = ((480, 360, 10), (1000, 800, 24), (1700, 1300, 40))  # height, width, lines
+
+
+def _written(height: int, width: int, lines: int) -> Iterator[tuple[str, tuple[int, int], float]]:
     step = height / (lines + 1)
     for i in range(lines):
         amount = i * 104729 % 100000 / 100
         text = f"No. {i + 1:03} item {i * 7919 % 1000:03} amount {amount:.2f} date 2026-{i % 12 + 1:02}-01"
-        place = (round(step), round(step * (i + 1)))
-        cv2.putText(page, text, place, cv2.FONT_HERSHEY_SIMPLEX, width / 1400 + 0.15, (20, 20, 20), 1, cv2.LINE_AA)
+        yield text, (round(step), round(step * (i + 1))), width / 1400 + 0.15
+
+
+def _page(height: int, width: int, lines: int) -> bytes:
+    page = np.full((height, width, 3), 255, np.uint8)
+    for text, place, scale in _written(height, width, lines):
+        cv2.putText(page, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (20, 20, 20), 1, cv2.LINE_AA)
     return bytes(cv2.imencode(".png", page)[1])
 
 
-def _peak_memory_bytes() -> int:
+def peak_memory_bytes() -> int:
+    """Of this process, since it started."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

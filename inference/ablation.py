@@ -1,0 +1,222 @@
+"""What each measure is worth: the same pages read with it and without it, one process per row.
+
+A measure is a switch: how the engine is put together differently. Every row is compared with the first, which has none
+of them, and where the pages' text is known, with that.
+"""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inference import bench, images
+from inference.backends import Floats, Precision, Runtime, Session
+from inference.backends.ort import OrtRuntime
+from inference.engine import Engine
+from inference.images import Pixels
+from inference.models import ppocr, weights
+from inference.recognition import Orienter
+
+ROUNDS = 2
+FAST_SIDE = 1024  # pixels; the longest side of the quick mode
+
+Written = tuple[str, tuple[tuple[float, float], ...]]
+"""A text and the corners around it, in pixels."""
+Page = list[Written]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One switch. `speed` is the ratio of images/s to the first row's. Shares are 0-1: of the first row's lines, those
+    found with the same text, and of their characters; of the true lines and characters, None where none are known.
+    `latency_ms` is the median time of an image among its workers, `cpu_ms` the processor's time for one, which other
+    work on the machine hardly changes; memory is the peak of the process.
+    """
+
+    switch: str
+    latency_ms: float
+    cpu_ms: float
+    images_per_second: float
+    speed: float
+    memory_bytes: int
+    lines_equal: float
+    characters_equal: float
+    true_lines: float | None
+    true_characters: float | None
+
+
+def ablate(
+    files: Sequence[bytes], truth: Sequence[Page] | None = None, *, workers: int, only: Sequence[str] | None = None
+) -> list[Row]:
+    """A row for each of SWITCHES (or `only` those, the first included anyway), in their order. Raises BadImage, and
+    whatever loading the model raises."""
+    rows: list[Row] = []
+    first: _Run | None = None
+    for switch in SWITCHES:
+        if first and only is not None and switch not in only:
+            continue
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            run = process.submit(_measured, switch, files, workers).result()
+        first = first or run
+        equal = _agreement(first.pages, run.pages)
+        true = _agreement(truth, run.pages) if truth and any(truth) else (None, None)
+        rows.append(
+            Row(
+                switch=switch,
+                latency_ms=round(run.latency_ms, 1),
+                cpu_ms=round(run.cpu_ms, 1),
+                images_per_second=round(run.images_per_second, 3),
+                speed=round(run.images_per_second / first.images_per_second, 3),
+                memory_bytes=run.memory_bytes,
+                lines_equal=equal[0],
+                characters_equal=equal[1],
+                true_lines=true[0],
+                true_characters=true[1],
+            )
+        )
+    return rows
+
+
+Read = Callable[[Pixels], Page]
+
+
+def _plain() -> Read:
+    return _reading(ppocr.load(_Otherwise(OrtRuntime(accelerator="cpu"), together=True, flushed=False)))
+
+
+def _flushed() -> Read:
+    return _reading(ppocr.load(_Otherwise(OrtRuntime(accelerator="cpu"), together=True)))
+
+
+def _alone() -> Read:
+    return _reading(ppocr.load(OrtRuntime(accelerator="cpu")))
+
+
+def _unturned() -> Read:
+    return _reading(replace(ppocr.load(OrtRuntime(accelerator="cpu")), orienter=Orienter(_Upright())))
+
+
+def _shrunk() -> Read:
+    read = _alone()
+
+    def smaller(page: Pixels) -> Page:
+        ratio = min(1.0, FAST_SIDE / max(page.shape[:2]))
+        if ratio == 1.0:
+            return read(page)
+        small = cv2.resize(page, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
+        return [(text, tuple((x / ratio, y / ratio) for x, y in box)) for text, box in read(np.asarray(small))]
+
+    return smaller
+
+
+#: name -> how its engine is put together, and whether every core has a worker; the first is what is compared with
+SWITCHES: Mapping[str, tuple[Callable[[], Read], bool]] = {
+    "plain": (_plain, False),
+    "subnormal weights flushed": (_flushed, False),
+    "and each line alone (as shipped)": (_alone, False),
+    "and a worker per core": (_alone, True),
+    "shipped, classifier skipped": (_unturned, False),
+    f"shipped, longest side {FAST_SIDE}": (_shrunk, False),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    pages: list[Page]
+    latency_ms: float
+    cpu_ms: float
+    images_per_second: float
+    memory_bytes: int
+
+
+def _measured(switch: str, files: Sequence[bytes], workers: int) -> _Run:
+    """In a process of its own: its peak is this switch's."""
+    make, all_cores = SWITCHES[switch]
+    cv2.setNumThreads(1)
+    read = make()
+    pages = [read(images.decode(file)) for file in files]  # which also warms up
+
+    def timed(file: bytes) -> float:
+        started = time.perf_counter()
+        read(images.decode(file))
+        return time.perf_counter() - started
+
+    again = list(files) * ROUNDS
+    started, cpu = time.perf_counter(), time.process_time()
+    with ThreadPoolExecutor(workers if all_cores else 1) as threads:
+        taken = list(threads.map(timed, again))
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+    return _Run(
+        pages=pages,
+        latency_ms=statistics.median(taken) * 1000,
+        cpu_ms=cpu_seconds / len(again) * 1000,
+        images_per_second=len(again) / seconds,
+        memory_bytes=bench.peak_memory_bytes(),
+    )
+
+
+def _reading(engine: Engine) -> Read:
+    return lambda page: [(line.text, line.box) for line in engine.read([page])[0].lines]
+
+
+def _agreement(reference: Sequence[Page], ours: Sequence[Page]) -> tuple[float, float]:
+    """Of the reference's lines, and of its characters, the share found where it stands."""
+    lines = equal = characters = found = 0
+    for expected, page in zip(reference, ours, strict=True):
+        for text, there in zip((text for text, _ in expected), _matched(expected, page), strict=True):
+            lines += 1
+            equal += text == there
+            characters += len(text)
+            blocks = SequenceMatcher(a=text, b=there, autojunk=False).get_matching_blocks()
+            found += sum(block.size for block in blocks)
+    return (equal / lines if lines else 1.0, found / characters if characters else 1.0)
+
+
+def _matched(expected: Page, page: Page) -> list[str]:
+    """The text of the line that overlaps each expected one most, by at least half of the smaller; else nothing."""
+    if not expected or not page:
+        return [""] * len(expected)
+    a, b = _bounds(expected)[:, None], _bounds(page)[None]
+    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(axis=-1)
+    smaller = np.minimum(*((each[..., 2:] - each[..., :2]).prod(axis=-1) for each in (a, b)))
+    overlap = shared / np.maximum(smaller, 1)
+    return [page[i][0] if overlap[row, i] >= 0.5 else "" for row, i in enumerate(overlap.argmax(axis=1))]
+
+
+def _bounds(page: Page) -> NDArray[np.float64]:
+    """n x (left, top, right, bottom)."""
+    corners = [np.array(box, np.float64) for _, box in page]
+    return np.array([[*each.min(axis=0), *each.max(axis=0)] for each in corners])
+
+
+class _Otherwise:
+    """A runtime that can be told to run lines together, and to load weights as they are in their file."""
+
+    def __init__(self, runtime: Runtime, *, together: bool, flushed: bool = True) -> None:
+        self.provider = runtime.provider
+        self.fallback = runtime.fallback
+        self.precision: Precision = runtime.precision
+        self.on_accelerator = together
+        self._runtime = runtime
+        files = () if flushed else (ppocr.DETECTOR, ppocr.ORIENTER, ppocr.RECOGNISER)
+        originals = [weights.read(ppocr.PACKAGE, *file) for file in files]
+        self._originals = {weights.flushed(original): original for original in originals}
+
+    def open(self, model: bytes, sample: Floats) -> Session:
+        return self._runtime.open(self._originals.get(model, model), sample)
+
+
+class _Upright:
+    """Stands in for the orientation classifier: no line is on its head."""
+
+    metadata: Mapping[str, str] = {}
+
+    def run(self, batch: Floats) -> Floats:
+        return np.zeros((len(batch), 2), np.float32)
