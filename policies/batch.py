@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from policies import pools, windows
@@ -27,6 +27,8 @@ TICK_SECONDS = 60
 #: share of the measured throughput that is counted on, and how much longer than usual a start may take
 PACE = 0.9
 LATE_START = 1.5
+#: a job that needs more openings than this is never done
+MOST_OPENINGS = 2000
 #: the fewest machines are taken that need at most this share of the time
 TIME_USED = 0.8
 
@@ -77,6 +79,24 @@ def open_seconds(schedule: Schedule, now: datetime, until: datetime, start_secon
             total -= start_seconds
         at = edge
     return total
+
+
+def open_for(schedule: Schedule, now: datetime, seconds: float, start_seconds: float) -> datetime | None:
+    """When it has been open for so long, with a start more at each opening; None: not within the horizon."""
+    at, left = now, seconds
+    for _ in range(MOST_OPENINGS):
+        bounds = windows.bounds(schedule, at)
+        if bounds.open:
+            edge = bounds.closes_at
+            if edge is None or (edge - at).total_seconds() >= left:
+                return at + timedelta(seconds=left)
+            left -= (edge - at).total_seconds()
+        else:
+            edge, left = bounds.opens_at, left + start_seconds
+        if edge is None:
+            return None
+        at = edge
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

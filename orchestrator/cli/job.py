@@ -1,6 +1,8 @@
 """halve job"""
 
+import contextlib
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +32,18 @@ def submit(
     out: Path = typer.Option(..., "--out", metavar="DST", help="Folder for the results; made when absent."),
     deployment: str = typer.Option(None, "--deployment", metavar="NAME", help="Who reads. Default: the only one."),
     fields: str = typer.Option("", "--fields", metavar="A,B", help="Extract these fields of each image."),
+    deadline: str = typer.Option(
+        "", "--deadline", metavar="TIME", help="6h, HH:MM, or YYYY-MM-DD HH:MM in the schedule's zone: read by then."
+    ),
     wait: bool = typer.Option(False, "--wait", help="Wait for its end; Ctrl-C leaves it running."),
     json: bool = JSON,
 ) -> None:
     """Have all images of a folder read by a deployment's replicas.
 
     Writes DST/<name>.json per image at once, results.jsonl and errors.jsonl at the end.
-    With --wait it exits 1 when some images could not be read.
+    With --wait it exits 1 when some images could not be read. A deadline that cannot be met is refused.
 
-    Example: halve job submit scans/ --out results/ --fields 甲方,金额 --wait
+    Example: halve job submit scans/ --out results/ --fields 甲方,金额 --deadline 6h
     """
     import sys
 
@@ -49,7 +54,8 @@ def submit(
     ledger = _ledger()
     now = SystemClock().now()
     wanted = [name.strip() for name in fields.split(",") if name.strip()]
-    job = jobs.submit(ledger, deployment, source, out, wanted, now)
+    due = _moment(ledger, deployment, deadline, now) if deadline else None
+    job = jobs.submit(ledger, deployment, source, out, wanted, now, due)
     if not json:
         print(f"job {job.id}: {job.total} images of {_plain(job.source)} -> {_plain(job.destination)}", flush=True)
     nobody = asking.unattended(ledger, job.deployment, now)
@@ -169,6 +175,24 @@ def results(
         sys.stdout.buffer.flush()
     except BrokenPipeError:  # `| head` has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _moment(ledger: "Ledger", deployment: str | None, text: str, now: datetime) -> datetime:
+    """A duration from now, or a time in the schedule's zone of the deployment."""
+    from orchestrator import spec
+    from orchestrator.cli.override import moment
+    from orchestrator.errors import Refused
+    from orchestrator.jobs.submission import chosen
+    from orchestrator.spec import units
+
+    with contextlib.suppress(ValueError):
+        return now + units.duration(text)
+    row = chosen(ledger, deployment)
+    zone = spec.parse(row.spec, row.source).schedule_for(now).zone
+    try:
+        return moment(text, now.astimezone(zone))
+    except Refused:
+        raise Refused(f'--deadline {text}: want 6h, HH:MM, or "YYYY-MM-DD HH:MM"') from None
 
 
 def _wait(ledger: "Ledger", job_id: int) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.errors import Refused
 from orchestrator.ledger import deployments, jobs
+from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.jobs import Job
 from orchestrator.ledger.store import Ledger
 
@@ -28,14 +29,18 @@ def submit(
 
     Raises Refused, with nothing recorded, for whatever would make the job impossible.
     """
-    with ledger.read() as tx:
-        name = _chosen(deployments.known(tx), deployment)
+    row = chosen(ledger, deployment)
+    name = row.name
     source, destination = source.resolve(), destination.resolve()
     if destination.is_relative_to(source):
         raise Refused(f"destination {destination} lies inside the source {source}; name a folder outside it")
     names = list(images(source))
     if not names:
         raise Refused(f"source {source}: no images in it; these count as images: {' '.join(sorted(SUFFIXES))}")
+    if deadline_at is not None:
+        from orchestrator.jobs.promise import must_be_possible  # numpy comes with it
+
+        must_be_possible(ledger, row, len(names), deadline_at, now)
     _make_writable(destination)
     with ledger.write() as tx:
         for other in jobs.known(tx, still_open=True):
@@ -67,18 +72,22 @@ def images(source: Path) -> Iterator[str]:
                 yield str(relative / file)
 
 
-def _chosen(known: Sequence[deployments.Deployment], name: str | None) -> str:
+def chosen(ledger: Ledger, name: str | None) -> Deployment:
+    """The deployment of that name; None: the only one there is. Raises Refused, naming those that there are."""
+    with ledger.read() as tx:
+        known = deployments.known(tx)
     there = ", ".join(row.name for row in known)
     if not known:
         raise Refused("there is no deployment yet; `halve up SPEC` makes one")
     if name is not None:
-        if name not in {row.name for row in known}:
+        found = next((row for row in known if row.name == name), None)
+        if found is None:
             raise Refused(f"deployment {name}: unknown; there are: {there}")
-        return name
+        return found
     candidates = [row for row in known if row.wanted == "up"] or known
     if len(candidates) > 1:
         raise Refused(f"several deployments: choose one with --deployment NAME; there are: {there}")
-    return candidates[0].name
+    return candidates[0]
 
 
 def _make_writable(destination: Path) -> None:
