@@ -57,6 +57,7 @@ class Daemon:
         # a signal handler may do no more than this: whatever takes a lock may be interrupted while it holds it
         self._signalled = False
         self._said: dict[str, str] = {}  # the last error of each deployment
+        self._unwritten: str | None = None  # of a tick that could not even note that it failed: the next one does
         self._forgotten: dict[str, Deployment] = {}  # down, and their doors closed
         self._had_one = False
         self._jobs: JobRunner | None = None
@@ -70,7 +71,7 @@ class Daemon:
         with self._signals():
             if not self._take_lease(wait):
                 return
-            alarm = BackgroundScheduler(timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True})
+            alarm = alarm_clock()
             alarm.add_job(self._clock.wake, "interval", seconds=TICK_SECONDS)
             alarm.start()
             renewal = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
@@ -78,7 +79,7 @@ class Daemon:
             self._jobs = JobRunner(self._ledger, self._clock, self._executor, self._room)
             self._jobs.start()
             try:
-                notify_systemd("READY=1")
+                notify_systemd("READY=1\nSTATUS=acting")
                 while not self._leaving() and not self._round(alarm):
                     self._clock.sleep(60.0)
             except Stale as stale:
@@ -109,8 +110,10 @@ class Daemon:
         except Stale:
             raise
         except Refused as refusal:
+            self._unwritten = str(refusal)
             log.error("%s", refusal)
-        except Exception:
+        except Exception as error:
+            self._unwritten = in_a_line(error)
             log.exception("nothing could be done; it is tried again")
         return False
 
@@ -119,7 +122,7 @@ class Daemon:
         with self._ledger.read() as tx:
             rows = deployments.known(tx)
             costing = {machine.deployment for machine in fleet.machines(tx)}
-        errors = [self._backups.keep(started_at)]
+        errors = [self._unwritten, self._backups.keep(started_at)]
         for row in rows:
             if row.wanted == "up" or row.name in costing:
                 self._had_one = True
@@ -130,6 +133,7 @@ class Daemon:
                 break
         with self._ledger.write() as tx:
             leases.ticked(tx, started_at, "; ".join(filter(None, errors)) or None)
+        self._unwritten = None
         left = any(row.wanted == "up" or self._forgotten.get(row.name) != row for row in rows)
         return self._had_one and not left
 
@@ -162,7 +166,7 @@ class Daemon:
             if self._said.get(row.name) != words:  # what lasts is logged once, not every second on a full disk
                 log.error("deployment=%s %s", row.name, refusal)
         except Exception as error:
-            words = f"{row.name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            words = f"{row.name}: {in_a_line(error)}"
             if self._said.get(row.name) != words:
                 log.exception("deployment=%s failed", row.name)
         else:
@@ -216,6 +220,7 @@ class Daemon:
                 raise Refused(f"{who}; stop it first, or leave out --no-wait to wait for it")
             if not said:
                 log.warning("%s: waiting", who)
+                notify_systemd(f"READY=1\nSTATUS=waiting: {who}")  # to stand by is to be up: systemd need not wait
                 said = True
             self._clock.sleep(1.0)
         else:
@@ -255,6 +260,16 @@ class Daemon:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def alarm_clock() -> BackgroundScheduler:
+    """It only wakes the loop: nothing of it is kept, its days are UTC's, and what is late still comes, once."""
+    return BackgroundScheduler(timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True})
+
+
+def in_a_line(error: Exception) -> str:
+    """What went wrong, without what the traceback in the log says."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def identity() -> str:

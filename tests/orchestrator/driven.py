@@ -1,6 +1,6 @@
 """A real daemon in a process of its own, with tiny replicas, a quick clock, and a fuse where the test wants one.
 
-python -m tests.orchestrator.driven HOME [--no-wait] [--slow] [--die EFFECT] [--market URL]
+python -m tests.orchestrator.driven HOME [--no-wait] [--slow] [--die EFFECT [--signal NUMBER]] [--market URL]
 """
 
 import argparse
@@ -49,13 +49,14 @@ def main() -> None:
     parser.add_argument("--no-wait", action="store_true")
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--die", default="")
+    parser.add_argument("--signal", type=int, default=signal.SIGKILL)
     parser.add_argument("--market", default="")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
 
     def die(number: int, name: str) -> None:
         if name == options.die:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), options.signal)
 
     def open_one(home: Path, clock: SystemClock, ledger: Ledger, row: Deployment) -> Running:
         running = open_running(home, clock, ledger, row)

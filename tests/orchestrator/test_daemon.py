@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from orchestrator.clock import SystemClock
-from orchestrator.daemon import identity, is_alive, is_dead, notify_systemd
+from orchestrator.daemon import Daemon, alarm_clock, identity, is_alive, is_dead, notify_systemd
 from orchestrator.deployment import open_running
 from orchestrator.door.client import Door
 from orchestrator.errors import Refused
@@ -26,6 +26,7 @@ from orchestrator.ledger.store import Ledger, Stale, open_ledger
 from orchestrator.processes import birth
 from orchestrator.scheduler import tick
 from orchestrator.status import status
+from policies.lifecycle import Status
 from tests.orchestrator.bent import Waylaid
 from tests.orchestrator.driven import daemon, machines, put_up, ready, take_down
 from tests.orchestrator.scene import NOW, Scene, rows
@@ -152,6 +153,55 @@ def test_systemd_is_told(tmp_path: Path) -> None:
     notify_systemd("READY=1")  # without systemd nothing happens
 
 
+def test_an_alarm_that_is_late_still_comes_and_comes_once() -> None:
+    """The machine slept over a window's edge, or the process was stopped: by default such a job would be dropped."""
+    came: list[datetime] = []
+    alarm = alarm_clock()
+    alarm.start(paused=True)
+    try:
+        alarm.add_job(lambda: came.append(datetime.now(UTC)), "date", run_date=datetime.now(UTC) - timedelta(hours=3))
+        often = {"start_date": datetime.now(UTC) - timedelta(hours=3), "seconds": 600}
+        missed: list[datetime] = []
+        job = alarm.add_job(lambda: missed.append(datetime.now(UTC)), "interval", **often)
+        job.modify(next_run_time=datetime.now(UTC) - timedelta(hours=3))  # eighteen of them
+        alarm.resume()
+        until(lambda: came and missed, 10)
+        assert (len(came), len(missed)) == (1, 1)
+        assert str(alarm.timezone) == "UTC"
+    finally:
+        alarm.shutdown()
+
+
+def test_the_alarm_is_set_to_the_next_edge_and_moves_with_it(home: Path) -> None:
+    """Only in memory: a restart sets it anew from the spec."""
+    text = "{name: ocr, model: ppocr, provider: simulated, simulated: {price_per_hour: 1.80}, "
+    text += "schedule: {timezone: Asia/Shanghai, windows: ['Mon-Fri 08:00-20:00']}, door: {listen: '127.0.0.1:0'}}"
+    ledger = put_up(home, text=text)
+    alarm = alarm_clock()
+    alarm.start(paused=True)
+    try:
+        Daemon(home, ledger, SetSystemClock(datetime(2026, 11, 20, 1, tzinfo=UTC)))._ticked(alarm)
+        assert alarm.get_job("ocr").next_run_time == datetime(2026, 11, 20, 12, tzinfo=UTC)
+        Daemon(home, ledger, SetSystemClock(datetime(2026, 11, 20, 12, tzinfo=UTC)))._ticked(alarm)
+        edge = alarm.get_job("ocr").next_run_time
+        assert datetime(2026, 11, 22, 23, 30, tzinfo=UTC) < edge <= datetime(2026, 11, 23, 0, tzinfo=UTC)  # pre-warmed
+        assert len(alarm.get_jobs()) == 1
+    finally:
+        alarm.shutdown()
+        ledger.close()
+
+
+class SetSystemClock(SystemClock):
+    """Stands still at a moment."""
+
+    def __init__(self, at: datetime) -> None:
+        super().__init__()
+        self._at = at
+
+    def now(self) -> datetime:
+        return self._at
+
+
 # real processes
 
 
@@ -231,6 +281,42 @@ def test_a_signal_finishes_the_tick_and_lets_the_next_one_in_at_once(
     assert len(replicas(home)) == 1  # replicas and doors go on
     assert Door(home, "ocr").running() is not None
     assert not [row for row in rows(ledger, "intents") if row.state == "open"]
+
+
+def test_a_signal_in_the_middle_of_a_launch_lets_it_be_settled(home: Path, ledger: Ledger) -> None:
+    """The tick is finished: the machine that was asked for is known, and nothing new is begun."""
+    put_up(home, "simulated")
+    with daemon(home, "--die", "before launching", "--signal", str(int(signal.SIGTERM))) as process:
+        assert process.wait(30) == 0
+    (machine,) = machines(ledger)
+    assert (machine.status, machine.provider_id) == (Status.BOOTING, f"m-{machine.token}")
+    assert [(row.kind, row.state) for row in rows(ledger, "intents")] == [("launch", "done")]
+    lease = held(ledger)
+    assert lease is not None
+    assert lease.last_tick_at is not None
+    assert not is_alive(lease, datetime.now(UTC))
+
+
+def test_systemd_hears_when_it_acts_when_it_stands_by_and_when_it_leaves(home: Path, ledger: Ledger) -> None:
+    put_up(home, "simulated")
+    address = home / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(address))
+        channel.settimeout(30)
+        os.environ["NOTIFY_SOCKET"] = str(address)
+        try:
+            with daemon(home) as first:
+                assert channel.recv(1000) == b"READY=1\nSTATUS=acting"
+                assert held(ledger).pid == first.pid  # type: ignore[union-attr]
+                with daemon(home) as second:
+                    words = channel.recv(1000).decode()
+                    assert words.startswith(f"READY=1\nSTATUS=waiting: daemon {socket.gethostname()}:{first.pid}:")
+                    first.send_signal(signal.SIGTERM)
+                    assert channel.recv(1000) == b"STOPPING=1"
+                    assert channel.recv(1000) == b"READY=1\nSTATUS=acting"
+                    assert held(ledger).pid == second.pid  # type: ignore[union-attr]
+        finally:
+            del os.environ["NOTIFY_SOCKET"]
 
 
 @pytest.mark.slow
@@ -313,6 +399,9 @@ def test_a_ledger_that_is_locked_for_long_does_not_end_the_daemon(home: Path, le
         assert process.poll() is None
         before = held(ledger).last_tick_at  # type: ignore[union-attr]
         until(lambda: (held(ledger).last_tick_at or before) > before)  # type: ignore[union-attr, operator]
+        said = until(lambda: status(home, ledger, datetime.now(UTC))["daemon"])
+        assert said["tick_errors"] >= 1  # what could not be written then is said now
+        assert "database is locked" in said["last_error"]
         assert len(ready(ledger)) == 1
 
 
