@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-BENCHMARKS = ("command_line", "loop", "door", "jobs", "engine", "selection", "backtest_job", "backtest_serve")
+BENCHMARKS = ("command_line", "loop", "daemon", "door", "jobs", "engine", "selection", "backtest_job", "backtest_serve")
 
 
 def main() -> None:
