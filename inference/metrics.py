@@ -64,5 +64,5 @@ class Metrics:
         lines += [f'halve_request_seconds_bucket{{le="+Inf"}} {total}']
         lines += [f"halve_request_seconds_sum {self.seconds:.6f}", f"halve_request_seconds_count {total}"]
         for name, value in gauges.items():
-            lines += [f"# TYPE halve_{name} gauge", f"halve_{name} {value:g}"]
+            lines += [f"# TYPE halve_{name} gauge", f"halve_{name} {value:.15g}"]
         return "\n".join(lines) + "\n"

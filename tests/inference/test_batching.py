@@ -144,3 +144,41 @@ def test_a_failure_of_the_whole_batch_reaches_everyone_in_it_and_the_worker_goes
         await batcher.close()
 
     asyncio.run(scenario())
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_bucket_remembers() -> None:
+    sizes: list[int] = []
+
+    def work(jobs: Sequence[str]) -> list[str | Exception]:
+        sizes.append(len(jobs))
+        if len(jobs) > 2:
+            raise RuntimeError("CUDA out of memory")
+        return [job.upper() for job in jobs]
+
+    async def scenario() -> None:
+        batcher = Batcher(work, workers=1, capacity=100, buckets=[Bucket(up_to=float("inf"), at_once=8)])
+        for _ in range(2):
+            assert await batcher.submit([(name, 1) for name in "abcdefgh"], soon()) == list("ABCDEFGH")
+        await batcher.close()
+
+    asyncio.run(scenario())
+    assert sizes == [8, 4, 2, 2, 4, 2, 2, *[2] * 4]
+
+
+def test_a_poisonous_job_fails_alone() -> None:
+    def work(jobs: Sequence[str]) -> list[str | Exception]:
+        if "poison" in jobs:
+            raise ValueError("the network chokes on it")
+        return list(jobs)
+
+    async def scenario() -> None:
+        batcher = Batcher(work, workers=1, capacity=10, buckets=[Bucket(up_to=float("inf"), at_once=4)])
+        good = await started(batcher, "a")
+        both = [await started(batcher, name) for name in ("b", "poison", "c")]
+        assert await good == ["a"]
+        assert await asyncio.gather(both[0], both[2]) == [["b"], ["c"]]
+        with pytest.raises(ValueError, match="chokes"):
+            await both[1]
+        await batcher.close()
+
+    asyncio.run(scenario())
