@@ -312,6 +312,7 @@ def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Snaps
         unreachable=frozenset(seen.unreachable),
         strangers=tuple(seen.listed[token].provider_id for token in sorted(_beyond(tx, seen))),
         memory=beliefs.known(tx, world.deployment),
+        start_seconds=policy.start_seconds,
     )
 
 

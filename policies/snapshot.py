@@ -118,3 +118,4 @@ class Snapshot:
     unreachable: frozenset[str] = frozenset()  # providers that cannot be asked now: hold, launch nothing there
     strangers: tuple[str, ...] = ()  # machines that bear our tag, and that the ledger does not know
     memory: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of a policy by name, as it gave it
+    start_seconds: float | None = None  # from launch to ready, as it was measured by then; None: not yet

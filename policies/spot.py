@@ -111,6 +111,28 @@ def answer(scene: Scene, goal: Goal, policy: str, remembered: Plain | None) -> A
     )
 
 
+def story(remembered: Plain | None, now: datetime) -> tuple[str, ...]:
+    """What is thought of each pool, in words for the person paying."""
+    known = _restored(remembered)
+    if known is None or not isinstance(known.own, placement.Memory):
+        return ()
+    at = now.timestamp()
+    own = _not_ahead(known.own, at)
+    lines = []
+    for place, (name, pool) in enumerate(zip(known.pools, own.pools, strict=True)):
+        wanted = own.wanted[place] if own.wanted else 0
+        held = "" if pool.held_since is None else f", up for {pools.age_hours(pool, at):.1f} h"
+        rests = f", left alone until {datetime.fromtimestamp(pool.retry_at, now.tzinfo):%H:%M:%S} UTC"
+        lines.append(
+            f"{name}: {wanted} wanted, {pools.hazard(pool, at):.2g} losses per hour expected{held}"
+            f"{rests if pool.retry_at > at else ''}"
+        )
+    kept = 1 - own.short_hours / own.hours if own.hours > 0 else None
+    if kept is not None:
+        lines.append(f"as many as wanted were ready {kept:.2%} of the last {own.hours:.1f} h that were watched")
+    return tuple(lines)
+
+
 def asleep(now: datetime, remembered: Plain | None) -> Plain | None:
     """What to remember when nothing is to serve: nobody watches, no machine is held. None: it sleeps already."""
     known = _restored(remembered)

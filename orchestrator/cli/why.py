@@ -1,5 +1,7 @@
 """halve why"""
 
+from typing import Any
+
 import typer
 
 
@@ -10,28 +12,46 @@ def why(
 ) -> None:
     """Explain the last decision about a deployment, and the last ones that did something.
 
+    Each of those is made again from its snapshot; where today's spec decides otherwise, it says so.
+
     Example: halve why ocr --last 3
     """
     from json import dumps
 
     from rich.console import Console
 
-    from orchestrator import control
+    from orchestrator import control, replay, spec
     from orchestrator.clock import SystemClock
+    from orchestrator.deployment import policy_of
     from orchestrator.home import home
-    from orchestrator.ledger import fleet
+    from orchestrator.ledger import beliefs, fleet
     from orchestrator.ledger.store import open_ledger
     from orchestrator.status import iso
+    from policies import spot
 
     ledger = open_ledger(home())
-    control.find(ledger, name)
+    row = control.find(ledger, name)
+    policy = policy_of(spec.parse(row.spec, row.source), row, ledger)
+    now = SystemClock().now()
     with ledger.read() as tx:
         newest = fleet.last_tick(tx, name)
-        acted = fleet.ticks(tx, name, until=SystemClock().now(), acted=True, limit=last)
-    rows = [*([newest] if newest is not None and newest.snapshot is None else []), *acted]
-    shown = [
-        {"tick": row.id, "at": iso(row.at), "target": row.target, "reason": row.reason, **row.plan} for row in rows
+        acted = fleet.ticks(tx, name, until=now, acted=True, limit=last)
+        pools = spot.story(beliefs.known(tx, name).get("placement"), now)
+    shown: list[dict[str, Any]] = [
+        {
+            "tick": one.id,
+            "at": iso(one.at),
+            "target": one.target,
+            "reason": one.reason,
+            **one.plan,
+            "again": None
+            if one.snapshot is None
+            else list(replay.differences(replay.again(one.snapshot, policy), one.plan)),
+        }
+        for one in [*([newest] if newest is not None and newest.snapshot is None else []), *acted]
     ]
+    if shown:
+        shown[0]["pools"] = list(pools)
     if json:
         print(dumps(shown, ensure_ascii=False))
         return
@@ -46,3 +66,7 @@ def why(
             console.print(f"  {action['kind']} {what}: {action['reason']}", markup=False)
         for note in one["notes"]:
             console.print(f"  note: {note}", markup=False)
+        for line in one.get("pools", ()):
+            console.print(f"  {line}", markup=False)
+        for line in one["again"] or ():
+            console.print(f"  made again today: {line}", markup=False)

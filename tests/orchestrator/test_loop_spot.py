@@ -10,8 +10,7 @@ import pytest
 from orchestrator import replay
 from orchestrator.providers import NoCapacity
 from orchestrator.providers.simulated import Outage
-from policies import budget
-from policies.decide import decide
+from policies import budget, spot
 from policies.plan import Drain, Launch
 from policies.snapshot import Purchase
 from policies.windows import Schedule
@@ -219,10 +218,24 @@ def test_every_decision_on_spot_can_be_made_again_from_the_ledger(home: Path) ->
     scene.run(1800, 10)
     rows = [row for row in scene.rows("ticks") if row.snapshot is not None]
     assert len(rows) >= 4
+    today = replace(scene.policy, start_seconds=999.0)  # what was measured since then changes nothing
     for row in rows:
-        again = decide(replay.from_json(row.snapshot), scene.policy)
-        words = [one.reason for one in again.actions]
-        assert words == [action["reason"] for action in row.plan["actions"]]
+        assert replay.differences(replay.again(row.snapshot, lambda now: today), row.plan) == ()
+    other = replay.differences(replay.again(rows[0].snapshot, lambda now: replace(today, spot=False)), rows[0].plan)
+    assert any(line.startswith("then, not now: launch simulated/sim-1/spot") for line in other)
+    assert not any(line.startswith("now, not then: launch simulated/sim-1/spot") for line in other)
+
+
+def test_what_is_thought_of_the_pools_can_be_said(home: Path) -> None:
+    scene = spotted(home, availability=0.9)
+    scene.market.faults.before.append(NoCapacity("none left"))
+    scene.run(900, 10)
+    lines = spot.story(kept(scene), scene.clock.now())
+    assert any("2 wanted" in line and "losses per hour expected, up for" in line for line in lines)
+    assert any("ready 100.00% of the last" in line for line in lines)
+    scene.market.lose(scene.market.running()[0])
+    scene.tick()
+    assert any("left alone until" in line for line in spot.story(kept(scene), scene.clock.now()))
 
 
 def test_a_notice_is_met_elsewhere(home: Path) -> None:
