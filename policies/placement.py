@@ -3,8 +3,8 @@
 One number rules every choice: the price of an hour with too few replicas, in on-demand replica hours. It rises when the
 promise has been kept worse than promised, and falls when better; with it, a hedge is worth its money or not: a second
 pool, a few spare replicas, on-demand ones beside a pool too young to be trusted. On-demand replaces exactly what is
-missing, is launched in the moment of the loss, and stops only when the replacement serves. A young pool seasons with
-one replica before it gets the rest.
+missing, is launched in the moment of the loss (on a notice, when spot machines were refused, if the promise is kept
+well), and stops only when the replacement serves. A young pool seasons with one replica before it gets the rest.
 """
 
 import math
@@ -85,6 +85,10 @@ def place(fleet: Fleet, goal: Goal, memory: Memory | None = None) -> Decision:
     trusted = _trusted(staying, _unseasoned(spots, goal, hazards, price), goal, now)
     held = sum(one.pool == ON_DEMAND for one in staying)
     missing = _missing(goal, trusted) - held
+    if not (goal.guard or fleet.refused) and sum(one.ready for one in fleet.replicas) >= goal.replicas:
+        # Nothing is short yet: spot may answer first, if the step that a refusal would cost is cheaper than on-demand.
+        asked = min(missing - max(0, goal.base_on_demand - held), sum(one.pool not in canaries for one in launches))
+        missing -= asked if price * (1 - pools.SHARE_OF_UNKNOWN) < asked else 0
     launches += [Launch(pool=ON_DEMAND, reason=_why(goal, trusted, spots))] * max(0, missing)
     stops = _stops(fleet, goal, staying, trusted, memory.wanted)
     stopped = {one.id for one in stops}

@@ -25,7 +25,9 @@ def job(**fields: int) -> Job:
     return Job(**{**base, **fields})
 
 
-def play(start: Job, tick: int, propose: Proposing, weather: Callable[[int, Job], Sequence[bool]], zones: int = 1) -> Job:
+def play(
+    start: Job, tick: int, propose: Proposing, weather: Callable[[int, Job], Sequence[bool]], zones: int = 1
+) -> Job:
     """Live through the job tick by tick; `weather` may look at the job, so that it can be malicious."""
     now, belief = start, unseen(zones)
     for number in range(start.deadline_seconds // tick):

@@ -69,6 +69,22 @@ def test_a_notice_is_used_at_once():
     assert not decision.stops, "they serve until they are taken"
 
 
+def test_warned_with_a_promise_well_kept_spot_may_answer_first_and_a_refusal_ends_the_wait():
+    leaving = [replica(n, 1, reclaim_at=170.0) for n in range(4)]
+    well, badly = settled(1, hours=500.0, short_hours=0.0), settled(1, hours=500.0, short_hours=20.0)
+    decision = place(fleet(*leaving, now=60.0), GOAL, well)
+    assert pools_of(decision) and ON_DEMAND not in pools_of(decision) and decision.hold_seconds == 0.0
+    (tried,) = set(pools_of(decision))
+    refused_by = fleet(*leaving, now=120.0, refused=(tried,))
+    assert pools_of(place(refused_by, GOAL, decision.memory)).count(ON_DEMAND) == 4
+    assert pools_of(place(fleet(*leaving, now=60.0), GOAL, badly)).count(ON_DEMAND) == 4
+    alone = settled(0, pools=1, hours=500.0)
+    nowhere = [replica(n, 0, reclaim_at=170.0) for n in range(4)]
+    assert pools_of(place(fleet(*nowhere, now=60.0, pools=1), GOAL, alone)) == [ON_DEMAND] * 4, "nothing to ask"
+    short = [replica(n, 1, reclaim_at=170.0, ready=n > 0) for n in range(4)]
+    assert pools_of(place(fleet(*short, now=60.0), GOAL, well)).count(ON_DEMAND) == 4, "something lacks already"
+
+
 def test_on_demand_stops_when_its_replacement_serves_and_not_before():
     covering = [replica(n, ON_DEMAND) for n in range(4)]
     booting = [replica(4 + n, 1, ready=False, launched_at=0.0) for n in range(4)]
@@ -210,7 +226,9 @@ def test_in_any_market(counts, replicas, cold, availability, guard, notice):
         spots = len(after) - len(covering) + len(launched) - launched.count(ON_DEMAND)
         assert spots <= MOST_SPOT * replicas
         soon = [one for one in after if one.ready or one.launched_at + cold <= now + cold]
-        assert len(soon) + launched.count(ON_DEMAND) >= replicas, "what is missing is under way, without fail"
+        if guard or seen.refused or sum(one.ready for one in running) < replicas:
+            assert len(soon) + launched.count(ON_DEMAND) >= replicas, "what is missing is under way, without fail"
+        assert len(soon) + len(launched) >= replicas, "or nothing is short yet, and spot machines are asked for"
         memory = decision.memory
         running = [one for one in running if one.id not in stopped]
         refusals = []
