@@ -13,7 +13,7 @@ from inference.models import dbnet, graph, ppocr, weights
 from inference.precision import Loss
 
 #: N, H, W of what is compared: two batches, two shapes, so a length that was frozen shows
-SHAPES = ((1, 640, 640), (2, 96, 160))
+SHAPES = ((1, 320, 320), (2, 96, 160))
 CLOSE = 1e-4  # largest difference of a probability between torch and the file; measured: 1e-7
 SEED = 20
 

@@ -33,6 +33,7 @@ from inference.models.weights import WeightsError
 from inference.recognition import Form, Recogniser
 
 Three = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -49,7 +50,7 @@ class Normalised(Part):
     file: str
     sha256: Sha256 | None = None
     mean: Three = (0.5, 0.5, 0.5)
-    std: Annotated[Three, Field()] = (0.5, 0.5, 0.5)
+    std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
     channels: Literal["BGR", "RGB"] = "BGR"
 
     def table(self) -> Floats:
@@ -209,7 +210,10 @@ def _file(path: Path, described: Normalised) -> bytes:
     found = hashlib.sha256(content).hexdigest()
     if described.sha256 and found != described.sha256:
         raise WeightsError(f"model card {path}: {place}: its sha256 is {found}, not {described.sha256}")
-    return weights.flushed(content)
+    try:
+        return weights.flushed(content)
+    except WeightsError as error:
+        raise WeightsError(f"model card {path}: {place}: {error}") from None
 
 
 def _opened(path: Path, described: Normalised, runtime: Runtime, model: bytes, sample: Floats) -> Any:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from inference.detection import MAX_NETWORK_PIXELS, BoxRule, Sizing, boxes_of
 from inference.engine import Engine
 
-
 DBNET = Sizing(shorter=736, grow_only=False, round_up=True)
 
 

@@ -1,0 +1,105 @@
+"""Model cards: any pair of ONNX files, and one clear line for what is wrong."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from inference import images, models
+from inference.engine import Engine
+from inference.models import card, ppocr, weights
+from inference.models.weights import WeightsError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """PP-OCR's own files, described as foreign ones."""
+    for name, sha256 in (ppocr.DETECTOR, ppocr.RECOGNISER):
+        (tmp_path / name).write_bytes(weights.read(ppocr.PACKAGE, name, sha256))
+    return tmp_path
+
+
+def written(folder: Path, **changes: dict[str, Any] | str) -> str:
+    content: dict[str, Any] = {
+        "name": "pair",
+        "detector": {"file": ppocr.DETECTOR[0], "sha256": ppocr.DETECTOR[1]},
+        "recogniser": {"file": ppocr.RECOGNISER[0], "sha256": ppocr.RECOGNISER[1]},
+    }
+    for part, change in changes.items():
+        content[part] = content[part] | change if isinstance(change, dict) else change
+    (folder / "card.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    return str(folder / "card.yaml")
+
+
+def test_a_card_of_the_same_files_reads_the_same(engine: Engine, folder: Path, pages: Path) -> None:
+    described = models.load(written(folder), accelerator="cpu")
+    assert described.model == "pair"
+    page = images.decode((pages / "nameplate.png").read_bytes())
+    expected, got = engine.read([page])[0].lines, described.read([page])[0].lines
+    assert [line.text for line in got] == [line.text for line in expected]
+
+
+def test_built_in_parts_and_a_dictionary_of_its_own(folder: Path, pages: Path) -> None:
+    session = models.load(accelerator="cpu").recogniser
+    characters = session._alphabet[1:-1]
+    (folder / "keys.txt").write_text("\n".join(characters), encoding="utf-8")
+    name = written(folder, detector="ppocr", orienter="none", recogniser={"dictionary": "keys.txt"})
+    described = models.load(name, accelerator="cpu")
+    assert described.orienter is None
+    page = images.decode((pages / "nameplate.png").read_bytes())
+    assert any(line.text == "三相异步电动机" for line in described.read([page])[0].lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        pytest.param({"detector": {"sha256": "0" * 64}}, r"det_small\.onnx: its sha256 is 090f04ab", id="hash"),
+        pytest.param({"detector": {"file": "gone.onnx"}}, r"gone\.onnx: No such file", id="missing-file"),
+        pytest.param({"recogniser": {"dictionary": "gone.txt"}}, r"gone\.txt: No such file", id="missing-dictionary"),
+        pytest.param(
+            {"recogniser": {"dictionary": "short.txt"}}, "with the blank and the space.*4 classes", id="short"
+        ),
+        pytest.param({"recogniser": {"space": False}}, r"\(with the blank\) has 18709 classes", id="no-space"),
+        pytest.param({"detector": {"file": "short.txt", "sha256": None}}, r"short\.txt: ", id="no-model"),
+        pytest.param({"detector": {"treshold": 0.2}}, r"detector\.treshold: Extra inputs", id="unknown-key"),
+        pytest.param({"detector": {"threshold": 3}}, r"detector\.threshold: .*less than 1", id="out-of-range"),
+        pytest.param({"detector": {"std": [0, 1, 1]}}, r"detector\.std\.0: .*greater than 0", id="no-deviation"),
+        pytest.param({"name": "a b"}, "name: String should match", id="name"),
+        pytest.param(
+            {"detector": {"file": ppocr.RECOGNISER[0], "sha256": None, "fixed": [48, 320]}},
+            r"rec_small\.onnx: a map like .* was expected, not \(1, 40, 18710\)",
+            id="files-swapped",
+        ),
+    ],
+)
+def test_what_is_wrong_is_one_line_that_names_it(folder: Path, changes: dict[str, Any], reason: str) -> None:
+    (folder / "short.txt").write_text("甲\n乙\n")
+    with pytest.raises(WeightsError, match=reason) as refused:
+        models.load(written(folder, **changes), accelerator="cpu")
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith(f"model card {folder}/card.yaml: ")
+
+
+@pytest.mark.parametrize("content", ["", "- a", "a: [", "\x00"])
+def test_what_is_no_card_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "card.yaml").write_text(content)
+    with pytest.raises(WeightsError, match="model card"):
+        card.read(tmp_path / "card.yaml")
+    with pytest.raises(WeightsError, match="No such file"):
+        card.read(tmp_path / "other.yaml")
+
+
+def test_normalisation_is_per_channel_in_the_order_given() -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    rgb = card.Normalised(file="x", mean=mean, std=std, channels="RGB").table()
+    bgr = card.Normalised(file="x", mean=mean, std=std).table()
+    assert np.allclose(bgr[0, 51], (0.2 - np.array(mean)) / np.array(std))
+    assert np.array_equal(rgb, bgr[:, :, ::-1]) or np.allclose(rgb, bgr[:, :, ::-1])
+
+
+def test_hashes_of_the_built_in_files_are_of_their_bytes() -> None:
+    for name, sha256 in (ppocr.DETECTOR, ppocr.RECOGNISER, ppocr.ORIENTER):
+        assert hashlib.sha256(weights.read(ppocr.PACKAGE, name, sha256)).hexdigest() == sha256
