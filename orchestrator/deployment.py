@@ -1,7 +1,7 @@
 """From a spec to a running deployment: the one function where everything is wired."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -158,32 +158,49 @@ def policy_of(wanted: Spec, row: Deployment, ledger: Ledger) -> Callable[[dateti
     override = None
     if row.override_state in ("open", "closed") and row.override_until is not None:
         override = Override(state="open" if row.override_state == "open" else "closed", until=row.override_until)
+    marginal = electricity(wanted)
 
     def policy(now: datetime) -> Policy:
         with ledger.read() as tx:
             start_seconds = fleet.start_seconds(tx, row.name)
         live = override if override is not None and now < override.until else None
-        return Policy(
-            model=wanted.model,
-            schedule=wanted.schedule_for(now, live, start_seconds),
-            providers=wanted.provider,
-            currency=wanted.currency,
-            rates={code: Fraction(rate.rate) for code, rate in wanted.rates.items()},
-            gpus=wanted.selection.gpus or (),
-            p95_ms=wanted.slo.p95.total_seconds() * 1000 if wanted.slo else None,
-            try_unmeasured=wanted.selection.unmeasured == "try-one",
-            spot=wanted.spot is not None,
-            placing=wanted.spot.policy if wanted.spot else "hazard",
-            availability=wanted.spot.availability if wanted.spot else 0.99,
-            guard=wanted.spot is not None and wanted.spot.guard,
-            base_on_demand=wanted.spot.base_on_demand if wanted.spot else 0,
-            surge=wanted.replicas.surge,
-            start_seconds=scaling.START_UNMEASURED_SECONDS if start_seconds is None else start_seconds,
-            limit=budget_of(wanted),
-            wanted=row.wanted == "up",
-        )
+        return replace(wishes(wanted, now, start_seconds, live, marginal), wanted=row.wanted == "up")
 
     return policy
+
+
+def wishes(
+    wanted: Spec, now: datetime, start_seconds: float | None, held: Override | None, marginal: Mapping[str, int]
+) -> Policy:
+    """A spec alone in the policies' words: what `halve plan` and the daemon both choose machines by."""
+    return Policy(
+        model=wanted.model,
+        schedule=wanted.schedule_for(now, held, start_seconds),
+        providers=wanted.provider,
+        currency=wanted.currency,
+        rates={code: Fraction(rate.rate) for code, rate in wanted.rates.items()},
+        marginal_micros=marginal,
+        gpus=wanted.selection.gpus or (),
+        p95_ms=wanted.slo.p95.total_seconds() * 1000 if wanted.slo else None,
+        try_unmeasured=wanted.selection.unmeasured == "try-one",
+        spot=wanted.spot is not None,
+        placing=wanted.spot.policy if wanted.spot else "hazard",
+        availability=wanted.spot.availability if wanted.spot else 0.99,
+        guard=wanted.spot is not None and wanted.spot.guard,
+        base_on_demand=wanted.spot.base_on_demand if wanted.spot else 0,
+        surge=wanted.replicas.surge,
+        start_seconds=scaling.START_UNMEASURED_SECONDS if start_seconds is None else start_seconds,
+        limit=budget_of(wanted),
+    )
+
+
+def electricity(wanted: Spec) -> dict[str, int]:
+    """What one more hour of this machine costs where its electricity is known: its rent is paid anyway."""
+    if wanted.local.power is None or "local" not in wanted.provider:
+        return {}
+    power = wanted.local.model_copy(update={"price_per_hour": None, "amortisation_per_hour": None})
+    offer = local_offer(wanted.model_copy(update={"local": power}))
+    return {} if offer.price_per_hour_micros is None else {offer.id: offer.price_per_hour_micros}
 
 
 def budget_of(wanted: Spec) -> budgets.Budget | None:

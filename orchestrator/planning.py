@@ -2,26 +2,23 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import VirtualClock
-from orchestrator.deployment import local_offer, open_providers, simulated_profile
+from orchestrator.deployment import electricity, open_providers, simulated_profile, wishes
 from orchestrator.ledger import deployments, fleet, offers
 from orchestrator.ledger.store import Ledger
 from orchestrator.spec import Spec
-from policies import mix
+from policies import choice
 from policies.forecast import DAYS_BACK, quantile
 from policies.lifecycle import LIVE
-from policies.mix import Demand, Mix, Part, Terms
-from policies.program import Limits
-from policies.scaling import START_UNMEASURED_SECONDS
-from policies.snapshot import Offer, Purchase
-from policies.windows import spans
+from policies.mix import Mix, Part
+from policies.windows import Schedule, bounds, spans
 
 #: the share of open minutes whose load a planned fleet carries
 BUSY = 0.95
@@ -63,9 +60,6 @@ def plan(wanted: Spec, home: Path, ledger: Ledger, now: datetime) -> Costs:
     fleet that shrinks in quiet hours. Raises Refused for a provider that is not part of this version.
     """
     found = [offer for one in open_providers(wanted, home, VirtualClock(now)).values() for offer in one.offers()]
-    allowed = [offer for offer in found if wanted.spot is not None or offer.purchase is not Purchase.SPOT]
-    if wanted.selection.gpus:
-        allowed = [offer for offer in allowed if offer.gpu in wanted.selection.gpus]
     with ledger.read() as tx:
         profiles = [*offers.profiles(tx, wanted.model)]
         start_seconds = fleet.start_seconds(tx, wanted.name)
@@ -73,17 +67,9 @@ def plan(wanted: Spec, home: Path, ledger: Ledger, now: datetime) -> Costs:
         minutes = deployments.load_minutes(tx, wanted.name, now - timedelta(days=DAYS_BACK))
     if "simulated" in wanted.provider:
         profiles.append(simulated_profile(wanted, wanted.simulated.gpu))
-    terms = _terms(wanted, allowed, start_seconds)
-    answer = mix.unloaded(allowed, profiles, terms)
-    if busy := busy_rate(wanted, minutes, now):
-        loaded = mix.cheapest(
-            allowed, [Demand(name="", images_per_second=busy, profiles=tuple(profiles))], terms, today
-        )
-        if loaded.winner is None:  # the fleet will be as large as the spec lets it
-            largest = replace(terms, limits=replace(terms.limits, minimum=wanted.replicas.max))
-            answer = replace(mix.unloaded(allowed, profiles, largest), reason=f"{answer.reason}; {loaded.reason}")
-        else:
-            answer = loaded
+    policy = wishes(wanted, now, start_seconds, None, electricity(wanted))
+    least, most = replicas(policy.schedule, now)
+    answer = choice.fleet(found, profiles, policy, busy_rate(wanted, minutes, now) or 0.0, least, most, today)
     open_hours = hours_open(wanted, now)
     hourly = None if answer.winner is None else answer.winner.hourly_micros
     return Costs(
@@ -109,30 +95,12 @@ def busy_rate(wanted: Spec, minutes: Mapping[datetime, int], now: datetime) -> f
     return quantile(asked, BUSY) / 60 if len(asked) >= FEWEST_MINUTES else None
 
 
-def _terms(wanted: Spec, found: Sequence[Offer], start_seconds: float | None) -> Terms:
-    return Terms(
-        model=wanted.model,
-        p95_ms=wanted.slo.p95.total_seconds() * 1000 if wanted.slo else None,
-        limits=Limits(
-            minimum=wanted.replicas.min,
-            maximum=wanted.replicas.max,
-            steady=wanted.spot.base_on_demand if wanted.spot else 0,
-        ),
-        try_unmeasured=wanted.selection.unmeasured == "try-one",
-        currency=wanted.currency,
-        rates={code: Fraction(rate.rate) for code, rate in wanted.rates.items()},
-        marginal_micros=_electricity(wanted, found),
-        start_seconds=START_UNMEASURED_SECONDS if start_seconds is None else start_seconds,
-    )
-
-
-def _electricity(wanted: Spec, found: Sequence[Offer]) -> dict[str, int]:
-    """What one more hour of this machine costs where its electricity is known: its rent is paid anyway."""
-    if wanted.local.power is None:
-        return {}
-    power = wanted.local.model_copy(update={"price_per_hour": None, "amortisation_per_hour": None})
-    price = local_offer(wanted.model_copy(update={"local": power})).price_per_hour_micros
-    return {} if price is None else {offer.id: price for offer in found if offer.provider == "local"}
+def replicas(schedule: Schedule, now: datetime) -> tuple[int, int]:
+    """The fewest and the most of the window that is open, or opens next."""
+    held = bounds(schedule, now)
+    if not held.open and held.opens_at is not None:
+        held = bounds(schedule, held.opens_at)
+    return (held.min, held.max) if held.open else (schedule.min, schedule.max)
 
 
 def hours_open(wanted: Spec, now: datetime) -> Fraction:

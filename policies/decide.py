@@ -1,9 +1,10 @@
 """The only place where the policies meet: snapshot in, plan out."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from policies import batch, budget, candidates, disruption, scaling, spot, windows
+from policies import batch, budget, candidates, choice, disruption, scaling, spot, windows
 from policies.candidates import Basket
 from policies.disruption import Leaving
 from policies.lifecycle import LIVE, STARTING, Status
@@ -86,8 +87,7 @@ def _stand(snapshot: Snapshot, policy: Policy, dropped: Collection[str]) -> _Sta
         one for one in snapshot.instances if one.status in LIVE and one.id not in dropped and not one.terminating
     )
     if policy.wanted:
-        fleet = _fleet(snapshot, policy, staying)
-        target = scaling.target(snapshot.load, snapshot.jobs, fleet, bounds, _scaling(snapshot, policy))
+        target = _target(snapshot, policy, bounds, staying)
     else:
         target = Target(replicas=0, reason="taken down")
     return _Stand(
@@ -96,6 +96,29 @@ def _stand(snapshot: Snapshot, policy: Policy, dropped: Collection[str]) -> _Sta
         staying=staying,
         outdated=frozenset(one.id for one in staying if one.digest != snapshot.digest or not policy.allows(one)),
     )
+
+
+def _target(snapshot: Snapshot, policy: Policy, bounds: windows.Bounds, staying: Sequence[Instance]) -> Target:
+    """How many: when more are to come, each brings what the machine brings that would be taken next."""
+    fleet = _fleet(snapshot, policy, staying)
+    target = scaling.target(snapshot.load, snapshot.jobs, fleet, bounds, _scaling(snapshot, policy))
+    if target.replicas <= len(staying):
+        return target
+    rows = _first(candidates.eligible(snapshot, policy), snapshot, policy, bounds, staying)
+    return scaling.target(snapshot.load, snapshot.jobs, fleet, bounds, _scaling(snapshot, policy, rows))
+
+
+def _first(
+    rows: Sequence[Ranked],
+    snapshot: Snapshot,
+    policy: Policy,
+    bounds: windows.Bounds,
+    staying: Sequence[Instance],
+) -> list[Ranked]:
+    """In the order in which `halve plan` would have them for the load of now."""
+    today = Counter(one.offer_id for one in staying)
+    asked = scaling.asked(snapshot.load)
+    return choice.first(rows, snapshot.profiles, policy, asked, max(1, bounds.max), today)
 
 
 def _hours(policy: Policy, stand: _Stand) -> Hours:
@@ -116,9 +139,10 @@ def _fleet(snapshot: Snapshot, policy: Policy, up: Sequence[Instance]) -> scalin
     )
 
 
-def _scaling(snapshot: Snapshot, policy: Policy) -> scaling.Scaling:
-    """What one more replica brings: one of the best offer."""
-    speeds = (one.profile.images_per_second for one in candidates.eligible(snapshot, policy) if one.profile is not None)
+def _scaling(snapshot: Snapshot, policy: Policy, rows: Sequence[Ranked] | None = None) -> scaling.Scaling:
+    """What one more replica brings: one of the first of these offers, else of the best there is."""
+    rows = candidates.eligible(snapshot, policy) if rows is None else rows
+    speeds = (one.profile.images_per_second for one in rows if one.profile is not None)
     return scaling.Scaling(
         images_per_second=next(speeds, None), utilisation=policy.utilisation, start_seconds=policy.start_seconds
     )
@@ -206,6 +230,9 @@ def _by_rank(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves:
         notes = (*notes, f"{missing} replicas are missing and no offer can be taken now")
         return _Moves(leaving=gone, notes=notes, memory=kept)
     basket = Basket.of(snapshot, policy, stand.staying, min(missing, allowed))
+    first = _first(found, snapshot, policy, stand.bounds, stand.staying)
+    for row in first[: len(first) - len(found)]:
+        basket.take([row])
     while basket.take(found) is not None:
         pass
     if basket.left > 0:
@@ -244,6 +271,8 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves | None
     while basket.take(owned) is not None:
         pass
     spots = allowed - stand.bounds.max if steady else allowed  # refused launches must not use up the runaway bound
+    if any(offer is None for offer, _ in answer.launches):
+        steady = _first(steady, snapshot, policy, stand.bounds, stand.staying)
     missed = _buy(basket, answer.launches, snapshot, ranked, steady, spots)
     replaced = disruption.outdated(stand.staying, stand.target.replicas, policy.surge, stand.outdated)
     return _Moves(

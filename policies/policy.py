@@ -17,6 +17,8 @@ class Policy:
     providers: tuple[str, ...]  # in order of preference
     currency: str = ""  # what budgets and comparisons speak; "": that of the prices
     rates: Mapping[str, Fraction] = field(default_factory=dict)  # what one unit of another currency is worth in it
+    #: by offer: what one more hour costs of a machine that is paid for anyway, its electricity
+    marginal_micros: Mapping[str, int] = field(default_factory=dict)
     gpus: tuple[str, ...] = ()  # allowed ones; empty: any
     p95_ms: float | None = None
     try_unmeasured: bool = False

@@ -66,12 +66,18 @@ def target(load: Load, jobs: Sequence[JobState], fleet: Fleet, bounds: Bounds, s
     return Target(replicas=clamped, reason=f"{bounds.reason}; {why}")
 
 
+def asked(load: Load) -> float:
+    """Images a second to be ready for: of now, of the hold-down window, and as expected; 0 without evidence."""
+    rates = (load.images_per_second, load.peak_images_per_second, load.expected_images_per_second)
+    return max(rate or 0.0 for rate in rates)
+
+
 def _need(load: Load, fleet: Fleet, scaling: Scaling) -> tuple[int, str]:
     if load.images_per_second is None and load.peak_images_per_second is None:
         return fleet.held, "no evidence of the load, hold"
     seen = max(load.images_per_second or 0.0, load.peak_images_per_second or 0.0)
     expected = load.expected_images_per_second or 0.0
-    need, why = _carried(load, fleet, scaling, max(seen, expected))
+    need, why = _carried(load, fleet, scaling, asked(load))
     if expected > seen:
         why = f"{why}, as on past days"
     if need >= fleet.held:

@@ -97,3 +97,9 @@ def test_ones_own_machine_comes_first_where_its_electricity_is_known(ledger: Led
     assert found["choice"] == [{"gpu": "RTX 3060", "provider": "local", "purchase": "owned", "count": 1}]
     assert found["hourly_micros"] == 3_120_000, "the bill is the whole price"
     assert found["runner_up"]["provider"] == "simulated"
+
+
+def test_a_window_has_replicas_of_its_own(ledger: Ledger, tmp_path: Path) -> None:
+    friday = '"Mon-Fri 08:00-20:00"'
+    text = SPEC.replace("MAX", "4").replace(friday, '{when: "Mon-Fri 08:00-20:00", min: 3, max: 3}')
+    assert planned(ledger, tmp_path, text)["choice"][0]["count"] == 3

@@ -1,0 +1,97 @@
+"""The one choice of machines: what `halve plan` shows is what the daemon takes first.
+
+Providers are asked in the spec's order: the next one comes in only when those before it cannot carry the load. Machines
+of one's own whose electricity is known are always among them. Within that, the exact program of `mix` decides.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from policies import mix
+from policies.mix import Answer, Demand, Terms
+from policies.policy import Policy
+from policies.program import Limits
+from policies.selection import Ranked
+from policies.snapshot import Offer, Profile, Purchase
+
+
+def fleet(
+    offers: Sequence[Offer],
+    profiles: Sequence[Profile],
+    policy: Policy,
+    images_per_second: float,
+    least: int,
+    most: int,
+    today: Mapping[str, int] | None = None,
+) -> Answer:
+    """The fleet for this load, `least` to `most` replicas; for no load the smallest, of what is cheapest when busy.
+
+    Where the load cannot be carried, the reason says so and the fleet is as large as it may be.
+    """
+    terms = _terms(policy, least, most)
+    if images_per_second <= 0:
+        return _asked(offers, policy, lambda within: mix.unloaded(within, profiles, terms))
+    demand = [Demand(name="", images_per_second=images_per_second, profiles=tuple(profiles))]
+    answer = _asked(offers, policy, lambda within: mix.cheapest(within, demand, terms, today))
+    if answer.winner is not None:
+        return answer
+    largest = replace(terms, limits=replace(terms.limits, minimum=most))
+    full = _asked(offers, policy, lambda within: mix.unloaded(within, profiles, largest))
+    return replace(full, reason=f"{full.reason}; {answer.reason}")
+
+
+def first(
+    rows: Sequence[Ranked],
+    profiles: Sequence[Profile],
+    policy: Policy,
+    images_per_second: float,
+    most: int,
+    today: Mapping[str, int],
+) -> list[Ranked]:
+    """Machines in the order in which they are to be taken: the missing ones of the fleet for this load, an offer as
+    often as it is wanted, then all offers by rank.
+
+    Where all are as fast, the rank by cost per image is that order already.
+    """
+    speeds = {row.profile.images_per_second for row in rows if row.profile is not None}
+    if images_per_second <= 0 or len(speeds) < 2:
+        return [*rows]
+    answer = fleet([row.offer for row in rows], profiles, policy, images_per_second, 0, most, today)
+    by_id = {row.offer.id: row for row in rows}
+    parts = () if answer.winner is None else answer.winner.parts
+    wanted: list[Ranked] = []
+    for part in sorted(parts, key=lambda part: sum(part.images_per_second.values()), reverse=True):
+        wanted += [by_id[part.offer.id]] * max(0, part.count - today.get(part.offer.id, 0))
+    return [*wanted, *rows]
+
+
+def _asked(offers: Sequence[Offer], policy: Policy, ask: Callable[[Sequence[Offer]], Answer]) -> Answer:
+    """The answer of the first provider that has one, of the first two together, and so on."""
+    allowed = [offer for offer in offers if policy.allows(offer)]
+    answer = ask([])
+    for count in range(1, len(policy.providers) + 1):
+        near = policy.providers[:count]
+        within = [one for one in allowed if one.provider in near or _paid_anyway(one, policy)]
+        answer = ask(within)
+        if answer.winner is not None:
+            break
+    return answer
+
+
+def _paid_anyway(offer: Offer, policy: Policy) -> bool:
+    return offer.purchase is Purchase.OWNED and offer.id in policy.marginal_micros
+
+
+def _terms(policy: Policy, least: int, most: int) -> Terms:
+    return Terms(
+        model=policy.model,
+        p95_ms=policy.p95_ms,
+        limits=Limits(
+            utilisation=policy.utilisation, minimum=least, maximum=most, steady=min(policy.base_on_demand, most)
+        ),
+        try_unmeasured=policy.try_unmeasured,
+        currency=policy.currency,
+        rates=policy.rates,
+        marginal_micros=policy.marginal_micros,
+        start_seconds=policy.start_seconds,
+    )
