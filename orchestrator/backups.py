@@ -15,6 +15,8 @@ EVERY = timedelta(days=1)
 RETRY = timedelta(hours=1)
 #: between two stretches of pages: the disk is also the tick's
 PAUSE_SECONDS = 0.005
+#: for the copy under way to notice that the daemon leaves; one that waits for a hung disk ends with the process
+STOP_SECONDS = 5.0
 
 
 class _Stopped(Exception):
@@ -48,7 +50,7 @@ class Backups:
         """Give up the copy under way, if any; its draft is removed."""
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
 
     def _due(self, now: datetime) -> bool:
         if self._thread is not None and self._thread.is_alive():
