@@ -50,6 +50,12 @@ def test_pages_read_the_same(engine: Engine, pages: Path) -> None:
         assert [line.score for line in got] == pytest.approx([line.score for line in expected], abs=CLOSE)
 
 
+def test_a_network_without_input_is_refused() -> None:
+    nothing = Graph(nodes=(), constants={}, inputs=(), outputs=(), opset=13)
+    with pytest.raises(WeightsError, match="no input or no output"):
+        TorchRuntime(accelerator="cpu").open(graph.serialised(nothing), np.zeros(1, np.float32))
+
+
 def test_an_operation_that_is_not_known_is_named() -> None:
     port = Port(name="x", kind="float32", shape=("N",))
     nodes = (Node(op="NonZero", inputs=("x",), outputs=("y",)),)
