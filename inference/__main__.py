@@ -4,16 +4,20 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import get_args
 
 import inference
+from inference.backends import Accelerator, Backend, Precision
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m inference", description="Serve the engine over HTTP.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=7860, help="0 picks a free one")
-    parser.add_argument("--model", default="ppocr")
-    parser.add_argument("--accelerator", choices=("auto", "cuda", "cpu"), default="auto")
+    parser.add_argument("--model", default="ppocr", help="a model's name, or the path of a model card (.yaml)")
+    parser.add_argument("--accelerator", choices=get_args(Accelerator), default="auto")
+    parser.add_argument("--backend", choices=get_args(Backend), default="auto")
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32")
     parser.add_argument("--workers", type=int, help="images read at once (default: one per core)")
     parser.add_argument("--threads", type=int, default=1, help="threads per worker (default: 1)")
     parser.add_argument("--queue", type=int, default=64, help="images that may wait (default: 64)")
@@ -40,6 +44,8 @@ def main() -> int:
     settings = Settings(
         model=options.model,
         accelerator=options.accelerator,
+        backend=options.backend,
+        precision=options.precision,
         workers=options.workers,
         threads=options.threads,
         queue=options.queue,

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from importlib.util import find_spec
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import bench, images
+from inference import bench, images, models
 from inference.backends import Floats, Precision, Runtime, Session
 from inference.backends.ort import OrtRuntime
 from inference.engine import Engine
@@ -34,10 +35,11 @@ Page = list[Written]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One switch. `speed` is the ratio of images/s to the first row's. Shares are 0-1: of the first row's lines, those
-    found with the same text, and of their characters; of the true lines and characters, None where none are known.
-    `latency_ms` is the median time of an image among its workers, `cpu_ms` the processor's time for one, which other
-    work on the machine hardly changes; memory is the peak of the process.
+    """One switch. `speed` is the first row's processor time for an image over this one's.
+
+    Shares are 0-1: of the first row's lines, those found with the same text, and of their characters; of the true lines
+    and characters, None where none are known. `latency_ms` is the median time of an image among its workers, `cpu_ms`
+    the processor's time for one, which other work on the machine hardly changes; memory is the peak of the process.
     """
 
     switch: str
@@ -55,12 +57,14 @@ class Row:
 def ablate(
     files: Sequence[bytes], truth: Sequence[Page] | None = None, *, workers: int, only: Sequence[str] | None = None
 ) -> list[Row]:
-    """A row for each of SWITCHES (or `only` those, the first included anyway), in their order. Raises BadImage, and
-    whatever loading the model raises."""
+    """A row for each of SWITCHES (or `only` those, the first included anyway), in their order; without torch none for
+    it. Raises BadImage, and whatever loading the model raises."""
     rows: list[Row] = []
     first: _Run | None = None
     for switch in SWITCHES:
         if first and only is not None and switch not in only:
+            continue
+        if switch.startswith("torch") and find_spec("torch") is None:
             continue
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             run = process.submit(_measured, switch, files, workers).result()
@@ -73,7 +77,7 @@ def ablate(
                 latency_ms=round(run.latency_ms, 1),
                 cpu_ms=round(run.cpu_ms, 1),
                 images_per_second=round(run.images_per_second, 3),
-                speed=round(run.images_per_second / first.images_per_second, 3),
+                speed=round(first.cpu_ms / run.cpu_ms, 3),
                 memory_bytes=run.memory_bytes,
                 lines_equal=equal[0],
                 characters_equal=equal[1],
@@ -116,6 +120,10 @@ def _shrunk() -> Read:
     return smaller
 
 
+def _torch(precision: Precision) -> Callable[[], Read]:
+    return lambda: _reading(models.load("ppocr", accelerator="cpu", backend="torch", precision=precision))
+
+
 #: name -> how its engine is put together, and whether every core has a worker; the first is what is compared with
 SWITCHES: Mapping[str, tuple[Callable[[], Read], bool]] = {
     "plain": (_plain, False),
@@ -124,6 +132,8 @@ SWITCHES: Mapping[str, tuple[Callable[[], Read], bool]] = {
     "and a worker per core": (_alone, True),
     "shipped, classifier skipped": (_unturned, False),
     f"shipped, longest side {FAST_SIDE}": (_shrunk, False),
+    "torch, fp32": (_torch("fp32"), False),
+    "torch, bf16": (_torch("bf16"), False),
 }
 
 

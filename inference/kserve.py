@@ -49,7 +49,6 @@ class Inference:
 
 def routes(service: Service, *, version: str) -> list[Route]:
     """Everything under /v2."""
-    model = service.settings.model
 
     async def live(_: Request) -> Response:
         return Answer({"live": True})
@@ -61,7 +60,7 @@ def routes(service: Service, *, version: str) -> list[Route]:
         return Answer({"name": "halve", "version": version, "extensions": EXTENSIONS})
 
     async def metadata(_: Request) -> Response:
-        return Answer(_metadata(model))
+        return Answer(_metadata(service.model))
 
     async def config(_: Request) -> Response:
         return Answer(_config(service))
@@ -73,15 +72,15 @@ def routes(service: Service, *, version: str) -> list[Route]:
         length = request.headers.get(HEADER_LENGTH)
         inference = parsed(await request.body(), length)
         accepted = request.headers.get("accept-encoding", "")
-        return inference.upload, lambda pages: _packed(rendered(model, inference, pages), accepted)
+        return inference.upload, lambda pages: _packed(rendered(service.model, inference, pages), accepted)
 
     async def infer(request: Request) -> Response:
         return await reception.answered(service, request, receive)
 
     async def known(request: Request, then: Callable[[Request], Any]) -> Response:
         named = request.path_params
-        if named["model"] != model or named.get("version", MODEL_VERSION) != MODEL_VERSION:
-            raise HTTPException(404, f"no such model here; there is {model}, version {MODEL_VERSION}")
+        if named["model"] != service.model or named.get("version", MODEL_VERSION) != MODEL_VERSION:
+            raise HTTPException(404, f"no such model here; there is {service.model}, version {MODEL_VERSION}")
         response: Response = await then(request)
         return response
 
@@ -262,7 +261,7 @@ def _config(service: Service) -> dict[str, Any]:
 
     on_accelerator = service.engine is not None and service.engine.on_accelerator
     return {
-        "name": service.settings.model,
+        "name": service.model,
         "platform": "halve",
         "backend": "halve",
         "max_batch_size": 0,
@@ -270,7 +269,7 @@ def _config(service: Service) -> dict[str, Any]:
         "output": [tensor(name) for name in OUTPUTS],
         "instance_group": [
             {
-                "name": service.settings.model,
+                "name": service.model,
                 "kind": "KIND_GPU" if on_accelerator else "KIND_CPU",
                 "count": service.workers,
             }
@@ -286,7 +285,7 @@ def _statistics(service: Service) -> dict[str, Any]:
         return {"count": count, "ns": round(seconds * 1e9)}
 
     return {
-        "name": service.settings.model,
+        "name": service.model,
         "version": MODEL_VERSION,
         "last_inference": round(seen.last_at.timestamp() * 1000) if seen.last_at else 0,
         "inference_count": seen.images_total,

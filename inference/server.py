@@ -88,7 +88,7 @@ def _health(service: Service) -> dict[str, Any]:
         "status": service.status,
         "provider": engine.provider if engine else None,
         "fallback": engine.fallback if engine else None,
-        "model": service.settings.model,
+        "model": service.model,
         "precision": engine.precision if engine else None,
         "version": _version(),
         "workers": service.workers,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from inference import drawing, fields, images, models, schema
-from inference.backends import Accelerator
+from inference.backends import Accelerator, Backend, Precision
 from inference.batching import CPU_BUCKETS, GPU_BUCKETS, Batcher, QueueFull
 from inference.engine import Engine, Reading
 from inference.images import BadImage, File
@@ -29,6 +29,8 @@ class Settings:
 
     model: str = "ppocr"
     accelerator: Accelerator = "auto"
+    backend: Backend = "auto"
+    precision: Precision = "fp32"
     workers: int | None = None
     threads: int = 1
     queue: int = 64  # images waiting; the next one gets 429
@@ -80,6 +82,11 @@ class Service:
         return "ready" if self._batcher else "loading"
 
     @property
+    def model(self) -> str:
+        """Its name; that in a model card is known once the card is loaded."""
+        return self.engine.model if self.engine else self.settings.model
+
+    @property
     def waiting(self) -> int:
         return self._batcher.waiting if self._batcher else 0
 
@@ -93,7 +100,12 @@ class Service:
         settings = self.settings
         started = time.monotonic()
         engine = await asyncio.to_thread(
-            models.load, settings.model, accelerator=settings.accelerator, threads=settings.threads
+            models.load,
+            settings.model,
+            accelerator=settings.accelerator,
+            threads=settings.threads,
+            backend=settings.backend,
+            precision=settings.precision,
         )
         log.info("%s loaded in %.1f s on %s", engine.model, time.monotonic() - started, engine.provider)
         self.engine = engine

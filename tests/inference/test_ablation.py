@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def test_the_drawn_pages_say_what_was_drawn_on_them(engine: Engine) -> None:
 def test_a_row_per_switch(pages: Path) -> None:
     files = [(pages / name).read_bytes() for name in ("packaging.png", "nameplate.png")]
     rows = ablation.ablate(files, workers=2)
-    assert [row.switch for row in rows] == list(ablation.SWITCHES)
+    torch = find_spec("torch") is not None
+    assert [row.switch for row in rows] == [name for name in ablation.SWITCHES if torch or "torch" not in name]
     first = rows[0]
     assert (first.speed, first.lines_equal, first.characters_equal, first.true_lines) == (1, 1, 1, None)
     for row in rows:
