@@ -1,6 +1,10 @@
 """Model cards: any pair of ONNX files, and one clear line for what is wrong."""
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +107,37 @@ def test_normalisation_is_per_channel_in_the_order_given() -> None:
 def test_hashes_of_the_built_in_files_are_of_their_bytes() -> None:
     for name, sha256 in (ppocr.DETECTOR, ppocr.RECOGNISER, ppocr.ORIENTER):
         assert hashlib.sha256(weights.read(ppocr.PACKAGE, name, sha256)).hexdigest() == sha256
+
+
+def halve(*words: str, home: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "HALVE_HOME": str(home)},
+    )
+
+
+def test_the_commands_take_a_card(folder: Path, pages: Path) -> None:
+    name = written(folder)
+    read = halve("read", "--model", name, "--json", str(pages / "nameplate.png"), home=folder)
+    assert read.returncode == 0, read.stderr
+    page = json.loads(read.stdout)
+    assert (page["model"], page["structured_data"]["型号"]) == ("pair", "Y2-132M-4")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        pytest.param(("--model", "cv_resnet18_ocr-detection"), "no checkpoint here: put pytorch_model.pt", id="none"),
+        pytest.param(("--model", "nothing"), "no model named 'nothing'; there is ppocr, cv_resnet18", id="unknown"),
+        pytest.param(("--model", "gone.yaml"), "model card gone.yaml: No such file", id="no-card"),
+        pytest.param(("--backend", "abacus"), "it is one of auto, onnxruntime, torch", id="backend"),
+    ],
+)
+def test_the_commands_refuse_in_one_line(folder: Path, pages: Path, words: tuple[str, str], reason: str) -> None:
+    done = halve("read", *words, str(pages / "nameplate.png"), home=folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
