@@ -15,6 +15,8 @@ from inference import fields, images, schema
 from inference.engine import Engine
 from inference.images import BadImage, File
 
+RETRIES = 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
@@ -52,33 +54,55 @@ def run(
     output: Path,
     *,
     workers: int,
+    resume: bool = False,
     done: Callable[[int], None] = lambda count: None,
 ) -> Summary:
     """Write `<file name>.json` for each image, each in one piece, and a line to results.jsonl or errors.jsonl.
 
-    A bad image is a line in errors.jsonl and stops nothing. `done` hears how many images are behind us.
+    A bad image is a line in errors.jsonl and stops nothing. With `resume`, what an interrupted run has read is kept and
+    only the rest is read, its errors too. `done` hears how many images are behind us.
     Raises OSError when the output cannot be written; what was written before stays.
     """
     output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
+    kept = _finished(output) if resume else {}
+    rest = [path for path in inputs if schema.printable(path.name) not in kept]
     # the most pixels first: at the end no worker is left alone with a long one
-    queue = deque(sorted(inputs, key=images.pixels_in, reverse=True))
+    queue = deque(sorted(rest, key=images.pixels_in, reverse=True))
     with (output / "results.jsonl").open("w") as results, (output / "errors.jsonl").open("w") as errors:
-        shelf = _Shelf(output, results, errors, done)
+        results.writelines(f"{line}\n" for line in kept.values())
+        shelf = _Shelf(output, results, errors, done, behind=len(inputs) - len(rest))
         _work_off(engine, queue, shelf, workers)
     return Summary(images=len(inputs), failed=shelf.failed, seconds=round(time.perf_counter() - started, 3))
+
+
+def _finished(output: Path) -> dict[str, str]:
+    """File name -> its line, for what is both in results.jsonl, whole, and a file of its own."""
+    try:
+        lines = (output / "results.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    found: dict[str, str] = {}
+    for line in lines:
+        try:
+            name = str(json.loads(line)["original_filename"])
+        except (ValueError, KeyError, TypeError):  # the run was interrupted in the middle of it
+            continue
+        if (output / f"{name}.json").is_file():
+            found[name] = line
+    return found
 
 
 class _Shelf:
     """Where results go. Several workers put things there."""
 
-    def __init__(self, folder: Path, results: TextIO, errors: TextIO, done: Callable[[int], None]) -> None:
+    def __init__(self, folder: Path, results: TextIO, errors: TextIO, done: Callable[[int], None], behind: int) -> None:
         self.failed = 0
         self._folder = folder
         self._results = results
         self._errors = errors
         self._done = done
-        self._count = 0
+        self._count = behind
         self._lock = threading.Lock()
 
     def put(self, name: str, page: dict[str, Any]) -> None:
@@ -132,7 +156,7 @@ def _next(queue: deque[Path]) -> Path | None:
 
 def _read_one(engine: Engine, path: Path, shelf: _Shelf) -> None:
     try:
-        page = page_of(engine, File(path.name, path.read_bytes()))
+        page = _page_of(engine, File(path.name, path.read_bytes()), RETRIES)
     except BadImage as bad:
         shelf.put_error(path.name, bad.reason)
     except OSError as error:
@@ -146,3 +170,15 @@ def _read_one(engine: Engine, path: Path, shelf: _Shelf) -> None:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             shelf.put_error(path.name, "read, but its name is too long to add .json to")
+
+
+def _page_of(engine: Engine, file: File, retries: int) -> dict[str, Any]:
+    """A device may fail once, memory may be short for a moment; a bad image stays one."""
+    try:
+        return page_of(engine, file)
+    except BadImage:
+        raise
+    except Exception:
+        if not retries:
+            raise
+        return _page_of(engine, file, retries - 1)

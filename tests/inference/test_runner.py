@@ -95,3 +95,39 @@ def test_workers_share_the_images_the_largest_first(engine: Engine, pages: Path,
 def test_one_page_refuses_what_is_no_image(engine: Engine) -> None:
     with pytest.raises(BadImage):
         runner.page_of(engine, File("x", b"no"))
+
+
+def test_an_interrupted_run_is_resumed(engine: Engine, pages: Path, tmp_path: Path) -> None:
+    output, found = tmp_path / "out", runner.images_in(pages)
+    runner.run(engine, found[:3], output, workers=1)
+    first = (output / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    (output / f"{found[1].name}.json").unlink()
+    with (output / "results.jsonl").open("a") as results:
+        results.write('{"original_filename":"half')
+    marks = {path: path.stat().st_mtime_ns for path in output.glob("*.png.json")}
+    heard: list[int] = []
+    summary = runner.run(engine, found, output, workers=1, resume=True, done=heard.append)
+    assert (summary.images, summary.failed, heard) == (5, 0, [3, 4, 5])
+    assert all(path.stat().st_mtime_ns == mark for path, mark in marks.items())
+    names = [str(page["original_filename"]) for page in lines_of(output / "results.jsonl")]
+    assert sorted(names) == [path.name for path in found]
+    assert len(set(first) & set((output / "results.jsonl").read_text(encoding="utf-8").splitlines())) >= 2
+
+
+def test_a_device_that_fails_twice_is_tried_again(engine: Engine, pages: Path, tmp_path: Path) -> None:
+    class Flaky:
+        model, precision = "flaky", "fp32"
+
+        def __init__(self, failing: int) -> None:
+            self.failing = failing
+
+        def read(self, some: list[object]) -> object:
+            self.failing -= 1
+            if self.failing >= 0:
+                raise RuntimeError("the device is gone for a moment")
+            return engine.read(some)  # type: ignore[arg-type]
+
+    for failing, failed in ((2, 0), (3, 1)):
+        flaky, one = Flaky(failing), runner.images_in(pages)[:1]
+        summary = runner.run(flaky, one, tmp_path / "out", workers=1)  # type: ignore[arg-type]
+        assert summary.failed == failed
