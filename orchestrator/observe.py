@@ -1,5 +1,6 @@
 """The world as a snapshot: passive. It believes what it is told and changes nothing but our knowledge."""
 
+import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,23 +10,25 @@ from itertools import pairwise
 from typing import TypeVar
 
 from orchestrator import billing, book
-from orchestrator.ledger import beliefs, charges, deployments, fleet, jobs, offers
+from orchestrator.ledger import beliefs, charges, deployments, fleet, jobs, measuring, offers
 from orchestrator.ledger.fleet import Machine
 from orchestrator.ledger.store import Transaction
 from orchestrator.probes import Health
 from orchestrator.providers import Listed, Priced, ProviderError, State
 from orchestrator.world import DoorLoad, World
-from policies import forecast, scaling, windows
+from policies import forecast, scaling, throughput, windows
 from policies.decide import Policy
 from policies.disruption import Disruption, overdue
 from policies.lifecycle import OVER, Status, move
-from policies.snapshot import Instance, Load, Offer, Snapshot, Spend
+from policies.snapshot import Instance, Load, Offer, Profile, Snapshot, Spend
 
 #: the door is asked for its minutes of this long; older ones are in the ledger
 RECENT = timedelta(minutes=10)
 MINUTE = timedelta(minutes=1)
 #: a ledger that knows no price of a provider asks for those of this long ago on
 PRICES_BACK = timedelta(days=1)
+#: so many minutes of a busy replica are a measurement
+BUSY_MINUTES = 3
 #: a replica that lived shorter than this after it was ready counts as a failed launch of its pool
 SHORT_LIFE = timedelta(seconds=60)
 FAN_OUT = 16
@@ -288,6 +291,29 @@ def _beyond(tx: Transaction, seen: Seen) -> frozenset[str]:
     """Tokens that are listed as alive, and that are no live machine of the ledger."""
     alive = frozenset(token for token, one in seen.listed.items() if one.state is not State.GONE)
     return alive - fleet.live_tokens(tx)
+
+
+def measure(tx: Transaction, world: World, policy: Policy, now: datetime) -> None:
+    """Where GPUs that nobody measured are tried: what such a replica reads when it is busy becomes its profile."""
+    if not policy.try_unmeasured:
+        return
+    known = offers.profiles(tx, policy.model)
+    ready = {one.gpu for one in fleet.machines(tx, world.deployment) if one.status is Status.READY}
+    for gpu in sorted(gpu for gpu in ready if throughput.measured(known, policy.model, gpu) is None):
+        busy = measuring.busy_minutes(tx, world.deployment, gpu, now.replace(second=0, microsecond=0))
+        if len(busy) < BUSY_MINUTES:
+            continue
+        late = [p95 for _, p95 in busy if p95 is not None]
+        profile = Profile(
+            model=policy.model,
+            gpu=gpu,
+            precision=str(world.payload.get("engine", {}).get("precision", "auto")),
+            batch=1,
+            images_per_second=statistics.median(images for images, _ in busy) / 60,
+            p95_ms=max(late) if late else None,
+            source="observed",
+        )
+        offers.add_profile(tx, profile, now, note=f"seen by {world.deployment} in {len(busy)} busy minutes")
 
 
 def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Snapshot:

@@ -26,6 +26,7 @@ def tick(world: World) -> Plan:
     policy = world.policy(seen.at)
     with world.ledger.write() as tx:
         observe.believe(tx, world, seen)
+        observe.measure(tx, world, policy, seen.at)
         snapshot = observe.snapshot(tx, world, policy, seen)
     plan = decide(snapshot, policy)
     _record(world, plan, snapshot)

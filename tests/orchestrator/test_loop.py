@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.ledger import tables
 from policies.lifecycle import Status
 from policies.snapshot import Purchase
 from policies.windows import Override
@@ -205,3 +206,27 @@ def test_a_door_that_is_away_is_no_evidence_of_anything(home: Path) -> None:
     scene.run(1200, 60)
     assert len(scene.ready()) == 3
     scene.settle()
+
+
+def test_an_unmeasured_gpu_is_tried_on_one_machine_and_measured_while_it_serves(home: Path) -> None:
+    new = offer(1, gpu="L4")
+    scene = Scene(home, offers=(new,), policy={"schedule": always(1, 4), "try_unmeasured": True})
+    with scene.ledger.write() as tx:
+        tx.execute(tables.profiles.delete())
+    scene.door.images_per_second, scene.door.waiting = 9.0, 3
+    scene.run(120)
+    assert len(scene.live()) == 1, "one is enough of what nobody measured"
+    assert any("one unmeasured at a time" in note for note in scene.plans[-1].notes)
+    busy = {"deployment": "ocr", "instance_id": "ocr-1", "images": 240, "latency_ms_sum": 59_000.0}
+    idle = {**busy, "images": 5, "latency_ms_sum": 900.0}
+    start = scene.clock.now().replace(second=0)
+    for minute in range(4):
+        scene.clock.jump(start + timedelta(minutes=minute + 1))
+        at = {"at": start + timedelta(minutes=minute), "latency_ms_p95": 250.0}
+        scene.door.minutes.append({**(idle if minute == 1 else busy), **at})
+        scene.longest_tick = 60.0
+        scene.tick()
+    (profile,) = scene.rows("profiles")
+    assert (profile.gpu, profile.images_per_second, profile.p95_ms, profile.source) == ("L4", 4.0, 250.0, "observed")
+    scene.run(60)
+    assert len(scene.ready()) == 4, "9 a second over 70 % of 4"
