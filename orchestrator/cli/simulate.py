@@ -1,23 +1,47 @@
 """halve simulate"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+if TYPE_CHECKING:
+    from orchestrator.simulation.bad_day import Fault
+
 
 def simulate(
-    path: Path = typer.Argument(metavar="SPEC", help="The deployment's YAML file."),
-    month: str = typer.Option(..., "--month", metavar="YYYY-MM", help="The month to live through."),
-    ledger: Path = typer.Option(..., "--ledger", metavar="FILE", help="Where the simulated ledger is written."),
-    seed: int = typer.Option(1, "--seed", help="Of the market and of the demand."),
+    path: Path | None = typer.Argument(None, metavar="[SPEC]", help="The deployment's YAML file; not with --seeds."),
+    month: str | None = typer.Option(None, "--month", metavar="YYYY-MM", help="The month to live through."),
+    ledger: Path | None = typer.Option(None, "--ledger", metavar="FILE", help="Where the simulated ledger is written."),
+    seed: int = typer.Option(1, "--seed", help="Of the market and of the demand; with --story, of the bad day."),
+    seeds: int | None = typer.Option(None, "--seeds", metavar="N", help="Instead: N bad days, an invariant each tick."),
+    first_seed: int = typer.Option(1, "--first-seed", metavar="K", help="The first of them."),
+    faults: str = typer.Option("all", "--faults", metavar="NAMES", help="What goes wrong: all, or names with commas."),
+    story: bool = typer.Option(False, "--story", help="Tell the bad day of --seed in words."),
     json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Run the loop over a simulated month, with every provider replaced by a market at the spec's prices.
+    """Run the loop on a virtual clock: over a simulated month, or through bad days.
 
-    Only FILE is written, marked as simulated; `halve report --ledger FILE` reads it.
+    A month: every provider is replaced by a market at the spec's prices, and only FILE is written, marked as
+    simulated; `halve report --ledger FILE` reads it. Bad days: markets, daemons and clocks in which everything goes
+    wrong, each from its seed; exit code 1 when an invariant breaks, and `--seed K --story` tells how.
 
     Example: halve simulate infra/examples/spot-fleet.yaml --month 2026-10 --ledger october.db
     """
+    from orchestrator.errors import Refused
+    from orchestrator.simulation.bad_day import faults_of
+
+    if story:
+        _tell(seed, faults_of(faults))
+    elif seeds is not None:
+        _live(seeds, first_seed, faults_of(faults), json)
+    elif path is None or month is None or ledger is None:
+        raise Refused("simulate: want SPEC --month YYYY-MM --ledger FILE, or --seeds N, or --seed K --story")
+    else:
+        _month(path, month, ledger, seed, json)
+
+
+def _month(path: Path, month: str, ledger: Path, seed: int, json: bool) -> None:
     from dataclasses import asdict
     from json import dumps
 
@@ -34,3 +58,37 @@ def simulate(
         f"{found.images} images read, {found.refused} refused"
     )
     print(f"read it with: halve report --month {month} --ledger {ledger}")
+
+
+def _live(seeds: int, first: int, faults: "frozenset[Fault]", json: bool) -> None:
+    from json import dumps
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from orchestrator.simulation.trials import run
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("bad days", total=seeds)
+        report = run(first, seeds, faults, each=lambda: progress.advance(bar))
+    if json:
+        print(dumps(report.to_json(), ensure_ascii=False))
+    else:
+        happened = ", ".join(f"{count} {name}" for name, count in sorted(report.faults.items()))
+        print(f"{report.seeds} bad days, {report.ticks} ticks, {report.launches} launches")
+        print(f"what went wrong: {happened or 'nothing'}")
+        for one in report.violations:
+            print(f"BROKEN seed {one.seed}, tick {one.tick}: {one.invariant}")
+            print(f"  {one.story.splitlines()[-1]}")
+            print(f"  the whole story: halve simulate --seed {one.seed} --story")
+        if not report.violations:
+            print("no invariant was broken")
+    raise SystemExit(1 if report.violations else 0)
+
+
+def _tell(seed: int, faults: "frozenset[Fault]") -> None:
+    from orchestrator.simulation.trials import story
+
+    text, violation = story(seed, faults)
+    print(text)
+    raise SystemExit(0 if violation is None else 1)

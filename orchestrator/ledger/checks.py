@@ -83,6 +83,42 @@ def nothing_open_is_owed_to_the_dead(tx: sa.Connection) -> list[str]:
     return [f"{row.machine}: is over, and its {row.kind} (intent {row.id}) is still open" for row in tx.execute(query)]
 
 
+def one_intent_of_a_kind(tx: sa.Connection) -> list[str]:
+    """Nothing is decided twice while it is still under way."""
+    n = t.intents.c
+    twice = sa.select(n.kind, n.instance_id).where(n.state == "open").group_by(n.kind, n.instance_id)
+    return [
+        f"{row.instance_id}: two open intents to {row.kind} it" for row in tx.execute(twice.having(sa.func.count() > 1))
+    ]
+
+
+def charges_cover_the_life(tx: sa.Connection) -> list[str]:
+    """The charges of a rented machine's time are back-dated to its launch."""
+    c, i = t.charges.c, t.instances.c
+    first = sa.func.min(c.started_at, type_=t.Moment).label("first")
+    query = sa.select(i.id, i.launched_at, first).join(t.instances, c.instance_id == i.id)
+    query = query.where(i.purchase != "owned", c.amount_micros.is_(None), c.kind == "compute").group_by(
+        i.id, i.launched_at
+    )
+    return [
+        f"{row.id}: launched at {row.launched_at:%Y-%m-%d %H:%M:%S}, charged since {row.first:%Y-%m-%d %H:%M:%S} UTC"
+        for row in tx.execute(query.having(first != i.launched_at))
+    ]
+
+
+def jobs_count_their_items(tx: sa.Connection) -> list[str]:
+    """What a job says of its items is what its items say."""
+    j, k = t.jobs.c, t.items.c
+    done = sa.func.coalesce(sa.func.sum(sa.case((k.state == "done", 1), else_=0)), 0)
+    failed = sa.func.coalesce(sa.func.sum(sa.case((k.state == "failed", 1), else_=0)), 0)
+    counted = sa.select(j.id, j.done, j.failed).outerjoin(t.items, k.job_id == j.id).group_by(j.id, j.done, j.failed)
+    wrong = counted.having(sa.or_(done != j.done, failed != j.failed))
+    return [
+        f"job {row.id}: counts {row.done} done and {row.failed} failed items, and has others"
+        for row in tx.execute(wrong)
+    ]
+
+
 def every_item_once(tx: sa.Connection) -> list[str]:
     """A job that is done has no item left that is neither read nor failed."""
     j, k = t.jobs.c, t.items.c
@@ -97,8 +133,11 @@ CHECKS: tuple[Callable[[sa.Connection], list[str]], ...] = (
     what_costs_is_charged,
     what_is_over_costs_nothing,
     charges_do_not_overlap,
+    charges_cover_the_life,
     nothing_open_is_owed_to_the_dead,
+    one_intent_of_a_kind,
     every_item_once,
+    jobs_count_their_items,
 )
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from orchestrator.ledger import tables as t
 from orchestrator.providers import Listed
+from policies.disruption import Disruption
 from policies.lifecycle import OVER, Status, move
 from policies.plan import Drain, Hours, Launch, Plan, Target, Terminate
 from policies.snapshot import Instance, Offer, Purchase
@@ -352,6 +353,18 @@ def targets(tx: sa.Connection, deployment: str, since: datetime) -> tuple[tuple[
     return tuple((row.at, row.target) for row in rows)
 
 
+def target_since(tx: sa.Connection, deployment: str) -> datetime | None:
+    """Since when the last target has been decided without a break; None before the first tick."""
+    c = t.ticks.c
+    last = last_tick(tx, deployment)
+    if last is None:
+        return None
+    other = sa.select(sa.func.max(c.id)).where(c.deployment == deployment, c.target != last.target).scalar_subquery()
+    later = sa.select(sa.func.min(c.at)).where(c.deployment == deployment, c.id > sa.func.coalesce(other, 0))
+    found: datetime | None = tx.scalar(later)
+    return found
+
+
 def ticks(tx: sa.Connection, deployment: str, *, until: datetime, acted: bool, limit: int) -> Sequence[sa.Row[Any]]:
     """The newest decisions up to a time; `acted` leaves out those that did nothing."""
     c = t.ticks.c
@@ -366,6 +379,7 @@ def start_seconds(tx: sa.Connection, deployment: str, latest: int = 20) -> float
     c = t.instances.c
     query = sa.select(c.launched_at, c.ready_at).where(c.deployment == deployment, c.ready_at.is_not(None))
     rows = tx.execute(query.order_by(c.intent_id.desc()).limit(latest)).all()
-    # a clock that was set back makes some of them negative
-    waits = sorted(max(0.0, (row.ready_at - row.launched_at).total_seconds()) for row in rows)
+    # a clock that was set makes some of them negative or endless, and one that was adopted was ready before it was seen
+    waits = [(row.ready_at - row.launched_at).total_seconds() for row in rows]
+    waits = sorted(wait for wait in waits if 0 < wait <= Disruption().start_seconds)
     return waits[math.ceil(0.95 * len(waits)) - 1] if waits else None

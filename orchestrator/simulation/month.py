@@ -53,6 +53,7 @@ class SimulatedDoor:
         self._per_minute = images_per_second * 60
         self._serving: ServingSet | None = None
         self._counted_until = clock.now()
+        self._wanted = 0  # in the last whole minute
         self.name = ""
 
     @property
@@ -69,13 +70,13 @@ class SimulatedDoor:
     def load(self, after: datetime) -> DoorLoad | None:
         """The minutes since the last call, served by whoever was in the door since then."""
         rows: list[dict[str, object]] = []
-        minute, wanted = self._counted_until, 0
+        minute = self._counted_until
         while minute + MINUTE <= self._clock.now():
-            wanted = self._asked(minute) if self._serving is not None and self._serving.open else 0
-            rows += self._minute(minute, wanted)
+            self._wanted = self._asked(minute) if self._serving is not None and self._serving.open else 0
+            rows += self._minute(minute, self._wanted)
             minute += MINUTE
         self._counted_until = minute
-        return DoorLoad(minutes=tuple(rows), images_per_second=wanted / 60, waiting=0)
+        return DoorLoad(minutes=tuple(rows), images_per_second=self._wanted / 60, waiting=0)
 
     def _minute(self, minute: datetime, wanted: int) -> list[dict[str, object]]:
         replicas = self._serving.replicas if self._serving is not None else ()

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from orchestrator.clock import Clock, VirtualClock
+from orchestrator.invariants import Sight
 from orchestrator.ledger import charges, fleet
 from orchestrator.ledger.store import Ledger
 from orchestrator.providers import (
@@ -19,7 +20,6 @@ from orchestrator.providers import (
     State,
 )
 from orchestrator.providers.simulated import SimulatedProvider
-from orchestrator.simulation.invariants import Sight
 from orchestrator.simulation.month import SimulatedDoor
 from orchestrator.world import World
 from policies import windows
@@ -96,16 +96,22 @@ class Watcher:
         self._door = door
         self._started_at = truth.now()
         self._went_well = (self._started_at, self._started_at)  # the last two ticks that did
-        self._disturbed_at: datetime | None = None
+        self._calm_since: datetime | None = None
         self._unwanted_since: datetime | None = None
         self._crowded_since: datetime | None = None
+        self._most = 1
         self.restored_at: datetime | None = None
-        self.counts_money = True  # False: the ledger was restored, or the clock was set
+        self.clock_sets = 0
 
     def watched(self, world: World) -> World:
         """The same world, its provider overheard."""
         self._provider.harmed = False
         return replace(world, providers={self._provider.name: self._provider})
+
+    def restored(self) -> None:
+        """The ledger was put back to an older one: what it had been told is forgotten."""
+        self.restored_at = self._truth.now()
+        self._provider.gone.clear()
 
     def unharmed(self) -> bool:
         """Whether the provider answered everything since the world was last watched, be it with a refusal."""
@@ -114,10 +120,12 @@ class Watcher:
     def sight(self, ledger: Ledger, world: World, good: bool) -> Sight:
         """What there is to see now, after a tick that went well or did not."""
         now = self._truth.now()
+        if not good:
+            self._calm_since = now
+        elif self._calm_since is not None and self._calm_since > self._went_well[1]:
+            self._calm_since = now  # the first tick that went well after one that did not
         if good:
             self._went_well = (self._went_well[1], now)
-        else:
-            self._disturbed_at = now
         with ledger.read() as tx:
             machines = fleet.machines(tx, over=True)
             intents = fleet.intents(tx, world.deployment)
@@ -126,6 +134,7 @@ class Watcher:
         policy = world.policy(self._clock.now())
         running = [one for one in rented if one.ended_at is None]
         bounds = windows.bounds(policy.schedule, self._clock.now())
+        self._most = max(self._most, bounds.max)
         self._unwanted_since = self._since(self._unwanted_since, self._unwanted(policy, bounds))
         self._crowded_since = self._since(self._crowded_since, len(running) > bounds.max + policy.surge)
         return Sight(
@@ -145,9 +154,11 @@ class Watcher:
             policy=policy,
             digest=world.digest,
             restored_at=self.restored_at,
-            disturbed_at=self._disturbed_at,
+            calm_since=self._calm_since,
             unwanted_since=self._unwanted_since,
             crowded_since=self._crowded_since,
+            most=self._most,
+            clock_sets=self.clock_sets,
             unseen=frozenset(one.token for one in rented if one.token not in self._provider.gone),
         )
 
@@ -160,8 +171,10 @@ class Watcher:
             return True
         limit = policy.limit
         stops = limit is not None and any(step is Step.STOP for _, step in limit.at)
-        if limit is None or limit.daily_micros is None or not stops or not self.counts_money:
+        if limit is None or limit.daily_micros is None or not stops:
             return False
+        if self.clock_sets or self.restored_at:
+            return False  # which day it is, and what was spent, the daemon cannot know
         local = self._clock.now().astimezone(policy.schedule.zone)
         midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
         spent = sum(self._market.meter().values()) - sum(self._market.meter(midnight).values())

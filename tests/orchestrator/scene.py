@@ -10,14 +10,7 @@ from zoneinfo import ZoneInfo
 from orchestrator.billing import Charge
 from orchestrator.clock import VirtualClock
 from orchestrator.door import ServingSet
-from orchestrator.ledger import fleet, offers
-from orchestrator.ledger.fleet import Machine
-from orchestrator.ledger.store import Ledger
-from orchestrator.probes import Probes
-from orchestrator.providers import Provider
-from orchestrator.providers.simulated import Conditions, SimulatedProvider
-from orchestrator.scheduler import tick
-from orchestrator.simulation.invariants import (
+from orchestrator.invariants import (
     ALWAYS,
     Invariant,
     Sight,
@@ -25,6 +18,13 @@ from orchestrator.simulation.invariants import (
     nothing_runs,
     the_ledger_equals_the_meter,
 )
+from orchestrator.ledger import fleet, offers
+from orchestrator.ledger.fleet import Machine
+from orchestrator.ledger.store import Ledger
+from orchestrator.probes import Probes
+from orchestrator.providers import Provider
+from orchestrator.providers.simulated import Conditions, SimulatedProvider
+from orchestrator.scheduler import tick
 from orchestrator.world import DoorLoad, World
 from policies import windows
 from policies.decide import Policy

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.invariants import ALWAYS, broken
 from orchestrator.ledger.store import Ledger
 from orchestrator.providers import NoCapacity, Throttled, Unreachable
 from orchestrator.scheduler import tick
 from orchestrator.simulation.fuse import Crash, Fuse, crash_at, fused
-from orchestrator.simulation.invariants import ALWAYS, broken
 from policies.snapshot import Purchase
 from tests.orchestrator.scene import Scene, always, offer
 

@@ -10,7 +10,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.providers.simulated import Conditions, SimulatedProvider
 from policies.lifecycle import Status
 from tests.orchestrator.driven import daemon, machines, put_up, ready, running, take_down
-from tests.orchestrator.scene import charges
+from tests.orchestrator.scene import booked
 from tests.orchestrator.tiny import living, until
 
 #: where it dies while it starts, and where its successor dies while it ends
@@ -40,7 +40,7 @@ def test_killed_anywhere_it_leaves_one_replica_one_charge_and_in_the_end_nothing
         until(lambda: ready(ledger))
         assert running(home, kind) == 1
         (machine,) = machines(ledger, over=True)
-        (charge,) = charges(ledger)[machine.id]
+        (charge,) = booked(ledger)[machine.id]
         assert (charge.started_at, charge.ended_at) == (machine.launched_at, None)
         second.kill()
         second.wait()
@@ -50,7 +50,7 @@ def test_killed_anywhere_it_leaves_one_replica_one_charge_and_in_the_end_nothing
     with daemon(home) as last:
         assert last.wait(30) == 0  # it leaves with its last deployment
     (machine,) = machines(ledger, over=True)
-    (charge,) = charges(ledger)[machine.id]
+    (charge,) = booked(ledger)[machine.id]
     assert (machine.status, charge.ended_at) == (Status.ENDED, machine.ended_at)
     until(lambda: not living(home), 5)  # a door that let go of its lock may still be on its way out
     assert running(home, kind) == 0

@@ -84,7 +84,22 @@ def item_without_result(tx: sa.Connection) -> None:
     tx.execute(t.items.update().values(state="leased"))
 
 
+def two_intents_alike(tx: sa.Connection) -> None:
+    tx.execute(t.intents.update().values(state="open", kind="terminate", instance_id="ocr-1"))
+
+
+def charged_too_late(tx: sa.Connection) -> None:
+    tx.execute(t.charges.update().where(t.charges.c.instance_id == "ocr-1").values(started_at=NOW + HOUR / 2))
+
+
+def miscounted(tx: sa.Connection) -> None:
+    tx.execute(t.jobs.update().values(done=t.jobs.c.done + 1))
+
+
 BROKEN = {
+    "one_intent_of_a_kind": two_intents_alike,
+    "charges_cover_the_life": charged_too_late,
+    "jobs_count_their_items": miscounted,
     "one_open_charge_at_most": another_open_charge,
     "what_costs_is_charged": no_charge,
     "what_is_over_costs_nothing": open_for_the_dead,

@@ -1,7 +1,7 @@
 """What must hold after every tick, whatever happened. Each function names what is wrong, in words.
 
-Most need to know what is true, which only a simulated market tells: what machines there are, and what they cost.
-What a ledger can be asked alone is in `orchestrator.ledger.checks`.
+A simulated market tells what is true: what machines there are, and what they cost. Of a real ledger `looked_at` makes a
+sight in which the ledger's own word stands for the truth; what SQL alone can ask is in `orchestrator.ledger.checks`.
 """
 
 from bisect import bisect_left
@@ -44,9 +44,13 @@ class Sight:
     disks: Mapping[str, Sequence[Charge]] = field(default_factory=dict)  # what their disks cost, by machine
     stopped: Mapping[str, datetime] = field(default_factory=dict)  # those that somebody switched off, by token
     restored_at: datetime | None = None  # when the ledger was put back to an older one
-    disturbed_at: datetime | None = None  # when a tick last went wrong
+    calm_since: datetime | None = None  # since when every tick went well; None: since ever
     unwanted_since: datetime | None = None  # by the schedule, the budget or the user: nothing may run
     crowded_since: datetime | None = None  # more machines run than may
+    target: int = 0  # what was decided last, without a word about what stands in its way
+    target_since: datetime | None = None
+    most: int = 1  # the largest maximum that the spec has had
+    clock_sets: int = 0  # how often somebody has set the daemon's clock
     unseen: frozenset[str] = frozenset()  # tokens of machines whose end the provider never listed
 
     @property
@@ -69,7 +73,7 @@ class Sight:
         """How long something has lasted while every tick went well."""
         if since is None:
             return timedelta(0)
-        return self.now - max(since, self.disturbed_at or since)
+        return self.now - max(since, self.calm_since or since)
 
 
 def one_token_one_machine(sight: Sight) -> Iterator[str]:
@@ -100,6 +104,8 @@ def what_costs_has_an_open_charge(sight: Sight) -> Iterator[str]:
         if count > 1:
             yield f"{box} has {count} open charges"
     long_ago = sight.now - sight.grace
+    if sight.restored_at is not None and sight.lasting(sight.restored_at) <= sight.grace:
+        return  # an older ledger has not seen yet what became of its machines
     for machine in sight.machines:
         still_open = sum(map(_open, sight.charges.get(machine.id, ())))
         if still_open > 1:
@@ -165,9 +171,18 @@ def what_is_over_has_nothing_left_to_be_done(sight: Sight) -> Iterator[str]:
             yield f"{machine.id} is {machine.status} and nobody knows since when"
 
 
+def the_target_is_reached(sight: Sight) -> Iterator[str]:
+    """Within the time that a start may take, the listing and a tick; for who looks at a ledger, without haste."""
+    patience = timedelta(seconds=sight.policy.patience.start_seconds) + 2 * sight.grace
+    ready = sum(machine.status is Status.READY for machine in sight.machines)
+    if ready < sight.target and sight.lasting(sight.target_since) > patience:
+        yield f"{ready} of {sight.target} replicas serve, and nothing is said of what stands in the way"
+
+
 def a_runaway_is_bounded(sight: Sight) -> Iterator[str]:
     launches = sorted(row.opened_at for row in sight.intents if row.kind == "launch")
-    bound = sight.policy.launches_per_hour(windows.bounds(sight.policy.schedule, sight.local_now).max or 1)
+    bound = sight.policy.launches_per_hour(max(sight.most, windows.bounds(sight.policy.schedule, sight.local_now).max))
+    bound *= 1 + sight.clock_sets  # an hour that is lived through twice has its launches twice
     worst = max((bisect_left(launches, at + HOUR) - place for place, at in enumerate(launches)), default=0)
     if worst > bound:
         yield f"{worst} launches within an hour, at most {bound} may be"
@@ -215,6 +230,16 @@ ALWAYS: tuple[Invariant, ...] = (
     *ANYTIME,
     never_more_than_the_maximum_and_the_surge,
     closed_means_that_nothing_is_in_the_door,
+    a_runaway_is_bounded,
+)
+
+
+#: what a real ledger can be asked, with the spec and the door beside it
+LOOKED_AT: tuple[Invariant, ...] = (
+    nothing_outlives_what_is_wanted,
+    never_more_than_the_maximum_and_the_surge,
+    closed_means_that_nothing_is_in_the_door,
+    the_target_is_reached,
     a_runaway_is_bounded,
 )
 

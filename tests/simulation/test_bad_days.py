@@ -1,0 +1,261 @@
+"""The loop lives through bad days; and bugs that were planted on purpose do not."""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator import act, book, observe
+from orchestrator.cli import app
+from orchestrator.errors import Refused
+from orchestrator.ledger import charges, fleet, items
+from orchestrator.ledger.store import Ledger
+from orchestrator.providers import Request
+from orchestrator.simulation import trials
+from orchestrator.simulation.bad_day import ALL, Fault, draw, faults_of
+from orchestrator.simulation.trial import live, offers_of
+from policies import budget, disruption
+from policies.lifecycle import Status, move
+from policies.plan import Hours
+
+SEEDS = 300
+PORTIONS = 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("portion", range(PORTIONS))
+def test_no_bad_day_breaks_an_invariant(portion: int) -> None:
+    each = SEEDS // PORTIONS
+    report = trials.run(1 + portion * each, each, ALL, cores=1)
+    assert not report.violations, "\n\n".join(f"seed {one.seed}: {one.story}" for one in report.violations)
+    assert report.seeds == each
+    assert report.launches > each
+
+
+@pytest.mark.soak
+def test_no_bad_day_of_ten_thousand_breaks_an_invariant() -> None:
+    report = trials.run(1_000_000, 10_000, ALL)
+    assert not report.violations, "\n\n".join(f"seed {one.seed}: {one.story}" for one in report.violations)
+    assert set(report.faults) == {str(fault) for fault in Fault}
+    passed = {f"{when} {what}" for when in ("before", "after") for what in EFFECTS}
+    assert set(report.effects) >= passed
+
+
+#: everything that a tick does to the world or to the ledger: a daemon must have died on both sides of each
+EFFECTS = (
+    "the commit of tick",
+    "the commit of record",
+    "the commit of launch",
+    "the commit of drain",
+    "the commit of terminate",
+    "publishing",
+    "launching",
+    "draining",
+    "terminating",
+)
+
+
+# -- the net catches: each bug, the faults in whose presence it shows, and who must name it
+
+
+def forget_the_token(patch: pytest.MonkeyPatch) -> None:
+    """A call that is repeated has another token each time."""
+    fresh = itertools.count()
+
+    def request(**parts: Any) -> Request:
+        return Request(**{**parts, "token": f"{next(fresh):040}"})
+
+    patch.setattr(act, "Request", request)
+
+
+def count_tokens_again(patch: pytest.MonkeyPatch) -> None:
+    """After a restore, new launches bear the tokens of those that were forgotten."""
+    real = fleet.token_of
+    patch.setattr(
+        fleet,
+        "token_of",
+        lambda key, number, at: real(
+            key, number, at.replace(year=2000, month=1, day=1, hour=0, minute=0, second=0, microsecond=0)
+        ),
+    )
+
+
+def close_the_charge_early(patch: pytest.MonkeyPatch) -> None:
+    """What drains costs nothing any more."""
+    real = book._ends
+    patch.setattr(book, "_ends", lambda after, listed: after.draining_at or real(after, listed))
+
+
+def date_the_charge_when_it_was_seen(patch: pytest.MonkeyPatch) -> None:
+    """Charges start at the tick that saw the machine, and nobody compares with the bill."""
+    real = charges.start
+
+    def start(tx: Any, machine: Any, *, started_at: Any, **rest: Any) -> None:
+        real(tx, machine, started_at=started_at + timedelta(seconds=1), **rest)
+
+    patch.setattr(charges, "start", start)
+    patch.setattr(charges, "settle", lambda *_: None)
+
+
+def forget_what_the_bill_knows(patch: pytest.MonkeyPatch) -> None:
+    """Minimums and free hours are nobody's business."""
+    patch.setattr(charges, "settle", lambda *_: None)
+
+
+def skip_what_has_drained(patch: pytest.MonkeyPatch) -> None:
+    """Nobody ends what has finished its work."""
+    patch.setattr(disruption, "finished", lambda *_: None)
+
+
+def believe_the_listing_at_once(patch: pytest.MonkeyPatch) -> None:
+    """What is not listed yet does not exist."""
+    patch.setattr(act, "timedelta", lambda **_: timedelta(0))
+    real = observe.reflect
+
+    def reflect(*parts: Any, **rest: Any) -> Any:
+        return real(*parts, **{**rest, "listing_deadline": timedelta(seconds=-1)})
+
+    patch.setattr(observe, "reflect", reflect)
+
+
+def forget_what_is_not_in_the_ledger(patch: pytest.MonkeyPatch) -> None:
+    """A machine that only the provider knows is left alone."""
+    real = observe._unexpected
+    patch.setattr(observe, "_unexpected", lambda *parts: ([], real(*parts)[1]))
+
+
+def never_look_back(patch: pytest.MonkeyPatch) -> None:
+    """What the ledger takes for over is over, whatever is listed."""
+    patch.setattr(observe, "_otherwise", lambda *_: False)
+
+
+def let_everybody_write(patch: pytest.MonkeyPatch) -> None:
+    """No fence keeps a stale daemon from the ledger."""
+    patch.setattr(Ledger, "_fence", lambda *_: None)
+    patch.setattr(items, "_mine", lambda owner: fleet.t.items.c.number == fleet.sa.bindparam("of_number"))
+
+
+def take_a_call_for_its_outcome(patch: pytest.MonkeyPatch) -> None:
+    """A machine is over as soon as somebody was asked to end it."""
+    real = act._terminate
+
+    def terminate(world: Any, intent: Any, machine: Any, provider: Any) -> None:
+        real(world, intent, machine, provider)
+        with world.ledger.write() as tx:
+            if machine.status is Status.DRAINING:
+                fleet.save(tx, replace(machine, status=move(machine.status, Status.ENDED), ended_at=world.clock.now()))
+
+    patch.setattr(act, "_terminate", terminate)
+
+
+def leave_the_door_open(patch: pytest.MonkeyPatch) -> None:
+    """The door is told of replicas at any hour."""
+    real = act.publish
+
+    def publish(world: Any, plan: Any) -> Any:
+        return real(world, replace(plan, hours=Hours(open=True, opens_at=None, reason="always")))
+
+    patch.setattr(act, "publish", publish)
+
+
+def spend_on(patch: pytest.MonkeyPatch) -> None:
+    """The budget only warns."""
+    patch.setattr(budget, "cap", lambda target, *_: budget.Capped(target=target))
+
+
+def count_no_launches(patch: pytest.MonkeyPatch) -> None:
+    """The runaway bound has no memory."""
+    patch.setattr(fleet, "launches_since", lambda *_: ())
+
+
+def end_it_again_and_again(patch: pytest.MonkeyPatch) -> None:
+    """That somebody was asked to end a machine is not seen."""
+    real = fleet.Machine.seen_as
+
+    def seen_as(self: fleet.Machine, *, in_flight: int | None, terminating: bool) -> Any:
+        return real(self, in_flight=in_flight, terminating=False)
+
+    patch.setattr(fleet.Machine, "seen_as", seen_as)
+
+
+def launch_for_what_is_starting(patch: pytest.MonkeyPatch) -> None:
+    """Only what is ready counts."""
+    from policies import decide
+
+    patch.setattr(decide, "LIVE", frozenset({Status.READY}))
+
+
+CALM = frozenset({Fault.LOSS})
+BUGS: dict[Callable[[pytest.MonkeyPatch], None], tuple[frozenset[Fault], set[str]]] = {
+    forget_the_token: (frozenset({Fault.CRASH, Fault.SILENCE}), {"one_token_one_machine"}),
+    count_tokens_again: (frozenset({Fault.RESTORE}), {"one_token_one_machine"}),
+    close_the_charge_early: (CALM, {"what_costs_has_an_open_charge", "what_costs_is_charged"}),
+    date_the_charge_when_it_was_seen: (CALM, {"the_ledger_equals_the_meter"}),
+    forget_what_the_bill_knows: (CALM, {"the_ledger_equals_the_meter"}),
+    skip_what_has_drained: (CALM, {"nothing_outlives_what_is_wanted", "no_more_run_than_may", "nothing_runs"}),
+    believe_the_listing_at_once: (CALM, {"what_costs_has_an_open_charge"}),
+    forget_what_is_not_in_the_ledger: (frozenset({Fault.RESTORE}), {"one_token_one_machine"}),
+    never_look_back: (frozenset({Fault.NETWORK, Fault.LISTING, Fault.RESTORE}), {"what_costs_has_an_open_charge"}),
+    let_everybody_write: (frozenset({Fault.TWO}), {"every_item_has_one_result"}),
+    take_a_call_for_its_outcome: (frozenset({Fault.THROTTLING}), {"what_costs_has_an_open_charge"}),
+    leave_the_door_open: (CALM, {"closed_means_that_nothing_is_in_the_door"}),
+    spend_on: (CALM, {"nothing_outlives_what_is_wanted"}),
+    count_no_launches: (frozenset({Fault.STILLBORN, Fault.QUOTA}), {"a_runaway_is_bounded"}),
+    end_it_again_and_again: (CALM, {"one_intent_of_a_kind"}),
+    launch_for_what_is_starting: (CALM, {"never_more_than_the_maximum_and_the_surge", "no_more_run_than_may"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_planted_bug_is_caught_and_named(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: Any) -> None:
+    faults, names = BUGS[bug]
+    bug(monkeypatch)
+    for seed in range(1, SEEDS + 1):
+        outcome, _ = live(seed, faults)
+        if outcome.violation is not None:
+            assert outcome.violation.invariant in names, f"seed {seed}: {outcome.violation.story}"
+            return
+    raise AssertionError(f"{bug.__doc__} Nobody noticed within {SEEDS} days.")
+
+
+# -- what a day is
+
+
+def test_a_seed_is_the_same_day_to_the_byte() -> None:
+    assert draw(7, ALL, offers_of) == draw(7, ALL, offers_of)
+    once, again = trials.story(4, ALL), trials.story(4, ALL)
+    assert once == again
+    assert "launch" in once[0]
+
+
+def test_days_differ_and_every_fault_has_its_day() -> None:
+    days = [draw(seed, ALL, offers_of) for seed in range(200)]
+    assert {fault for day in days for fault in day.faults} == ALL
+    assert len({day.start for day in days}) > 100
+
+
+def test_only_the_faults_that_were_asked_for_happen() -> None:
+    for seed in range(30):
+        assert set(draw(seed, frozenset({Fault.CRASH, Fault.STORM}), offers_of).faults) <= {Fault.CRASH, Fault.STORM}
+
+
+def test_the_command_counts_and_tells() -> None:
+    counted = CliRunner().invoke(app, ["simulate", "--seeds", "2", "--faults", "loss,death", "--json"])
+    assert counted.exit_code == 0, counted.output
+    found = json.loads(counted.stdout)
+    assert found["seeds"] == 2
+    assert set(found) >= {"seeds", "ticks", "launches", "faults", "violations"}
+    told = CliRunner().invoke(app, ["simulate", "--seed", "2", "--story"])
+    assert told.stdout.strip() == trials.story(2, ALL)[0]
+
+
+@pytest.mark.parametrize("names", ["tea", "crash,tea"])
+def test_a_fault_that_is_none_is_refused_with_those_that_are(names: str) -> None:
+    with pytest.raises(Refused, match="--faults tea: unknown; all, or some of crash"):
+        faults_of(names)
