@@ -5,6 +5,7 @@ The market is a process of its own behind HTTP: calls time out, are refused, and
 
 import random
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from orchestrator.ledger.store import Ledger, open_ledger
 from policies.lifecycle import OVER
 from tests.orchestrator.driven import daemon
 from tests.orchestrator.market_http import Keeper, market
-from tests.orchestrator.scene import booked
+from tests.orchestrator.scene import booked, rows
 from tests.orchestrator.tiny import living, until
 
 NAMES = ("ocr", "aside")
@@ -48,7 +49,7 @@ class Life:
         self.happened: list[str] = []
 
     def put_up(self, name: str) -> None:
-        text = SPEC.format(name=name, workers=self._drawn.randint(1, 3), least=self._drawn.randint(1, 4))
+        text = SPEC.format(name=name, workers=self._drawn.randint(1, 3), least=self._drawn.randint(2, 6))
         with self._ledger.write() as tx:
             deployments.put_up(tx, name, text, f"{name}.yaml", datetime.now(UTC))
 
@@ -109,16 +110,27 @@ class Life:
 
 
 def killed(home: Path, ledger: Ledger, keeper: Keeper, drawn: random.Random) -> bool:
-    """Start a daemon and kill it at a random moment. False when it had left by itself before."""
+    """Start a daemon and kill it at a random moment. False when it had left by itself before.
+
+    The moment is counted in what it has done, so that a slow machine kills no less busy daemons; now and then it comes
+    while it still starts.
+    """
+    log = home / "daemon.log"
     with daemon(home, "--market", keeper.url) as process:
-        early = drawn.random() < 0.15  # while it still starts
-        if not early:
+        acted, wanted = deeds(log), drawn.choice((0, 0, 1, 1, 2, 3, 5, 8))
+        if drawn.random() < 0.85:
             with suppress(AssertionError):
                 until(lambda: process.poll() is not None or acts(ledger, process.pid), 30)
-        with suppress(Exception):
-            process.wait(drawn.uniform(0.0, 1.0))
+                until(lambda: process.poll() is not None or deeds(log) >= acted + wanted, 2.5)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(drawn.uniform(0.0, 0.25))
         process.send_signal(signal.SIGKILL)
         return process.wait(10) == -signal.SIGKILL
+
+
+def deeds(log: Path) -> int:
+    """How many actions the daemons have decided so far."""
+    return log.read_bytes().count(b"(instance_id=") + log.read_bytes().count(b"Launch(")
 
 
 def acts(ledger: Ledger, pid: int) -> bool:
@@ -138,6 +150,8 @@ def troubles(ledger: Ledger, keeper: Keeper) -> list[str]:
     found += [f"{token} still runs" for token, one in rented.items() if one.ended_at is None]
     found += [f"{token} was rented, and the ledger knows nothing of it" for token in rented.keys() - known]
     found += [f"{one.id} is still {one.status}" for one in machines if one.status not in OVER]
+    adopted = [one for one in rows(ledger, "intents") if one.reason.startswith("adopted")]
+    found += [f"{one.instance_id} was launched, and nobody had decided so" for one in adopted]
     if len(known) != len(machines):
         found.append("two machines of the ledger bear one token")
     for machine in machines:
@@ -168,7 +182,7 @@ def lived_through(home: Path, folder: Path, *, kills: int, seed: int) -> None:
         rented = keeper.rented()
         print(f"{done} kills, {len(rented)} machines, {len(life.happened)} things that happened, seed {seed}")
         assert troubles(ledger, keeper) == []
-        assert len(rented) >= kills // 4  # it was worth while
+        assert len(rented) >= kills // 2  # it was worth while
     ledger.close()
 
 
