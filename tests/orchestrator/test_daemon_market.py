@@ -121,7 +121,7 @@ def killed(home: Path, ledger: Ledger, keeper: Keeper, drawn: random.Random) -> 
         if drawn.random() < 0.85:
             with suppress(AssertionError):
                 until(lambda: process.poll() is not None or acts(ledger, process.pid), 30)
-                until(lambda: process.poll() is not None or deeds(log) >= acted + wanted, 2.5)
+                until(lambda: process.poll() is not None or deeds(log) >= acted + wanted, 1.5)
         with suppress(subprocess.TimeoutExpired):
             process.wait(drawn.uniform(0.0, 0.25))
         process.send_signal(signal.SIGKILL)
