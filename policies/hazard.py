@@ -19,6 +19,9 @@ COMMON_RETURNS = (0.34, 3.25, 1.43, 0.81, 0.46, 0.29, 0.25, 0.14, 0.05)
 #: How many events of its own a zone must show before its level, and its shape, count as much as the common ones.
 LEVEL_EVENTS = 10.0
 SHAPE_EVENTS = 20.0
+#: Log odds, while nothing was seen, that a zone's hazards fall with age as the common ones do, and are not the same at
+#: every age.
+SHAPE_LOG_ODDS = 10.0
 HALF_LIFE_HOURS = 7 * 24.0
 #: Hazards are drawn from the counts this often, so that a plan holds for a while.
 REVIEW_HOURS = 12.0
@@ -87,7 +90,7 @@ def observe(belief: Belief, up: Sequence[bool], hours: float) -> Belief:
 
 
 def hazards(zone: ZoneBelief) -> Hazards:
-    """Events per hour by age, shrunk to the common shape at the zone's own level (gamma-Poisson, level then shape)."""
+    """Events per hour by age, shrunk to the common shape, or to a flat one, at the zone's own level (gamma-Poisson)."""
     return Hazards(
         losses=_rates(zone.losses, zone.up_hours, COMMON_LOSSES),
         returns=_rates(zone.returns, zone.down_hours, COMMON_RETURNS),
@@ -141,11 +144,20 @@ def share_up(hazards: Hazards) -> float:
 
 
 def _rates(events: Buckets, hours: Buckets, common: Buckets) -> Buckets:
+    """Both shapes at the zone's own level, weighted by how well each explains the counts; then the counts themselves.
+
+    A mean of two Poisson models by their posterior odds.
+    """
     expected = sum(rate * time for rate, time in zip(common, hours, strict=True))
     level = (sum(events) + LEVEL_EVENTS) / (expected + LEVEL_EVENTS)
+    flat = (sum(events) + LEVEL_EVENTS) / (sum(hours) + LEVEL_EVENTS * life_hours(common))
+    odds = SHAPE_LOG_ODDS - expected * level + sum(hours) * flat
+    odds += sum(seen * math.log(rate * level / flat) for seen, rate in zip(events, common, strict=True))
+    aging = 1 / (1 + math.exp(-max(-50.0, min(50.0, odds))))
+    prior = [aging * rate * level + (1 - aging) * flat for rate in common]
     return tuple(
-        (seen + SHAPE_EVENTS) / (time + SHAPE_EVENTS / (rate * level))
-        for seen, time, rate in zip(events, hours, common, strict=True)
+        (seen + SHAPE_EVENTS) / (time + SHAPE_EVENTS / rate)
+        for seen, time, rate in zip(events, hours, prior, strict=True)
     )
 
 
