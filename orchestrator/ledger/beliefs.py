@@ -8,19 +8,21 @@ import sqlalchemy as sa
 
 from orchestrator.ledger import tables as t
 
+KNOWN = sa.select(t.beliefs.c.policy, t.beliefs.c.memory).where(t.beliefs.c.deployment == sa.bindparam("deployment"))
+HELD = t.beliefs.update().where(
+    t.beliefs.c.deployment == sa.bindparam("whose"), t.beliefs.c.policy == sa.bindparam("which")
+)
+INSERT = t.beliefs.insert()
+
 
 def known(tx: sa.Connection, deployment: str) -> dict[str, Mapping[str, Any]]:
     """By policy (placement, deadline): plain values, as it gave them."""
-    c = t.beliefs.c
-    rows = tx.execute(sa.select(c.policy, c.memory).where(c.deployment == deployment))
-    return {row.policy: row.memory for row in rows}
+    return {row.policy: row.memory for row in tx.execute(KNOWN, {"deployment": deployment})}
 
 
 def keep(tx: sa.Connection, deployment: str, memory: Mapping[str, Mapping[str, Any]], now: datetime) -> None:
     """Remember these instead of what was remembered; what other policies remember stays."""
-    c = t.beliefs.c
     for policy, values in memory.items():
         row = {"memory": values, "updated_at": now}
-        held = t.beliefs.update().where(c.deployment == deployment, c.policy == policy)
-        if not tx.execute(held.values(row)).rowcount:
-            tx.execute(t.beliefs.insert().values(deployment=deployment, policy=policy, **row))
+        if not tx.execute(HELD, row | {"whose": deployment, "which": policy}).rowcount:
+            tx.execute(INSERT, row | {"deployment": deployment, "policy": policy})

@@ -7,6 +7,7 @@ opens the next; what the bill knows besides price and time is a correction when 
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,9 @@ COMPUTE, DISK = "compute", "disk"
 FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
+INSERT = t.charges.insert()
+
+
 def start(
     tx: sa.Connection,
     machine: Machine,
@@ -36,10 +40,8 @@ def start(
 
     A machine has at most one open charge of a kind; and so has a box of ours, however many engines run on it.
     """
-    c = t.charges.c
-    booked = sa.select(c.ended_at).join(t.instances, c.instance_id == t.instances.c.id)
-    booked = booked.where(_paid_as(machine), c.kind == kind, c.amount_micros.is_(None))
-    ends = tx.scalars(booked.where(sa.or_(c.ended_at.is_(None), c.ended_at > started_at))).all()
+    asked = _payer(machine) | {"kind": kind, "since": started_at}
+    ends = tx.scalars(_booked_ends(machine.purchase is Purchase.OWNED), asked).all()
     if None in ends:
         return
     row = {
@@ -52,16 +54,39 @@ def start(
         "currency": currency,
         "started_at": max((started_at, *ends)),
     }
-    tx.execute(t.charges.insert().values(row))
+    tx.execute(INSERT, row)
 
 
-def _paid_as(machine: Machine) -> sa.ColumnElement[bool]:
-    """The machines that are paid for together with this one: itself, or all on the same box of ours."""
+@lru_cache
+def _booked_ends(owned: bool) -> sa.Select[Any]:
+    c = t.charges.c
+    query = sa.select(c.ended_at).join(t.instances, c.instance_id == t.instances.c.id)
+    query = query.where(_paid_as(owned), c.kind == sa.bindparam("kind"), c.amount_micros.is_(None))
+    return query.where(sa.or_(c.ended_at.is_(None), c.ended_at > sa.bindparam("since")))
+
+
+def _paid_as(owned: bool) -> sa.ColumnElement[bool]:
+    """The machines that are paid for together with `_payer`: itself, or all on the same box of ours."""
     c = t.instances.c
+    if not owned:
+        return c.id == sa.bindparam("machine")
+    box = c.deployment == sa.bindparam("deployment"), c.offer_id == sa.bindparam("offer")
+    return sa.and_(c.purchase == str(Purchase.OWNED), *box)
+
+
+def _payer(machine: Machine) -> dict[str, Any]:
     if machine.purchase is not Purchase.OWNED:
-        return c.id == machine.id
-    owned = c.purchase == str(Purchase.OWNED)
-    return sa.and_(owned, c.deployment == machine.deployment, c.offer_id == machine.offer_id)
+        return {"machine": machine.id}
+    return {"deployment": machine.deployment, "offer": machine.offer_id}
+
+
+RUNNING = sa.select(t.charges).where(
+    t.charges.c.instance_id == sa.bindparam("machine"),
+    t.charges.c.ended_at.is_(None),
+    t.charges.c.amount_micros.is_(None),
+)
+RUNNING_COMPUTE = RUNNING.where(t.charges.c.kind == COMPUTE)
+END = t.charges.update().where(t.charges.c.id == sa.bindparam("charge"))
 
 
 def close(tx: sa.Connection, machine: Machine, ended_at: datetime, kind: str | None = None) -> None:
@@ -69,23 +94,28 @@ def close(tx: sa.Connection, machine: Machine, ended_at: datetime, kind: str | N
 
     A charge never ends before it started.
     """
-    c = t.charges.c
-    still_open = sa.select(t.charges).where(
-        c.instance_id == machine.id, c.ended_at.is_(None), c.amount_micros.is_(None)
-    )
-    for row in tx.execute(still_open if kind is None else still_open.where(c.kind == kind)).all():
+    for row in tx.execute(RUNNING, {"machine": machine.id}).all():
+        if kind not in (None, row.kind):
+            continue
         end = max(ended_at, row.started_at)
-        tx.execute(t.charges.update().where(c.id == row.id).values(ended_at=end))
+        tx.execute(END, {"charge": row.id, "ended_at": end})
         _hand_over(tx, machine, row, end)
+
+
+OTHER_ON_THE_BOX = (
+    sa.select(t.instances)
+    .where(_paid_as(owned=True), t.instances.c.id != sa.bindparam("machine"))
+    .where(t.instances.c.status.in_(BILLABLE), t.instances.c.launched_at.is_not(None))
+    .order_by(t.instances.c.intent_id)
+    .limit(1)
+)
 
 
 def _hand_over(tx: sa.Connection, machine: Machine, charge: sa.Row[Any], at: datetime) -> None:
     """Charge the oldest other machine that is paid for together with this one, at the same price."""
     if machine.purchase is not Purchase.OWNED:
         return
-    c = t.instances.c
-    others = sa.select(t.instances).where(_paid_as(machine), c.id != machine.id, c.status.in_(BILLABLE))
-    row = tx.execute(others.where(c.launched_at.is_not(None)).order_by(c.intent_id).limit(1)).first()
+    row = tx.execute(OTHER_ON_THE_BOX, _payer(machine) | {"machine": machine.id}).first()
     if row is not None:
         start(
             tx,
@@ -98,29 +128,33 @@ def _hand_over(tx: sa.Connection, machine: Machine, charge: sa.Row[Any], at: dat
 
 def reprice(tx: sa.Connection, machine_id: str, price_per_hour_micros: int | None, currency: str, at: datetime) -> bool:
     """Close a machine's charge and open the next when its price has changed. Returns whether it had."""
-    c = t.charges.c
-    running = sa.select(t.charges).where(c.instance_id == machine_id, c.kind == COMPUTE, c.ended_at.is_(None))
-    row = tx.execute(running.where(c.amount_micros.is_(None))).first()
+    row = tx.execute(RUNNING_COMPUTE, {"machine": machine_id}).first()
     if row is None or (row.price_per_hour_micros, row.currency) == (price_per_hour_micros, currency):
         return False
     at = max(at, row.started_at)
-    tx.execute(t.charges.update().where(c.id == row.id).values(ended_at=at))
+    tx.execute(END, {"charge": row.id, "ended_at": at})
     following = {name: value for name, value in row._mapping.items() if name not in ("id", "ended_at")}
     following |= {"price_per_hour_micros": price_per_hour_micros, "currency": currency, "started_at": at}
-    tx.execute(t.charges.insert().values(following))
+    tx.execute(INSERT, following)
     return True
 
 
 def follow(tx: sa.Connection, machine: Machine, prices: Sequence[Price], until: datetime) -> None:
     """Apply the price moves up to `until` that came after the machine's open charge began, each from its moment on."""
-    c = t.charges.c
-    running = sa.select(c.started_at).where(c.instance_id == machine.id, c.kind == COMPUTE, c.ended_at.is_(None))
-    since = tx.scalar(running.where(c.amount_micros.is_(None)))
-    if since is None:
+    row = tx.execute(RUNNING_COMPUTE, {"machine": machine.id}).first()
+    if row is None:
         return
+    since = row.started_at
     for price in prices:
         if since < price.effective_at <= until:
             reprice(tx, machine.id, price.price_per_hour_micros, price.currency, price.effective_at)
+
+
+OF_MACHINE = (
+    sa.select(t.charges)
+    .where(t.charges.c.instance_id == sa.bindparam("machine"))
+    .order_by(t.charges.c.started_at, t.charges.c.id)
+)
 
 
 def settle(tx: sa.Connection, machine: Machine, life: Life, prices: Sequence[Price], terms: Terms) -> None:
@@ -129,8 +163,7 @@ def settle(tx: sa.Connection, machine: Machine, life: Life, prices: Sequence[Pri
     `prices` as `billing.due` wants them. Nothing is booked where a price is unknown, or where somebody switched the
     machine off and on again: then it was charged as it was seen.
     """
-    c = t.charges.c
-    rows = tx.execute(sa.select(t.charges).where(c.instance_id == machine.id).order_by(c.started_at, c.id)).all()
+    rows = tx.execute(OF_MACHINE, {"machine": machine.id}).all()
     compute = [row for row in rows if row.kind == COMPUTE]
     stretches = [row for row in compute if row.amount_micros is None]
     gaps = any(earlier.ended_at < later.started_at for earlier, later in pairwise(stretches))
@@ -154,7 +187,7 @@ def _correct(tx: sa.Connection, rows: Sequence[sa.Row[Any]], due: int) -> None:
     kept = ("instance_id", "deployment", "kind", "gpu", "purchase", "currency")
     row = {name: getattr(last, name) for name in kept}
     row |= {"started_at": last.ended_at, "corrects": last.id, "amount_micros": due - booked}
-    tx.execute(t.charges.insert().values(row))
+    tx.execute(INSERT, row)
 
 
 def _charge(row: sa.Row[*tuple[Any, ...]]) -> Charge:
@@ -175,17 +208,30 @@ def booked(tx: sa.Connection, kind: str) -> dict[str, list[Charge]]:
     return found
 
 
+def _within() -> sa.CompoundSelect[Any]:
+    """One range of an index each: what runs, what ended in time, and corrections, which are booked at a moment."""
+    c, i = t.charges.c, t.instances.c
+    charge = c.started_at, c.ended_at, c.price_per_hour_micros, c.currency, c.amount_micros
+    query = sa.select(*charge, i.requested_at, i.launched_at).join(t.instances, c.instance_id == i.id)
+    query = query.where(c.deployment == sa.bindparam("deployment"), c.started_at < sa.bindparam("end"))
+    start = sa.bindparam("start", type_=t.Moment)
+    running = query.where(c.ended_at.is_(None), c.amount_micros.is_(None))
+    ended = query.where(c.ended_at > start)
+    corrections = query.where(c.amount_micros.is_not(None), c.ended_at.is_(None), c.started_at >= start)
+    return sa.union_all(running, ended, corrections)
+
+
+WITHIN = _within()
+
+
 def within(tx: sa.Connection, deployment: str, start: datetime, end: datetime) -> tuple[Charge, ...]:
     """The charges of a deployment that touch [start, end), an open one as if it ended at `end`.
 
     `end` is by our clock and a launch by its provider's. Where ours is ahead (a machine was launched before it was
     asked for), an open charge ends so much earlier: nobody has paid for the difference.
     """
-    c, i = t.charges.c, t.instances.c
-    query = sa.select(t.charges, i.requested_at, i.launched_at).join(t.instances, c.instance_id == i.id)
-    query = query.where(c.deployment == deployment, sa.or_(c.ended_at.is_(None), c.ended_at > start))
     found = []
-    for row in tx.execute(query.where(c.started_at < end)):
+    for row in tx.execute(WITHIN, {"deployment": deployment, "start": start, "end": end}):
         charge = _charge(row)
         if charge.ended_at is None and charge.amount_micros is None and row.launched_at is not None:
             ahead = max(timedelta(0), row.requested_at - row.launched_at)

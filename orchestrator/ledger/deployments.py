@@ -30,16 +30,18 @@ class Deployment:
     updated_at: datetime
 
 
+KNOWN = sa.select(t.deployments).order_by(t.deployments.c.name)
+NAMED = sa.select(t.deployments).where(t.deployments.c.name == sa.bindparam("name"))
+
+
 def known(tx: sa.Connection) -> tuple[Deployment, ...]:
     """All deployments ever put up, by name."""
-    return tuple(
-        Deployment(**row._mapping) for row in tx.execute(sa.select(t.deployments).order_by(t.deployments.c.name))
-    )
+    return tuple(Deployment(**row._mapping) for row in tx.execute(KNOWN))
 
 
 def get(tx: sa.Connection, name: str) -> Deployment | None:
     """The deployment of that name, or None."""
-    row = tx.execute(sa.select(t.deployments).where(t.deployments.c.name == name)).first()
+    row = tx.execute(NAMED, {"name": name}).first()
     return None if row is None else Deployment(**row._mapping)
 
 
@@ -100,19 +102,28 @@ def _told_again(dialect: str, columns: tuple[str, ...]) -> sa.Executable:
     return statement.on_conflict_do_update(index_elements=LOAD_KEY, set_=most)
 
 
+LOAD_MINUTES = (
+    sa.select(t.loads.c.at, sa.func.sum(t.loads.c.images + t.loads.c.failed + t.loads.c.refused))
+    .where(t.loads.c.deployment == sa.bindparam("deployment"), t.loads.c.at >= sa.bindparam("since"))
+    .group_by(t.loads.c.at)
+)
+ASKED = (
+    sa.select(t.loads.c.at, t.loads.c.requests)
+    .where(t.loads.c.deployment == sa.bindparam("deployment"), t.loads.c.instance_id == "")
+    .where(t.loads.c.at.in_(sa.bindparam("minutes", expanding=True)))
+)
+
+
 def load_minutes(tx: sa.Connection, deployment: str, since: datetime) -> dict[datetime, int]:
     """Images asked for in each minute since `since` (served, failed and refused), minutes without evidence left out."""
-    c = t.loads.c
-    wanted = sa.func.sum(c.images + c.failed + c.refused)
-    query = sa.select(c.at, wanted).where(c.deployment == deployment, c.at >= since).group_by(c.at)
-    return {row[0]: int(row[1]) for row in tx.execute(query)}
+    rows = tx.execute(LOAD_MINUTES, {"deployment": deployment, "since": since})
+    return {at: int(images) for at, images in rows}
 
 
 def asked(tx: sa.Connection, deployment: str, minutes: Collection[datetime]) -> dict[datetime, int]:
     """Requests that came in each of these minutes, those without evidence left out."""
-    c = t.loads.c
-    query = sa.select(c.at, c.requests).where(c.deployment == deployment, c.instance_id == "", c.at.in_(minutes))
-    return {row.at: row.requests for row in tx.execute(query)}
+    rows = tx.execute(ASKED, {"deployment": deployment, "minutes": list(minutes)})
+    return {row.at: row.requests for row in rows}
 
 
 def totals(tx: sa.Connection, deployment: str) -> tuple[int, int]:

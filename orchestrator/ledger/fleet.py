@@ -1,4 +1,7 @@
-"""Machines, the intents that move them, and what they cost: the SQL of the loop's three transactions."""
+"""Machines, the intents that move them, and what they cost: the SQL of the loop's three transactions.
+
+The statements of a tick are built once and filled in, here and beside: to build one takes longer than to execute it.
+"""
 
 import hashlib
 import hmac
@@ -6,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +24,9 @@ from policies.snapshot import Instance, Offer, Purchase
 OVER_VALUES = [str(status) for status in OVER]
 #: statuses in which a machine is known to cost money
 BILLABLE = [str(status) for status in (Status.BOOTING, Status.READY, Status.DRAINING)]
+#: by their words, which is quicker than to construct them, ten thousand times a tick
+STATUSES = {str(status): status for status in Status}
+PURCHASES = {str(purchase): purchase for purchase in Purchase}
 #: between attempts to carry out one intent
 FIRST_PAUSE = timedelta(seconds=1)
 LONGEST_PAUSE = timedelta(seconds=30)
@@ -96,53 +103,81 @@ class Intent:
         return now - self.attempted_at >= min(FIRST_PAUSE * (1 << min(self.attempts - 1, 16)), LONGEST_PAUSE)
 
 
+MACHINE = tuple(t.instances.c.keys())
+
+
 def machine_of(row: sa.Row[Any]) -> Machine:
     """The machine of a row of `instances`."""
-    found = dict(row._mapping)
-    return Machine(**{**found, "status": Status(found["status"]), "purchase": Purchase(found["purchase"])})
+    found = dict(zip(MACHINE, row, strict=True))
+    found["status"], found["purchase"] = STATUSES[found["status"]], PURCHASES[found["purchase"]]
+    return Machine(**found)
+
+
+@lru_cache
+def _machines(of_one: bool, over: bool) -> sa.Select[Any]:
+    query = sa.select(t.instances).order_by(t.instances.c.intent_id)
+    if of_one:
+        query = query.where(t.instances.c.deployment == sa.bindparam("deployment"))
+    return query if over else query.where(t.ALIVE)
 
 
 def machines(tx: sa.Connection, deployment: str | None = None, *, over: bool = False) -> tuple[Machine, ...]:
     """Machines in the order of their launch; those that are over only when asked for."""
-    query = sa.select(t.instances).order_by(t.instances.c.intent_id)
-    if deployment is not None:
-        query = query.where(t.instances.c.deployment == deployment)
-    if not over:
-        query = query.where(t.instances.c.status.not_in(OVER_VALUES))
-    return tuple(machine_of(row) for row in tx.execute(query))
+    asked = {} if deployment is None else {"deployment": deployment}
+    return tuple(map(machine_of, tx.execute(_machines(deployment is not None, over), asked)))
+
+
+LIVE_TOKENS = sa.select(t.instances.c.token).where(t.ALIVE)
 
 
 def live_tokens(tx: sa.Connection) -> frozenset[str]:
     """The tokens of all machines that are not over, of every deployment."""
-    return frozenset(tx.scalars(sa.select(t.instances.c.token).where(t.instances.c.status.not_in(OVER_VALUES))))
+    return frozenset(tx.scalars(LIVE_TOKENS))
+
+
+BY_TOKEN = sa.select(t.instances).where(t.instances.c.token.in_(sa.bindparam("tokens", expanding=True)))
 
 
 def by_token(tx: sa.Connection, tokens: Iterable[str]) -> dict[str, Machine]:
     """Machines of these tokens, over or not."""
-    query = sa.select(t.instances).where(t.instances.c.token.in_(list(tokens)))
-    return {machine.token: machine for machine in map(machine_of, tx.execute(query))}
+    return {machine.token: machine for machine in map(machine_of, tx.execute(BY_TOKEN, {"tokens": list(tokens)}))}
+
+
+OPEN_INTENTS = (
+    sa.select(*(t.intents.c[one.name] for one in fields(Intent)))
+    .where(t.intents.c.deployment == sa.bindparam("deployment"), t.intents.c.state == "open")
+    .order_by(t.intents.c.id)
+)
 
 
 def open_intents(tx: sa.Connection, deployment: str) -> tuple[Intent, ...]:
     """Everything decided and not settled, oldest first."""
-    c = t.intents.c
-    columns = [c[one.name] for one in fields(Intent)]
-    query = sa.select(*columns).where(c.deployment == deployment, c.state == "open").order_by(c.id)
-    return tuple(Intent(**row._mapping) for row in tx.execute(query))
+    return tuple(Intent(**row._mapping) for row in tx.execute(OPEN_INTENTS, {"deployment": deployment}))
+
+
+INTENTS = (
+    sa.select(t.intents.c.kind, t.intents.c.instance_id, t.intents.c.state, t.intents.c.opened_at)
+    .where(t.intents.c.deployment == sa.bindparam("deployment"))
+    .order_by(t.intents.c.id)
+)
 
 
 def intents(tx: sa.Connection, deployment: str) -> Sequence[Any]:
     """Everything that was ever decided about a deployment's machines: kind, instance, state, and when."""
-    c = t.intents.c
-    query = sa.select(c.kind, c.instance_id, c.state, c.opened_at).where(c.deployment == deployment)
-    return tx.execute(query.order_by(c.id)).all()
+    return tx.execute(INTENTS, {"deployment": deployment}).all()
+
+
+LAUNCHES_SINCE = (
+    sa.select(t.intents.c.opened_at)
+    .where(t.intents.c.deployment == sa.bindparam("deployment"), t.intents.c.kind == "launch")
+    .where(t.intents.c.opened_at > sa.bindparam("since"))
+    .order_by(t.intents.c.opened_at)
+)
 
 
 def launches_since(tx: sa.Connection, deployment: str, since: datetime) -> tuple[datetime, ...]:
     """When machines were asked for since `since`: the runaway bound counts them."""
-    c = t.intents.c
-    query = sa.select(c.opened_at).where(c.deployment == deployment, c.kind == "launch", c.opened_at > since)
-    return tuple(tx.execute(query.order_by(c.opened_at)).scalars())
+    return tuple(tx.scalars(LAUNCHES_SINCE, {"deployment": deployment, "since": since}))
 
 
 def record(
@@ -165,6 +200,9 @@ def record(
             _record_leaving(tx, deployment, tick_id, action, now=now)
 
 
+INSERT_TICK = t.ticks.insert().returning(t.ticks.c.id)
+
+
 def record_tick(
     tx: sa.Connection, deployment: str, plan: Plan, *, now: datetime, snapshot: Mapping[str, Any] | None
 ) -> int:
@@ -183,7 +221,7 @@ def record_tick(
         "plan": {"actions": actions, "notes": list(plan.notes)},
         "snapshot": snapshot,
     }
-    return int(tx.execute(t.ticks.insert().values(row).returning(t.ticks.c.id)).scalar_one())
+    return int(tx.execute(INSERT_TICK, row).scalar_one())
 
 
 def _record_launch(
@@ -203,6 +241,10 @@ def _record_launch(
     _insert_machine(tx, deployment, intent_id, token_of(key, intent_id, now), offer, digest, action.reason, now)
 
 
+NAME_LAUNCH = t.intents.update().where(t.intents.c.id == sa.bindparam("intent"))
+INSERT_MACHINE = t.instances.insert().returning(*t.instances.c)
+
+
 def _insert_machine(
     tx: sa.Connection,
     deployment: str,
@@ -214,7 +256,7 @@ def _insert_machine(
     requested_at: datetime,
 ) -> Machine:
     machine_id = f"{deployment}-{intent_id}"
-    tx.execute(t.intents.update().where(t.intents.c.id == intent_id).values(instance_id=machine_id, token=token))
+    tx.execute(NAME_LAUNCH, {"intent": intent_id, "instance_id": machine_id, "token": token})
     row = {
         "id": machine_id,
         "deployment": deployment,
@@ -231,7 +273,7 @@ def _insert_machine(
         "reason": reason,
         "requested_at": requested_at,
     }
-    return machine_of(tx.execute(t.instances.insert().values(row).returning(*t.instances.c)).one())
+    return machine_of(tx.execute(INSERT_MACHINE, row).one())
 
 
 def adopt(tx: sa.Connection, deployment: str, listed: Listed, offer: Offer, now: datetime) -> Machine:
@@ -249,16 +291,20 @@ def adopt(tx: sa.Connection, deployment: str, listed: Listed, offer: Offer, now:
     return _insert_machine(tx, deployment, intent_id, listed.token, offer, listed.tags.digest, why, at)
 
 
+BY_ID = sa.select(t.instances).where(t.instances.c.id == sa.bindparam("machine"))
+
+
 def _record_leaving(
     tx: sa.Connection, deployment: str, tick_id: int, action: Drain | Terminate, *, now: datetime
 ) -> None:
     kind = "drain" if isinstance(action, Drain) else "terminate"
     _insert_intent(tx, deployment, tick_id, kind, action.instance_id, {}, action.reason, now)
-    (machine,) = (
-        machine_of(row) for row in tx.execute(sa.select(t.instances).where(t.instances.c.id == action.instance_id))
-    )
+    machine = machine_of(tx.execute(BY_ID, {"machine": action.instance_id}).one())
     if machine.status in (Status.BOOTING, Status.READY):
         save(tx, replace(machine, status=move(machine.status, Status.DRAINING), draining_at=now, reason=action.reason))
+
+
+INSERT_INTENT = t.intents.insert().returning(t.intents.c.id)
 
 
 def _insert_intent(
@@ -281,7 +327,7 @@ def _insert_intent(
         "state": "open",
         "opened_at": now,
     }
-    return int(tx.execute(t.intents.insert().values(row).returning(t.intents.c.id)).scalar_one())
+    return int(tx.execute(INSERT_INTENT, row).scalar_one())
 
 
 def token_of(key: bytes, intent_id: int, opened_at: datetime) -> str:
@@ -292,64 +338,80 @@ def token_of(key: bytes, intent_id: int, opened_at: datetime) -> str:
     return hmac.new(key, f"launch:{intent_id}:{opened_at.isoformat()}".encode(), hashlib.sha256).hexdigest()[:40]
 
 
+#: everything about a machine that may change
+CHANGING = (
+    "provider_id",
+    "status",
+    "reason",
+    "url",
+    "launched_at",
+    "ready_at",
+    "draining_at",
+    "ended_at",
+    "reclaim_at",
+    "silent_since",
+    "missing_since",
+)
+SAVE = t.instances.update().where(t.instances.c.id == sa.bindparam("machine"))
+
+
 def save(tx: sa.Connection, machine: Machine) -> None:
     """Write back everything about a machine that may change."""
-    values = {
-        name: getattr(machine, name)
-        for name in (
-            "provider_id",
-            "status",
-            "reason",
-            "url",
-            "launched_at",
-            "ready_at",
-            "draining_at",
-            "ended_at",
-            "reclaim_at",
-            "silent_since",
-            "missing_since",
-        )
-    }
-    values["status"] = str(machine.status)
-    tx.execute(t.instances.update().where(t.instances.c.id == machine.id).values(values))
+    values = {name: getattr(machine, name) for name in CHANGING}
+    tx.execute(SAVE, values | {"machine": machine.id, "status": str(machine.status)})
     if machine.status in OVER:
         _settle_all(tx, machine.id, machine.ended_at or machine.requested_at)
 
 
+SETTLE_ALL = t.intents.update().where(t.intents.c.instance_id == sa.bindparam("machine"), t.intents.c.state == "open")
+
+
 def _settle_all(tx: sa.Connection, machine_id: str, now: datetime) -> None:
     """A machine that is over has nothing left to be done to it."""
-    c = t.intents.c
-    open_ones = t.intents.update().where(c.instance_id == machine_id, c.state == "open")
-    tx.execute(open_ones.values(state="done", settled_at=now))
+    tx.execute(SETTLE_ALL, {"machine": machine_id, "state": "done", "settled_at": now})
+
+
+ATTEMPTED = (
+    t.intents.update()
+    .where(t.intents.c.id == sa.bindparam("intent"))
+    .values(attempts=t.intents.c.attempts + 1, attempted_at=sa.bindparam("now"), error=sa.bindparam("why"))
+)
+SETTLE = ATTEMPTED.where(t.intents.c.state == "open").values(
+    state=sa.bindparam("outcome"), settled_at=sa.bindparam("now")
+)
 
 
 def settle(tx: sa.Connection, intent_id: int, state: str, *, now: datetime, error: str | None = None) -> None:
     """Close an intent as done, failed or void."""
-    c = t.intents.c
-    query = t.intents.update().where(c.id == intent_id, c.state == "open")
-    tx.execute(query.values(state=state, settled_at=now, attempted_at=now, attempts=c.attempts + 1, error=error))
+    tx.execute(SETTLE, {"intent": intent_id, "outcome": state, "now": now, "why": error})
 
 
 def attempted(tx: sa.Connection, intent_id: int, *, now: datetime, error: str | None) -> None:
     """Note a call that settled nothing; the intent stays open and the call is repeated."""
-    c = t.intents.c
-    tx.execute(
-        t.intents.update().where(c.id == intent_id).values(attempted_at=now, attempts=c.attempts + 1, error=error)
-    )
+    tx.execute(ATTEMPTED, {"intent": intent_id, "now": now, "why": error})
+
+
+LAST_TICK = (
+    sa.select(t.ticks).where(t.ticks.c.deployment == sa.bindparam("deployment")).order_by(t.ticks.c.id.desc()).limit(1)
+)
 
 
 def last_tick(tx: sa.Connection, deployment: str) -> sa.Row[Any] | None:
     """The newest decision about a deployment."""
-    query = sa.select(t.ticks).where(t.ticks.c.deployment == deployment).order_by(t.ticks.c.id.desc()).limit(1)
-    return tx.execute(query).first()
+    return tx.execute(LAST_TICK, {"deployment": deployment}).first()
+
+
+DECIDED = sa.select(t.ticks.c.at, t.ticks.c.target).where(t.ticks.c.deployment == sa.bindparam("deployment"))
+DECIDED_SINCE = DECIDED.where(t.ticks.c.at > sa.bindparam("since")).order_by(t.ticks.c.id)
+DECIDED_BEFORE = (
+    DECIDED.where(t.ticks.c.at <= sa.bindparam("since")).order_by(t.ticks.c.at.desc(), t.ticks.c.id.desc()).limit(1)
+)
 
 
 def targets(tx: sa.Connection, deployment: str, since: datetime) -> tuple[tuple[datetime, int], ...]:
     """The targets decided since then, and the one that held until then, with their times; the oldest first."""
-    c = t.ticks.c
-    decided = sa.select(c.at, c.target).where(c.deployment == deployment)
-    before = tx.execute(decided.where(c.at <= since).order_by(c.at.desc(), c.id.desc()).limit(1)).all()
-    rows = [*before, *tx.execute(decided.where(c.at > since).order_by(c.id))]
+    asked = {"deployment": deployment, "since": since}
+    rows = [*tx.execute(DECIDED_BEFORE, asked), *tx.execute(DECIDED_SINCE, asked)]
     return tuple((row.at, row.target) for row in rows)
 
 
@@ -374,11 +436,17 @@ def ticks(tx: sa.Connection, deployment: str, *, until: datetime, acted: bool, l
     return tx.execute(query.order_by(c.id.desc()).limit(limit)).all()
 
 
+STARTS = (
+    sa.select(t.instances.c.launched_at, t.instances.c.ready_at)
+    .where(t.instances.c.deployment == sa.bindparam("deployment"), t.instances.c.ready_at.is_not(None))
+    .order_by(t.instances.c.intent_id.desc())
+    .limit(sa.bindparam("latest"))
+)
+
+
 def start_seconds(tx: sa.Connection, deployment: str, latest: int = 20) -> float | None:
     """The p95 (nearest rank) of the last starts, launch to ready; None when nothing has started yet."""
-    c = t.instances.c
-    query = sa.select(c.launched_at, c.ready_at).where(c.deployment == deployment, c.ready_at.is_not(None))
-    rows = tx.execute(query.order_by(c.intent_id.desc()).limit(latest)).all()
+    rows = tx.execute(STARTS, {"deployment": deployment, "latest": latest}).all()
     # a clock that was set makes some of them negative or endless, and one that was adopted was ready before it was seen
     waits = [(row.ready_at - row.launched_at).total_seconds() for row in rows]
     waits = sorted(wait for wait in waits if 0 < wait <= Disruption().start_seconds)

@@ -12,6 +12,8 @@ An item waits, is leased under (owner, attempt), and is settled once:
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -65,7 +67,23 @@ def leasable(tx: sa.Connection, job_id: int, now: datetime) -> frozenset[ItemSta
     return frozenset(
         state
         for state in (ItemState.WAITING, ItemState.SUSPECT)
-        if tx.execute(_queue(job_id, state, now).limit(1)).first() is not None
+        if tx.execute(_queue(state), {"of_job": job_id, "now": now, "limit": 1}).first() is not None
+    )
+
+
+@lru_cache
+def _lease(state: ItemState) -> sa.Executable:
+    c = t.items.c
+    return (
+        t.items.update()
+        .where(c.job_id == sa.bindparam("of_job"), c.number.in_(_queue(state)))
+        .values(
+            state=ItemState.LEASED,
+            owner=sa.bindparam("for_owner"),
+            attempt=c.attempt + 1,
+            leased_until=sa.bindparam("until"),
+        )
+        .returning(c.number, c.path, c.attempt, c.failures)
     )
 
 
@@ -80,14 +98,8 @@ def lease(
     suspects: bool = False,
 ) -> list[Item]:
     """Hand out up to `limit` items of a running job, first come first. A job that is not running hands out none."""
-    queue = _queue(job_id, ItemState.SUSPECT if suspects else ItemState.WAITING, now).limit(limit)
-    c = t.items.c
-    taken = (
-        t.items.update()
-        .where(c.job_id == job_id, c.number.in_(queue))
-        .values(state=ItemState.LEASED, owner=owner, attempt=c.attempt + 1, leased_until=until)
-        .returning(c.number, c.path, c.attempt, c.failures)
-    )
+    asked = {"of_job": job_id, "now": now, "limit": limit, "for_owner": owner, "until": until}
+    taken = tx.execute(_lease(ItemState.SUSPECT if suspects else ItemState.WAITING), asked)
     found = [
         Item(
             job_id=job_id,
@@ -97,31 +109,46 @@ def lease(
             failures=row.failures,
             suspect=suspects,
         )
-        for row in tx.execute(taken)
+        for row in taken
     ]
     return sorted(found, key=lambda item: item.number)
 
 
+@lru_cache
+def _held(lock: bool) -> sa.Select[Any]:
+    c = t.items.c
+    between = c.number.between(sa.bindparam("first"), sa.bindparam("last"))
+    query = sa.select(c.job_id, c.number, c.attempt).where(
+        c.job_id == sa.bindparam("of_job"), c.state == ItemState.LEASED, c.owner == sa.bindparam("by_owner"), between
+    )
+    return query.with_for_update() if lock else query
+
+
 def held(tx: sa.Connection, owner: str, items: Iterable[Item], *, lock: bool = False) -> frozenset[tuple[int, int]]:
     """The keys of those items that `owner` still holds by these very attempts; `lock` keeps it so until tx ends."""
-    c = t.items.c
     asked = {(item.job_id, item.number, item.attempt) for item in items}
     found: set[tuple[int, int, int]] = set()
     for job_id in sorted({key[0] for key in asked}):
         numbers = [key[1] for key in asked if key[0] == job_id]
-        between = c.number.between(min(numbers), max(numbers))
-        query = sa.select(c.job_id, c.number, c.attempt).where(
-            c.job_id == job_id, c.state == ItemState.LEASED, c.owner == owner, between
-        )
-        found |= {(row[0], row[1], row[2]) for row in tx.execute(query.with_for_update() if lock else query)}
+        among: dict[str, object] = {"of_job": job_id, "by_owner": owner, "first": min(numbers), "last": max(numbers)}
+        found |= {(row[0], row[1], row[2]) for row in tx.execute(_held(lock), among)}
     return frozenset((job_id, number) for job_id, number, _ in asked & found)
+
+
+MINE = t.items.update().where(
+    t.items.c.job_id == sa.bindparam("of_job"),
+    t.items.c.number == sa.bindparam("of_number"),
+    t.items.c.attempt == sa.bindparam("of_attempt"),
+    t.items.c.owner == sa.bindparam("by_owner"),
+    t.items.c.state == ItemState.LEASED,
+)
 
 
 def renew(tx: sa.Connection, owner: str, items: Iterable[Item], until: datetime) -> None:
     """Hold items for longer; those that are no longer the owner's are left alone."""
-    rows = [_fence(item) for item in items]
+    rows = [_fence(item, owner) | {"leased_until": until} for item in items]
     if rows:
-        tx.execute(t.items.update().where(_mine(owner)).values(leased_until=until), rows)
+        tx.execute(MINE, rows)
 
 
 def settle(tx: sa.Connection, owner: str, steps: Iterable[Step], now: datetime) -> tuple[Step, ...]:
@@ -153,17 +180,22 @@ def given_back(items: Iterable[Item]) -> tuple[Step, ...]:
     )
 
 
+RECLAIM = (
+    t.items.update()
+    .where(t.items.c.job_id.in_(sa.select(t.jobs.c.id).where(t.jobs.c.state.in_(OPEN))))
+    .where(t.items.c.state == ItemState.LEASED)
+    .where(sa.or_(t.items.c.owner < sa.bindparam("oldest"), t.items.c.leased_until < sa.bindparam("now")))
+    .values(
+        state=sa.case((t.items.c.attempt >= DEATHS, ItemState.SUSPECT), else_=ItemState.WAITING),
+        owner=None,
+        leased_until=None,
+    )
+)
+
+
 def reclaim(tx: sa.Connection, before: str, now: datetime) -> int:
     """Free the items of owners that sort below `before` (an older generation) and those whose lease ran out."""
-    c = t.items.c
-    jobs_open = sa.select(t.jobs.c.id).where(t.jobs.c.state.in_(OPEN))
-    again = sa.case((c.attempt >= DEATHS, ItemState.SUSPECT), else_=ItemState.WAITING)
-    freed = tx.execute(
-        t.items.update()
-        .where(c.job_id.in_(jobs_open), c.state == ItemState.LEASED, sa.or_(c.owner < before, c.leased_until < now))
-        .values(state=again, owner=None, leased_until=None)
-    )
-    return freed.rowcount
+    return tx.execute(RECLAIM, {"oldest": before, "now": now}).rowcount
 
 
 def outcomes(tx: sa.Connection, job_id: int, after: int, limit: int = BATCH) -> list[Outcome]:
@@ -181,44 +213,36 @@ def outcomes(tx: sa.Connection, job_id: int, after: int, limit: int = BATCH) -> 
     ]
 
 
-def _queue(job_id: int, state: ItemState, now: datetime) -> sa.Select[tuple[int]]:
-    c = t.items.c
-    running = sa.exists().where(t.jobs.c.id == job_id, t.jobs.c.state == State.RUNNING)
+@lru_cache
+def _queue(state: ItemState) -> sa.Select[tuple[int]]:
+    c, of_job = t.items.c, sa.bindparam("of_job", type_=sa.Integer)
+    running = sa.exists().where(t.jobs.c.id == of_job, t.jobs.c.state == State.RUNNING)
     return (
         sa.select(c.number)
-        .where(c.job_id == job_id, c.state == state, c.not_before <= now, running)
+        .where(c.job_id == of_job, c.state == state, c.not_before <= sa.bindparam("now"), running)
         .order_by(c.not_before, c.number)
+        .limit(sa.bindparam("limit"))
     )
 
 
-def _mine(owner: str) -> sa.ColumnElement[bool]:
-    c = t.items.c
-    return sa.and_(
-        c.job_id == sa.bindparam("of_job"),
-        c.number == sa.bindparam("of_number"),
-        c.attempt == sa.bindparam("of_attempt"),
-        c.owner == owner,
-        c.state == ItemState.LEASED,
-    )
+def _fence(item: Item, owner: str) -> dict[str, object]:
+    return {"of_job": item.job_id, "of_number": item.number, "of_attempt": item.attempt, "by_owner": owner}
 
 
-def _fence(item: Item) -> dict[str, object]:
-    return {"of_job": item.job_id, "of_number": item.number, "of_attempt": item.attempt}
+RECORD = MINE.values(
+    state=sa.bindparam("to_state"),
+    owner=None,
+    leased_until=None,
+    failures=sa.bindparam("to_failures"),
+    error=sa.bindparam("to_error"),
+    settled_at=sa.bindparam("to_settled_at"),
+    not_before=sa.func.coalesce(sa.bindparam("to_not_before", type_=t.Moment), t.items.c.not_before),
+)
 
 
 def _record(tx: sa.Connection, owner: str, steps: Iterable[Step], now: datetime) -> None:
-    c = t.items.c
-    values: dict[str, object] = {
-        "state": sa.bindparam("to_state"),
-        "owner": None,
-        "leased_until": None,
-        "failures": sa.bindparam("to_failures"),
-        "error": sa.bindparam("to_error"),
-        "settled_at": sa.bindparam("to_settled_at"),
-        "not_before": sa.func.coalesce(sa.bindparam("to_not_before", type_=t.Moment), c.not_before),
-    }
     rows = [
-        _fence(step.item)
+        _fence(step.item, owner)
         | {
             "to_state": step.state,
             "to_failures": step.failures,
@@ -228,4 +252,4 @@ def _record(tx: sa.Connection, owner: str, steps: Iterable[Step], now: datetime)
         }
         for step in steps
     ]
-    tx.execute(t.items.update().where(_mine(owner)).values(values), rows)
+    tx.execute(RECORD, rows)

@@ -120,39 +120,58 @@ def create(
     return job_id
 
 
+BY_ID = sa.select(t.jobs).where(t.jobs.c.id == sa.bindparam("job"))
+KNOWN = sa.select(t.jobs).order_by(t.jobs.c.id)
+STILL_OPEN = KNOWN.where(t.jobs.c.state.in_(OPEN))
+
+
 def get(tx: sa.Connection, job_id: int) -> Job | None:
     """The job of that number, or None."""
-    row = tx.execute(sa.select(t.jobs).where(t.jobs.c.id == job_id)).first()
+    row = tx.execute(BY_ID, {"job": job_id}).first()
     return None if row is None else _job(row)
 
 
 def known(tx: sa.Connection, *, still_open: bool = False) -> tuple[Job, ...]:
     """All jobs, oldest first; or those that are neither done nor cancelled."""
-    query = sa.select(t.jobs).order_by(t.jobs.c.id)
-    if still_open:
-        query = query.where(t.jobs.c.state.in_(OPEN))
-    return tuple(_job(row) for row in tx.execute(query))
+    return tuple(_job(row) for row in tx.execute(STILL_OPEN if still_open else KNOWN))
+
+
+LEFT = t.jobs.c.total - t.jobs.c.done - t.jobs.c.failed
+PAUSED_UNTIL = sa.and_(t.jobs.c.state == State.PAUSED, t.jobs.c.resumes_at <= sa.bindparam("now"))
+DEMAND = (
+    sa.select(t.jobs.c.id, LEFT, t.jobs.c.deadline_at)
+    .where(t.jobs.c.deployment == sa.bindparam("deployment"), LEFT > 0)
+    .where(sa.or_(t.jobs.c.state == State.RUNNING, PAUSED_UNTIL))
+    .order_by(t.jobs.c.id)
+)
 
 
 def demand(tx: sa.Connection, deployment: str, now: datetime) -> tuple[JobState, ...]:
     """The running jobs of a deployment that still want replicas, as a snapshot has them."""
-    c = t.jobs.c
-    left = c.total - c.done - c.failed
-    running = sa.or_(c.state == State.RUNNING, sa.and_(c.state == State.PAUSED, c.resumes_at <= now))
-    query = sa.select(c.id, left, c.deadline_at).where(c.deployment == deployment, running, left > 0).order_by(c.id)
-    return tuple(JobState(id=row[0], items_left=row[1], deadline_at=row[2]) for row in tx.execute(query))
+    rows = tx.execute(DEMAND, {"deployment": deployment, "now": now})
+    return tuple(JobState(id=row[0], items_left=row[1], deadline_at=row[2]) for row in rows)
+
+
+DUE_LATELY = (
+    sa.select(t.jobs.c.id)
+    .where(t.jobs.c.deployment == sa.bindparam("deployment"), t.jobs.c.deadline_at.is_not(None))
+    .where(sa.or_(t.jobs.c.finished_at.is_(None), t.jobs.c.finished_at >= sa.bindparam("since")))
+)
+OF_MINUTE = (sa.type_coerce(t.items.c.settled_at, sa.BigInteger) // MINUTE_MICROS).label("minute")
+SETTLED_LATELY = (
+    sa.select(OF_MINUTE, sa.func.count())
+    .where(t.items.c.job_id.in_(sa.bindparam("due", expanding=True)), t.items.c.settled_at >= sa.bindparam("since"))
+    .group_by(OF_MINUTE)
+)
 
 
 def read_lately(tx: sa.Connection, deployment: str, since: datetime) -> dict[datetime, int]:
     """Items of jobs with a deadline that were settled since then, by the minute: the door's load is partly theirs."""
-    c, i = t.jobs.c, t.items.c
-    lately = sa.or_(c.finished_at.is_(None), c.finished_at >= since)
-    due = tx.scalars(sa.select(c.id).where(c.deployment == deployment, c.deadline_at.is_not(None), lately)).all()
+    due = tx.scalars(DUE_LATELY, {"deployment": deployment, "since": since}).all()
     if not due:
         return {}
-    minute = (sa.type_coerce(i.settled_at, sa.BigInteger) // MINUTE_MICROS).label("minute")
-    counted = sa.select(minute, sa.func.count()).where(i.job_id.in_(due), i.settled_at >= since).group_by(minute)
-    return {t.EPOCH + number * timedelta(minutes=1): count for number, count in tx.execute(counted)}
+    counted = tx.execute(SETTLED_LATELY, {"due": due, "since": since})
+    return {t.EPOCH + number * timedelta(minutes=1): count for number, count in counted}
 
 
 def progress(tx: sa.Connection, job: Job, now: datetime) -> Progress:

@@ -24,9 +24,13 @@ class Lease:
     last_error: str | None  # with its time
 
 
+HELD = sa.select(t.lease).where(t.lease.c.name == NAME)
+CHANGE = t.lease.update().where(t.lease.c.name == NAME)
+
+
 def held(tx: sa.Connection) -> Lease | None:
     """The lease as it stands, expired or not."""
-    row = tx.execute(sa.select(t.lease).where(t.lease.c.name == NAME)).first()
+    row = tx.execute(HELD).first()
     return None if row is None else Lease(**row._mapping)
 
 
@@ -46,13 +50,13 @@ def take(tx: sa.Connection, owner: str, pid: int, expires_at: datetime) -> int:
     if before is None:
         tx.execute(t.lease.insert().values(name=NAME, **values))
     else:
-        tx.execute(t.lease.update().where(t.lease.c.name == NAME).values(values))
+        tx.execute(CHANGE, values)
     return generation
 
 
 def renew(tx: sa.Connection, expires_at: datetime) -> None:
     """Hold it for longer. The ledger's fence refuses this once another daemon has it."""
-    tx.execute(t.lease.update().where(t.lease.c.name == NAME).values(expires_at=expires_at))
+    tx.execute(CHANGE, {"expires_at": expires_at})
 
 
 def ticked(tx: sa.Connection, started_at: datetime, error: str | None) -> None:
@@ -61,9 +65,9 @@ def ticked(tx: sa.Connection, started_at: datetime, error: str | None) -> None:
     if error is not None:
         said = f"{started_at:%Y-%m-%d %H:%M:%S} UTC {error}"
         values |= {"tick_errors": t.lease.c.tick_errors + 1, "last_error": said}
-    tx.execute(t.lease.update().where(t.lease.c.name == NAME).values(values))
+    tx.execute(CHANGE.values(values))
 
 
 def give_up(tx: sa.Connection, now: datetime) -> None:
     """Let the next daemon in at once."""
-    tx.execute(t.lease.update().where(t.lease.c.name == NAME).values(expires_at=now))
+    tx.execute(CHANGE, {"expires_at": now})

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -56,20 +57,26 @@ def record(
     return bool(changed)
 
 
+PRESENT = sa.select(t.offers.c.id).where(t.offers.c.id.in_(sa.bindparam("offers", expanding=True)))
+DESCRIBE = (
+    t.offers.update()
+    .where(t.offers.c.id == sa.bindparam("b_id"))
+    .values({key: sa.bindparam(f"b_{key}") for key in DESCRIPTION})
+)
+
+
 def describe(tx: sa.Connection, offers: Iterable[Offer], now: datetime) -> dict[str, Offer]:
     """Remember these offers, but not their prices. Returns them by id."""
     # a provider may list one offer twice; the last word counts
     latest = {offer.id: offer for offer in offers}
-    present = set(tx.scalars(sa.select(t.offers.c.id).where(t.offers.c.id.in_(latest))))
+    if not latest:
+        return latest
+    present = set(tx.scalars(PRESENT, {"offers": list(latest)}))
     described = [_described(offer, now) for offer in latest.values()]
     if fresh := [row for row in described if row["id"] not in present]:
         tx.execute(t.offers.insert(), fresh)
     if seen := [row for row in described if row["id"] in present]:
-        by_id = t.offers.update().where(t.offers.c.id == sa.bindparam("b_id"))
-        tx.execute(
-            by_id.values({key: sa.bindparam(f"b_{key}") for key in DESCRIPTION}),
-            [{f"b_{key}": row[key] for key in ("id", *DESCRIPTION)} for row in seen],
-        )
+        tx.execute(DESCRIBE, [{f"b_{key}": row[key] for key in ("id", *DESCRIPTION)} for row in seen])
     return latest
 
 
@@ -91,18 +98,58 @@ def record_prices(tx: sa.Connection, prices: Iterable[Priced], source: str, now:
     return moved
 
 
+#: one step in the index for each offer, however long its history
+NEWEST_PRICE_AT = sa.select(
+    sa.func.max(
+        sa.select(sa.func.max(t.prices.c.effective_at))
+        .where(t.prices.c.offer_id == t.offers.c.id)
+        .correlate(t.offers)
+        .scalar_subquery()
+    )
+).where(t.offers.c.provider == sa.bindparam("provider"))
+
+
 def newest_price_at(tx: sa.Connection, provider: str) -> datetime | None:
     """Since when the newest price of any offer of a provider is in force; None when it has none."""
-    newest = sa.select(sa.func.max(t.prices.c.effective_at)).join(t.offers, t.prices.c.offer_id == t.offers.c.id)
-    found: datetime | None = tx.scalar(newest.where(t.offers.c.provider == provider))
+    found: datetime | None = tx.scalar(NEWEST_PRICE_AT, {"provider": provider})
     return found
+
+
+OLDER = t.prices.alias("older")
+#: from the newest price that is no later than `since`, or from the first
+LIFE_PRICES = (
+    sa.select(t.prices)
+    .where(t.prices.c.offer_id == sa.bindparam("offer"))
+    .where(
+        t.prices.c.effective_at
+        >= sa.func.coalesce(
+            sa.select(sa.func.max(OLDER.c.effective_at))
+            .where(OLDER.c.offer_id == sa.bindparam("offer"), OLDER.c.effective_at <= sa.bindparam("since"))
+            .scalar_subquery(),
+            sa.bindparam("since"),
+        )
+    )
+    .order_by(t.prices.c.effective_at, t.prices.c.id)
+)
 
 
 def life_prices(tx: sa.Connection, offer_id: str, since: datetime) -> tuple[Price, ...]:
     """The price in force at `since` (else the first one known) and all that came after it, oldest first."""
-    found = history(tx, [offer_id])
+    found = tuple(map(_price, tx.execute(LIFE_PRICES, {"offer": offer_id, "since": since})))
     earlier = sum(price.effective_at <= since for price in found)
     return found[max(0, earlier - 1) :]
+
+
+@lru_cache
+def _known(of_some: bool, dated: bool) -> sa.Select[Any]:
+    c = t.offers.c.provider
+    wanted = c.in_(sa.bindparam("providers", expanding=True)) if of_some else c != MARKET
+    return _priced(dated).where(wanted).order_by(t.offers.c.id)
+
+
+@lru_cache
+def _one(dated: bool) -> sa.Select[Any]:
+    return _priced(dated).where(t.offers.c.id == sa.bindparam("offer"))
 
 
 def known(tx: sa.Connection, providers: Collection[str] | None = None, at: datetime | None = None) -> tuple[Offer, ...]:
@@ -110,30 +157,36 @@ def known(tx: sa.Connection, providers: Collection[str] | None = None, at: datet
 
     Without `providers`: those of every provider that machines can be had from, so not the published lists (MARKET).
     """
-    wanted = t.offers.c.provider != MARKET if providers is None else t.offers.c.provider.in_(providers)
-    return tuple(map(_offer, tx.execute(_priced(at).where(wanted).order_by(t.offers.c.id))))
+    asked: dict[str, object] = {} if at is None else {"at": at}
+    if providers is not None:
+        asked |= {"providers": list(providers)}
+    return tuple(map(_offer, tx.execute(_known(providers is not None, at is not None), asked)))
 
 
 def get(tx: sa.Connection, offer_id: str, at: datetime | None = None) -> Offer:
     """One offer, as `known` gives it. Raises NoResultFound for one that was never recorded."""
-    return _offer(tx.execute(_priced(at).where(t.offers.c.id == offer_id)).one())
+    asked: dict[str, object] = {"offer": offer_id} if at is None else {"offer": offer_id, "at": at}
+    return _offer(tx.execute(_one(at is not None), asked).one())
+
+
+OF_OFFER = t.offers.update().where(t.offers.c.id == sa.bindparam("offer"))
+REFUSED = OF_OFFER.values(refusals=t.offers.c.refusals + 1)
+LOST = OF_OFFER.values(losses=t.offers.c.losses + 1)
 
 
 def refused(tx: sa.Connection, offer_id: str, error: str, now: datetime) -> None:
     """A launch there was refused: one more in a row."""
-    values = {"refusals": t.offers.c.refusals + 1, "refused_at": now, "refusal": error}
-    tx.execute(t.offers.update().where(t.offers.c.id == offer_id).values(values))
+    tx.execute(REFUSED, {"offer": offer_id, "refused_at": now, "refusal": error})
 
 
 def accepted(tx: sa.Connection, offer_id: str) -> None:
     """A launch there succeeded: the row of refusals is over."""
-    tx.execute(t.offers.update().where(t.offers.c.id == offer_id).values(refusals=0, refused_at=None, refusal=None))
+    tx.execute(OF_OFFER, {"offer": offer_id, "refusals": 0, "refused_at": None, "refusal": None})
 
 
 def lost(tx: sa.Connection, offer_id: str, now: datetime) -> None:
     """A machine of this offer was taken back or vanished."""
-    values = {"losses": t.offers.c.losses + 1, "lost_at": now}
-    tx.execute(t.offers.update().where(t.offers.c.id == offer_id).values(values))
+    tx.execute(LOST, {"offer": offer_id, "lost_at": now})
 
 
 def price_at(tx: sa.Connection, offer_id: str, at: datetime) -> Price | None:
@@ -141,15 +194,18 @@ def price_at(tx: sa.Connection, offer_id: str, at: datetime) -> Price | None:
     return next(iter(prices_at(tx, at, [offer_id])), None)
 
 
+@lru_cache
+def _prices_at() -> sa.Select[Any]:
+    query = sa.select(t.prices).select_from(t.offers).join(t.prices, t.prices.c.id == _in_force(dated=True))
+    wanted = t.offers.c.id.in_(sa.bindparam("offers", expanding=True))
+    return query.where(wanted).order_by(t.offers.c.id)
+
+
 def prices_at(tx: sa.Connection, at: datetime, offer_ids: Collection[str]) -> tuple[Price, ...]:
     """The prices in force at `at` of these offers, for those that have one."""
-    rows = tx.execute(
-        sa.select(t.prices)
-        .select_from(t.offers)
-        .join(t.prices, t.prices.c.id == _in_force(at))
-        .where(t.offers.c.id.in_(offer_ids))
-        .order_by(t.offers.c.id)
-    )
+    if not offer_ids:
+        return ()
+    rows = tx.execute(_prices_at(), {"at": at, "offers": list(offer_ids)})
     return tuple(map(_price, rows))
 
 
@@ -164,7 +220,7 @@ def history(tx: sa.Connection, offer_ids: Collection[str] | None = None) -> tupl
 def sources(tx: sa.Connection, offer_ids: Collection[str]) -> dict[str, str]:
     """Where the newest price of each of these offers came from."""
     query = sa.select(t.prices.c.offer_id, t.prices.c.source).select_from(t.offers)
-    rows = tx.execute(query.join(t.prices, t.prices.c.id == _in_force(None)).where(t.offers.c.id.in_(offer_ids)))
+    rows = tx.execute(query.join(t.prices, t.prices.c.id == _in_force(dated=False)).where(t.offers.c.id.in_(offer_ids)))
     return {row.offer_id: row.source for row in rows}
 
 
@@ -193,11 +249,16 @@ def add_profile(
     )
 
 
+PROFILES = (
+    sa.select(t.profiles)
+    .where(t.profiles.c.model == sa.bindparam("model"))
+    .order_by(t.profiles.c.measured_at, t.profiles.c.id)
+)
+
+
 def profiles(tx: sa.Connection, model: str) -> tuple[Profile, ...]:
     """The newest measurement of each GPU, precision, batch and source for this model, oldest first."""
-    rows = tx.execute(
-        sa.select(t.profiles).where(t.profiles.c.model == model).order_by(t.profiles.c.measured_at, t.profiles.c.id)
-    )
+    rows = tx.execute(PROFILES, {"model": model})
     newest: dict[tuple[str, str, int, str], Profile] = {}
     for row in rows:
         newest[row.gpu, row.precision, row.batch, row.source] = Profile(
@@ -217,9 +278,9 @@ def models(tx: sa.Connection) -> tuple[str, ...]:
     return tuple(tx.scalars(sa.select(t.profiles.c.model).distinct().order_by(t.profiles.c.model)))
 
 
-def _priced(at: datetime | None) -> sa.Select[Any]:
+def _priced(dated: bool) -> sa.Select[Any]:
     query = sa.select(t.offers, t.prices.c.price_per_hour_micros, t.prices.c.currency)
-    return query.select_from(t.offers).outerjoin(t.prices, t.prices.c.id == _in_force(at))
+    return query.select_from(t.offers).outerjoin(t.prices, t.prices.c.id == _in_force(dated))
 
 
 def _offer(row: sa.Row[Any]) -> Offer:
@@ -264,13 +325,12 @@ def _is_news(offer: Offer, present: Price | None) -> bool:
     )
 
 
-def _in_force(at: datetime | None) -> sa.ScalarSelect[int]:
-    """The id of an offer's price at `at`: one step in the index (offer_id, effective_at), however long the history."""
-    older = t.prices.alias("older")
-    query = sa.select(older.c.id).where(older.c.offer_id == t.offers.c.id)
-    if at is not None:
-        query = query.where(older.c.effective_at <= at)
-    newest = query.order_by(older.c.effective_at.desc(), older.c.id.desc()).limit(1)
+def _in_force(dated: bool) -> sa.ScalarSelect[int]:
+    """The id of an offer's price (at `at`, else the newest): one step in the index, however long the history."""
+    query = sa.select(OLDER.c.id).where(OLDER.c.offer_id == t.offers.c.id)
+    if dated:
+        query = query.where(OLDER.c.effective_at <= sa.bindparam("at"))
+    newest = query.order_by(OLDER.c.effective_at.desc(), OLDER.c.id.desc()).limit(1)
     return newest.correlate(t.offers).scalar_subquery()
 
 

@@ -57,6 +57,14 @@ Serial = BigInteger().with_variant(Integer, "sqlite")
 
 #: the rows of a partial index: the pace of a job is read from its last settled items
 SETTLED = text("settled_at IS NOT NULL")
+#: those of machines that are not over: a tick looks at them alone, however many there were. A query has to say it in
+#: these very words, for no parameter can be known to be one of them
+ALIVE = text("status NOT IN ('ended', 'failed', 'preempted')")
+#: those of machines that came up
+STARTED = text("ready_at IS NOT NULL")
+#: those of charges that run, that ended, and that are corrections
+RUNNING, CLOSED = text("ended_at IS NULL AND amount_micros IS NULL"), text("ended_at IS NOT NULL")
+CORRECTION = text("amount_micros IS NOT NULL")
 
 installation = Table(
     "installation",
@@ -140,6 +148,7 @@ ticks = Table(
     Column("plan", JSON, nullable=False),
     Column("snapshot", JSON),  # kept when the plan was not empty: any decision can be replayed
     Index(None, "deployment", "at"),
+    Index(None, "deployment", "id"),
 )
 
 intents = Table(
@@ -191,6 +200,8 @@ instances = Table(
     Column("silent_since", Moment),  # no answer to probes since then
     Column("missing_since", Moment),  # not listed since then
     Index(None, "deployment", "status"),
+    Index("ix_instances_alive", "deployment", "intent_id", sqlite_where=ALIVE, postgresql_where=ALIVE),
+    Index("ix_instances_started", "deployment", "intent_id", sqlite_where=STARTED, postgresql_where=STARTED),
 )
 
 charges = Table(
@@ -210,6 +221,9 @@ charges = Table(
     Column("amount_micros", BigInteger),  # set on corrections only; else it follows from price and time
     Index(None, "instance_id", "ended_at"),
     Index(None, "started_at"),
+    Index("ix_charges_running", "deployment", sqlite_where=RUNNING, postgresql_where=RUNNING),
+    Index("ix_charges_closed", "deployment", "ended_at", sqlite_where=CLOSED, postgresql_where=CLOSED),
+    Index("ix_charges_corrections", "deployment", "started_at", sqlite_where=CORRECTION, postgresql_where=CORRECTION),
 )
 
 loads = Table(
@@ -225,6 +239,7 @@ loads = Table(
     Column("latency_ms_sum", Float, nullable=False, default=0.0),
     Column("latency_ms_p95", Float),
     Column("queue_max", Integer, nullable=False, default=0),
+    Index(None, "deployment", "at"),
 )
 
 beliefs = Table(

@@ -13,16 +13,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
 
 from orchestrator.backups import EVERY, RETRY, Backups
 from orchestrator.clock import VirtualClock
 from orchestrator.daemon import identity
 from orchestrator.errors import Refused
+from orchestrator.invariants import broken, nothing_runs, the_ledger_equals_the_meter
 from orchestrator.ledger import backup, deployments, leases
-from orchestrator.ledger.store import Ledger, Stale, open_ledger
+from orchestrator.ledger.store import MIGRATIONS, Ledger, Stale, open_ledger
 from orchestrator.recovery import restore
 from orchestrator.scheduler import tick
-from orchestrator.simulation.invariants import broken, nothing_runs, the_ledger_equals_the_meter
 from tests.orchestrator.driven import daemon, put_up, ready, take_down
 from tests.orchestrator.scene import Scene, rows
 from tests.orchestrator.test_control import done, halve, refused
@@ -247,10 +249,12 @@ def leased(ledger: Ledger) -> leases.Lease:
 
 def test_a_ledger_of_an_older_schema_is_kept_as_it_was(home: Path, ledger: Ledger) -> None:
     name_one(ledger, "older")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with ledger.engine.begin() as tx:
+        config.attributes["connection"] = tx
+        command.downgrade(config, "0001")
     ledger.close()
-    with closing(sqlite3.connect(home / "halve.db")) as raw, raw:
-        raw.execute("DROP TABLE beliefs")
-        raw.execute("UPDATE alembic_version SET version_num = '0001'")
     open_ledger(home).close()
     (kept,) = backup.copies(home).values()
     with closing(sqlite3.connect(kept)) as raw:
@@ -393,5 +397,5 @@ def test_the_commands(home: Path, ledger: Ledger, tmp_path: Path) -> None:
     nothing = refused(halve(tmp_path / "empty", "ledger", "backup"))
     assert nothing == f"halve: there is no ledger in {tmp_path / 'empty'} yet"
     url = "postgresql://someone@nowhere/halve"
-    for command in (("backup",), ("restore", str(file))):
-        assert "pg_dump" in refused(halve(home, "ledger", *command, HALVE_DATABASE_URL=url))
+    for asked in (("backup",), ("restore", str(file))):
+        assert "pg_dump" in refused(halve(home, "ledger", *asked, HALVE_DATABASE_URL=url))
