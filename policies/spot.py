@@ -121,7 +121,7 @@ def story(remembered: Plain | None, now: datetime) -> tuple[str, ...]:
     lines = []
     for place, (name, pool) in enumerate(zip(known.pools, own.pools, strict=True)):
         wanted = own.wanted[place] if own.wanted else 0
-        held = "" if pool.held_since is None else f", up for {pools.age_hours(pool, at):.1f} h"
+        held = "" if pool.held_since is None else f", up for {pools.age_hours(pool, at):.1f} h as far as can be told"
         rests = f", left alone until {datetime.fromtimestamp(pool.retry_at, now.tzinfo):%H:%M:%S} UTC"
         lines.append(
             f"{name}: {wanted} wanted, {pools.hazard(pool, at):.2g} losses per hour expected{held}"
