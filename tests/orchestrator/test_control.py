@@ -15,7 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from orchestrator.control import without_effect
+from orchestrator.control import check, without_effect
+from orchestrator.errors import Refused
 from orchestrator.ledger import deployments
 from orchestrator.ledger.store import open_ledger
 from orchestrator.spec import parse
@@ -328,3 +329,9 @@ alerts: ["mailto://somebody"]
     said = without_effect(parse(text, "ocr.yaml"))
     assert [line.split(" ")[0] for line in said] == ["alerts"]
     assert without_effect(parse("{name: ocr, model: ppocr, provider: local}", "ocr.yaml")) == ()
+
+
+def test_a_policy_for_spot_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    wanted = parse("{name: ocr, model: ppocr, provider: simulated, spot: {policy: best}}", "ocr.yaml")
+    with pytest.raises(Refused, match=r"spot\.policy: best .* use hazard or spothedge"):
+        check(wanted, tmp_path)
