@@ -5,7 +5,6 @@ opens the next; what the bill knows besides price and time is a correction when 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise
@@ -180,7 +179,7 @@ def settle(tx: sa.Connection, machine: Machine, life: Life, prices: Sequence[Pri
 def _correct(tx: sa.Connection, rows: Sequence[sa.Row[Any]], due: int) -> None:
     """Book what is missing from the sum of these rows, or too much in it, at the end of the last stretch."""
     stretches = [row for row in rows if row.amount_micros is None]
-    booked = sum(billing.accrued(_charge(row), FOR_EVER) or 0 for row in rows)
+    booked = sum(billing.accrued(_charge(row, row.ended_at), FOR_EVER) or 0 for row in rows)
     if not stretches or booked == due:
         return
     last = stretches[-1]
@@ -190,10 +189,10 @@ def _correct(tx: sa.Connection, rows: Sequence[sa.Row[Any]], due: int) -> None:
     tx.execute(INSERT, row)
 
 
-def _charge(row: sa.Row[*tuple[Any, ...]]) -> Charge:
+def _charge(row: sa.Row[*tuple[Any, ...]], ended_at: datetime | None) -> Charge:
     return Charge(
         started_at=row.started_at,
-        ended_at=row.ended_at,
+        ended_at=ended_at,
         price_per_hour_micros=row.price_per_hour_micros,
         currency=row.currency,
         amount_micros=row.amount_micros,
@@ -204,7 +203,7 @@ def booked(tx: sa.Connection, kind: str) -> dict[str, list[Charge]]:
     """Every charge of a kind that was ever booked, by machine, corrections included."""
     found: dict[str, list[Charge]] = {}
     for row in tx.execute(sa.select(t.charges).where(t.charges.c.kind == kind).order_by(t.charges.c.id)):
-        found.setdefault(row.instance_id, []).append(_charge(row))
+        found.setdefault(row.instance_id, []).append(_charge(row, row.ended_at))
     return found
 
 
@@ -232,9 +231,9 @@ def within(tx: sa.Connection, deployment: str, start: datetime, end: datetime) -
     """
     found = []
     for row in tx.execute(WITHIN, {"deployment": deployment, "start": start, "end": end}):
-        charge = _charge(row)
-        if charge.ended_at is None and charge.amount_micros is None and row.launched_at is not None:
+        ended_at = row.ended_at
+        if ended_at is None and row.amount_micros is None and row.launched_at is not None:
             ahead = max(timedelta(0), row.requested_at - row.launched_at)
-            charge = replace(charge, ended_at=max(charge.started_at, end - ahead))
-        found.append(charge)
+            ended_at = max(row.started_at, end - ahead)
+        found.append(_charge(row, ended_at))
     return tuple(found)
