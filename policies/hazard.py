@@ -144,21 +144,34 @@ def share_up(hazards: Hazards) -> float:
 
 
 def _rates(events: Buckets, hours: Buckets, common: Buckets) -> Buckets:
-    """Both shapes at the zone's own level, weighted by how well each explains the counts; then the counts themselves.
-
-    A mean of two Poisson models by their posterior odds.
-    """
-    expected = sum(rate * time for rate, time in zip(common, hours, strict=True))
-    level = (sum(events) + LEVEL_EVENTS) / (expected + LEVEL_EVENTS)
-    flat = (sum(events) + LEVEL_EVENTS) / (sum(hours) + LEVEL_EVENTS * life_hours(common))
-    odds = SHAPE_LOG_ODDS - expected * level + sum(hours) * flat
-    odds += sum(seen * math.log(rate * level / flat) for seen, rate in zip(events, common, strict=True))
-    aging = 1 / (1 + math.exp(-max(-50.0, min(50.0, odds))))
+    """The common shape and a flat one, weighted by how well each explains the counts; then the counts themselves."""
+    level, flat = _levels(events, hours, common)
+    aging = _aging(events[1:], hours[1:], common[1:])
     prior = [aging * rate * level + (1 - aging) * flat for rate in common]
     return tuple(
         (seen + SHAPE_EVENTS) / (time + SHAPE_EVENTS / rate)
         for seen, time, rate in zip(events, hours, prior, strict=True)
     )
+
+
+def _levels(events: Buckets, hours: Buckets, common: Buckets) -> tuple[float, float]:
+    """By how much the common rates are to be multiplied, and the one rate of all ages (at first that of machines)."""
+    expected = sum(rate * time for rate, time in zip(common, hours, strict=True))
+    seen = sum(events) + LEVEL_EVENTS
+    return seen / (expected + LEVEL_EVENTS), seen / (sum(hours) + LEVEL_EVENTS * life_hours(COMMON_LOSSES))
+
+
+def _aging(events: Buckets, hours: Buckets, common: Buckets) -> float:
+    """The posterior chance that hazards fall with age as the common ones do: two Poisson models compared.
+
+    Without the youngest ages: what is seen there tells more of the length of a tick than of the zone.
+    """
+    level, flat = _levels(events, hours, common)
+    odds = SHAPE_LOG_ODDS + sum(
+        seen * math.log(rate * level / flat) - (rate * level - flat) * time
+        for seen, time, rate in zip(events, hours, common, strict=True)
+    )
+    return 1 / (1 + math.exp(-max(-50.0, min(50.0, odds))))
 
 
 def _watch(zone: ZoneBelief, up: bool, hours: float) -> ZoneBelief:
