@@ -169,7 +169,12 @@ def _recall(
 
 
 def _asked_sooner(pool: pools.Pool, now: float) -> pools.Pool:
-    """Without anything on demand to go on with, a pool that took one back rests no longer than one that refused."""
+    """Without anything on demand to go on with, a pool that took one back rests no longer than one that refused.
+
+    One that has refused since then rests by its refusals.
+    """
+    if pool.refusals:
+        return pool
     since = now if pool.down_at is None else pool.down_at
     return replace(pool, retry_at=min(pool.retry_at, since + pools.BACKOFF_LONGEST_SECONDS))
 

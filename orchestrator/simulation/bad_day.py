@@ -14,7 +14,7 @@ from policies.snapshot import Offer
 NAME = "ocr"
 ZONES = ("sim-1", "sim-2", "sim-3")
 #: faults are over at the latest so many hours after the start
-HOURS = 22.0
+HOURS = 16.0
 
 
 class Fault(StrEnum):

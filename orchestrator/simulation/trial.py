@@ -32,7 +32,7 @@ from policies.snapshot import Offer
 SECOND = timedelta(seconds=1)
 #: between ticks while nothing happens, and while something is missing
 STEP = timedelta(minutes=20)
-RETRY = timedelta(minutes=2)
+RETRY = timedelta(minutes=5)
 #: a ledger that may be restored is copied this often
 COPY = timedelta(hours=2)
 LEASE = timedelta(seconds=15)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator import act, book, observe
+from orchestrator import act, observe
 from orchestrator.cli import app
 from orchestrator.errors import Refused
-from orchestrator.ledger import charges, fleet, items
+from orchestrator.ledger import charges, fleet, offers
 from orchestrator.ledger.store import Ledger
 from orchestrator.providers import Request
 from orchestrator.simulation import trials
@@ -86,9 +86,14 @@ def count_tokens_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def close_the_charge_early(patch: pytest.MonkeyPatch) -> None:
-    """What drains costs nothing any more."""
-    real = book._ends
-    patch.setattr(book, "_ends", lambda after, listed: after.draining_at or real(after, listed))
+    """A machine is charged until a minute before its end, and nobody compares with the bill."""
+    real = charges.close
+
+    def close(tx: Any, machine: Any, ended_at: Any, kind: Any = None) -> None:
+        real(tx, machine, ended_at - timedelta(minutes=1), kind)
+
+    patch.setattr(charges, "close", close)
+    patch.setattr(charges, "settle", lambda *_: None)
 
 
 def date_the_charge_when_it_was_seen(patch: pytest.MonkeyPatch) -> None:
@@ -126,18 +131,12 @@ def believe_the_listing_at_once(patch: pytest.MonkeyPatch) -> None:
 def forget_what_is_not_in_the_ledger(patch: pytest.MonkeyPatch) -> None:
     """A machine that only the provider knows is left alone."""
     real = observe._unexpected
-    patch.setattr(observe, "_unexpected", lambda *parts: ([], real(*parts)[1]))
-
-
-def never_look_back(patch: pytest.MonkeyPatch) -> None:
-    """What the ledger takes for over is over, whatever is listed."""
-    patch.setattr(observe, "_otherwise", lambda *_: False)
+    patch.setattr(observe, "_unexpected", lambda tx, world, seen, known: real(tx, world, seen, {}))
 
 
 def let_everybody_write(patch: pytest.MonkeyPatch) -> None:
     """No fence keeps a stale daemon from the ledger."""
     patch.setattr(Ledger, "_fence", lambda *_: None)
-    patch.setattr(items, "_mine", lambda owner: fleet.t.items.c.number == fleet.sa.bindparam("of_number"))
 
 
 def take_a_call_for_its_outcome(patch: pytest.MonkeyPatch) -> None:
@@ -168,9 +167,10 @@ def spend_on(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(budget, "cap", lambda target, *_: budget.Capped(target=target))
 
 
-def count_no_launches(patch: pytest.MonkeyPatch) -> None:
-    """The runaway bound has no memory."""
+def forget_every_refusal(patch: pytest.MonkeyPatch) -> None:
+    """Neither back-off nor the runaway bound has a memory."""
     patch.setattr(fleet, "launches_since", lambda *_: ())
+    patch.setattr(offers, "refused", lambda *_: None)
 
 
 def end_it_again_and_again(patch: pytest.MonkeyPatch) -> None:
@@ -191,21 +191,24 @@ def launch_for_what_is_starting(patch: pytest.MonkeyPatch) -> None:
 
 
 CALM = frozenset({Fault.LOSS})
+METER, CHARGED = "the_ledger_equals_the_meter", "what_costs_has_an_open_charge"
 BUGS: dict[Callable[[pytest.MonkeyPatch], None], tuple[frozenset[Fault], set[str]]] = {
     forget_the_token: (frozenset({Fault.CRASH, Fault.SILENCE}), {"one_token_one_machine"}),
-    count_tokens_again: (frozenset({Fault.RESTORE}), {"one_token_one_machine"}),
-    close_the_charge_early: (CALM, {"what_costs_has_an_open_charge", "what_costs_is_charged"}),
-    date_the_charge_when_it_was_seen: (CALM, {"the_ledger_equals_the_meter"}),
-    forget_what_the_bill_knows: (CALM, {"the_ledger_equals_the_meter"}),
+    count_tokens_again: (frozenset({Fault.RESTORE}), {METER, "one_token_one_machine"}),
+    close_the_charge_early: (CALM, {METER}),
+    date_the_charge_when_it_was_seen: (CALM, {METER, "charges_cover_the_life"}),
+    forget_what_the_bill_knows: (CALM, {METER}),
     skip_what_has_drained: (CALM, {"nothing_outlives_what_is_wanted", "no_more_run_than_may", "nothing_runs"}),
-    believe_the_listing_at_once: (CALM, {"what_costs_has_an_open_charge"}),
+    believe_the_listing_at_once: (CALM, {METER, CHARGED}),
     forget_what_is_not_in_the_ledger: (frozenset({Fault.RESTORE}), {"one_token_one_machine"}),
-    never_look_back: (frozenset({Fault.NETWORK, Fault.LISTING, Fault.RESTORE}), {"what_costs_has_an_open_charge"}),
-    let_everybody_write: (frozenset({Fault.TWO}), {"every_item_has_one_result"}),
-    take_a_call_for_its_outcome: (frozenset({Fault.THROTTLING}), {"what_costs_has_an_open_charge"}),
+    let_everybody_write: (
+        frozenset({Fault.TWO}),
+        {"every_item_has_one_result", "one_intent_of_a_kind", "what_is_over_has_nothing_left_to_be_done"},
+    ),
+    take_a_call_for_its_outcome: (frozenset({Fault.THROTTLING}), {CHARGED, "what_is_over_costs_nothing"}),
     leave_the_door_open: (CALM, {"closed_means_that_nothing_is_in_the_door"}),
     spend_on: (CALM, {"nothing_outlives_what_is_wanted"}),
-    count_no_launches: (frozenset({Fault.STILLBORN, Fault.QUOTA}), {"a_runaway_is_bounded"}),
+    forget_every_refusal: (frozenset({Fault.QUOTA, Fault.STILLBORN}), {"a_runaway_is_bounded"}),
     end_it_again_and_again: (CALM, {"one_intent_of_a_kind"}),
     launch_for_what_is_starting: (CALM, {"never_more_than_the_maximum_and_the_surge", "no_more_run_than_may"}),
 }
