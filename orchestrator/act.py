@@ -1,6 +1,6 @@
 """Open intents become calls, and their outcomes settle them: active. Every call may be repeated."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -20,17 +20,19 @@ from policies.lifecycle import Status, move
 from policies.plan import Plan
 
 
-def carry_out(world: World, unreachable: Collection[str]) -> None:
-    """Carry out every open intent that is due, whichever tick or daemon recorded it, oldest first.
+def carry_out(
+    world: World, intents: Sequence[Intent], machines: Iterable[Machine], unreachable: Collection[str]
+) -> None:
+    """Carry out every one of the open intents that is due, whichever tick or daemon recorded it, oldest first.
 
     On an unreachable provider nothing is launched, and nothing is given up: unseen is no evidence there.
     """
-    with world.ledger.read() as tx:
-        intents = fleet.open_intents(tx, world.deployment)
-        machines = {machine.id: machine for machine in fleet.machines(tx, world.deployment)}
+    if not intents:
+        return
+    known = {machine.id: machine for machine in machines}
     closing = {intent.instance_id for intent in intents if intent.kind == "terminate"}
     for intent in intents:
-        machine = machines.get(intent.instance_id)
+        machine = known.get(intent.instance_id)
         provider = world.providers.get(machine.provider) if machine else None
         if machine is None or provider is None or not intent.due(world.clock.now()):
             continue
@@ -109,13 +111,11 @@ def _words(error: ProviderError | None) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def publish(world: World, plan: Plan) -> ServingSet:
+def publish(world: World, plan: Plan, machines: Iterable[Machine]) -> ServingSet:
     """Tell the door who serves: ready, not leaving, and only inside the windows.
 
     A silent one is left out, unless all are silent: then the prober is more likely to blame, or the load.
     """
-    with world.ledger.read() as tx:
-        machines = fleet.machines(tx, world.deployment)
     ready = [machine for machine in machines if machine.status is Status.READY]
     serving = [machine for machine in ready if machine.silent_since is None] or ready
     served = ServingSet(

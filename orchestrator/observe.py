@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from orchestrator import billing, book
 from orchestrator.ledger import beliefs, charges, deployments, fleet, jobs, measuring, offers
 from orchestrator.ledger.fleet import Machine
 from orchestrator.ledger.store import Transaction
 from orchestrator.probes import Health
-from orchestrator.providers import Listed, Priced, ProviderError, State
+from orchestrator.providers import Listed, Priced, Provider, ProviderError, State
 from orchestrator.world import DoorLoad, World
 from policies import forecast, scaling, throughput, windows
 from policies.decide import Policy
@@ -44,6 +44,7 @@ class Seen:
     at: datetime
     offers: tuple[Offer, ...]
     prices: Mapping[str, Sequence[Priced]]  # by provider, of those that keep a history; the others' are in their offers
+    newest: Mapping[str, datetime | None]  # since when the newest price known of each provider is in force
     listed: Mapping[str, Listed]  # by token
     health: Mapping[str, Health | None]  # by token, of those that have an address
     unreachable: Mapping[str, str]  # provider -> why
@@ -58,7 +59,7 @@ def look(world: World) -> Seen:
     listed: dict[str, Listed] = {}
     unreachable: dict[str, str] = {}
     with world.ledger.read() as tx:
-        ours = {machine.token for machine in fleet.machines(tx, world.deployment)}
+        ours = fleet.live_tokens(tx, world.deployment)
         newest = {name: offers.newest_price_at(tx, name) for name in world.providers}
     for name, provider in world.providers.items():
         try:
@@ -80,6 +81,7 @@ def look(world: World) -> Seen:
         at=now,
         offers=tuple(found),
         prices=prices,
+        newest=newest,
         listed=listed,
         health=dict(zip(urls, answers, strict=True)),
         unreachable=unreachable,
@@ -91,8 +93,11 @@ def _each(ask: Callable[[T], R], questions: Iterable[T]) -> list[R]:
     questions = list(questions)
     if len(questions) < 2:
         return [ask(question) for question in questions]
-    with ThreadPoolExecutor(max_workers=min(FAN_OUT, len(questions))) as threads:
-        return list(threads.map(ask, questions))
+    count = min(FAN_OUT, len(questions))
+    shares = [questions[place::count] for place in range(count)]  # a task for each question would cost more than most
+    with ThreadPoolExecutor(max_workers=count) as threads:
+        answers = list(threads.map(lambda share: [ask(question) for question in share], shares))
+    return [answers[place % count][place // count] for place in range(len(questions))]
 
 
 def _last_word(listed: Listed) -> tuple[float, bool]:
@@ -100,38 +105,62 @@ def _last_word(listed: Listed) -> tuple[float, bool]:
     return -listed.launched_at.timestamp(), listed.state is State.GONE
 
 
-def believe(tx: Transaction, world: World, seen: Seen) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Believed:
+    """What the ledger knows now, of what was asked for in this transaction anyway."""
+
+    machines: tuple[Machine, ...]  # those that are not over, in the order of their launch
+    closing: frozenset[str]  # ids of those that somebody was asked to end
+    strangers: frozenset[str]  # tokens that are listed as alive, and that are no live machine of the ledger
+
+
+def believe(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Believed:
     """Write what was seen into the ledger: statuses, settled launches, charges, offers and prices, demand."""
-    moved = _record_offers(tx, seen)
-    known = {offer.id: offer for offer in offers.known(tx)}
+    moved, known = _record_offers(tx, seen)
     leaving = {intent.instance_id for intent in fleet.open_intents(tx, world.deployment) if intent.kind == "terminate"}
-    patience = world.policy(seen.at).patience
-    forgotten, returned = _unexpected(tx, world, seen, known)
-    for before in (*fleet.machines(tx, world.deployment), *forgotten, *returned):
+    forgotten, returned, strangers = _unexpected(tx, world, seen, known)
+    kept = []
+    for before in (*fleet.machines(tx, world.deployment), *returned):
         provider = world.providers.get(before.provider)
-        if before.provider in seen.unreachable or provider is None:
-            continue
-        listed = seen.listed.get(before.token)
-        after = reflect(
-            before,
-            listed,
-            seen.health.get(before.token),
-            leaving=before.id in leaving,
-            listing_deadline=timedelta(seconds=provider.listing_deadline_seconds),
-            now=seen.at,
-        )
-        if after != before:
-            fleet.save(tx, after)
-        if after != before or before.offer_id in moved:
-            book.settle(tx, before, after, listed, provider.terms, seen.at)
-        if offer := known.get(before.offer_id):
-            _learn(tx, before, after, offer, patience, leaving=before.id in leaving, now=seen.at)
+        after = before
+        if before.provider not in seen.unreachable and provider is not None:
+            after = _witnessed(tx, seen, before, provider, moved, leaving=before.id in leaving)
+            if offer := known.get(before.offer_id):
+                _learn(tx, before, after, offer, policy.patience, leaving=before.id in leaving, now=seen.at)
+        if after.status not in OVER and after.deployment == world.deployment:
+            kept.append(after)
     if seen.load is not None:
         deployments.record_loads(tx, seen.load.minutes)
+    if returned:
+        kept.sort(key=lambda machine: machine.intent_id)
+    alive = frozenset(token for token in strangers if seen.listed[token].state is not State.GONE)
+    known_by_now = {one.token for one in (*forgotten, *returned)}
+    return Believed(machines=tuple(kept), closing=frozenset(leaving), strangers=alive - known_by_now)
 
 
-def _record_offers(tx: Transaction, seen: Seen) -> set[str]:
-    """Write down offers that are new or changed; return the ids of those whose price did."""
+def _witnessed(
+    tx: Transaction, seen: Seen, before: Machine, provider: Provider, moved: Collection[str], *, leaving: bool
+) -> Machine:
+    """One machine after it was looked at, written down with what that means for its charges."""
+    listed = seen.listed.get(before.token)
+    after = reflect(
+        before,
+        listed,
+        seen.health.get(before.token),
+        leaving=leaving,
+        listing_deadline=timedelta(seconds=provider.listing_deadline_seconds),
+        now=seen.at,
+    )
+    changed = after is not before and after != before
+    if changed:
+        fleet.save(tx, after)
+    if changed or before.offer_id in moved:
+        book.settle(tx, before, after, listed, provider.terms, seen.at)
+    return after
+
+
+def _record_offers(tx: Transaction, seen: Seen) -> tuple[set[str], dict[str, Offer]]:
+    """Write down offers that are new or changed. Returns the ids of those whose price did, and all that are known."""
 
     def described(offer: Offer) -> Offer:
         offer = replace(offer, refusals=0, refused_at=None, lost_at=None)
@@ -144,12 +173,12 @@ def _record_offers(tx: Transaction, seen: Seen) -> set[str]:
     offers.record(tx, priced_now, "provider", seen.at)
     moved = {one.id for one in priced_now if one.id in before}
     for name, prices in seen.prices.items():
-        newest = offers.newest_price_at(tx, name)
+        newest = seen.newest[name]
         moves = [
             price for price in prices if price.offer_id not in before or newest is None or price.effective_at > newest
         ]
         moved |= offers.record_prices(tx, moves, "provider", seen.at) if moves else set()
-    return moved
+    return moved, {offer.id: offer for offer in offers.known(tx)} if news or moved else before
 
 
 def reflect(
@@ -173,7 +202,7 @@ def reflect(
         status = move(status, Status.DRAINING)
     if status is Status.REQUESTED:
         status = move(status, Status.BOOTING)
-    machine = replace(
+    machine = _with(
         machine,
         status=status,
         provider_id=listed.provider_id,
@@ -193,15 +222,24 @@ def reflect(
         status = move(status, Status.DRAINING)
         machine = replace(machine, status=status, draining_at=now)
     notices = [at for at in (machine.reclaim_at, listed.reclaim_at, health.reclaim_at if health else None) if at]
-    machine = replace(machine, reclaim_at=min(notices, default=None))
+    machine = _with(machine, reclaim_at=min(notices, default=None))
     if status is Status.BOOTING and health is not None and health.ready:
         return replace(machine, status=move(status, Status.READY), ready_at=now)
     if status is Status.READY:
         if health is not None and health.draining:
             return replace(machine, status=move(status, Status.DRAINING), draining_at=now, reason="it drains by itself")
         answers = health is not None and health.ready
-        return replace(machine, silent_since=None if answers else machine.silent_since or now)
+        return _with(machine, silent_since=None if answers else machine.silent_since or now)
     return machine
+
+
+def _with(machine: Machine, **values: Any) -> Machine:
+    """The machine with these values; itself when it has them already, which at rest is most of a tick."""
+    return (
+        machine
+        if all(getattr(machine, name) == value for name, value in values.items())
+        else replace(machine, **values)
+    )
 
 
 def _none_of_it_to_come(machine: Machine, now: datetime) -> Machine:
@@ -210,7 +248,7 @@ def _none_of_it_to_come(machine: Machine, now: datetime) -> Machine:
     def at_the_latest_now(at: datetime | None) -> datetime | None:
         return None if at is None else min(at, now)
 
-    return replace(
+    return _with(
         machine,
         draining_at=at_the_latest_now(machine.draining_at),
         silent_since=at_the_latest_now(machine.silent_since),
@@ -264,14 +302,14 @@ def _learn(
 
 def _unexpected(
     tx: Transaction, world: World, seen: Seen, known: Mapping[str, Offer]
-) -> tuple[list[Machine], list[Machine]]:
-    """What is listed and no live machine of the ledger: taken in by its tags, or over in the ledger and not so there.
+) -> tuple[list[Machine], list[Machine], frozenset[str]]:
+    """What is listed and no live machine of the ledger: taken in by its tags; over in the ledger and not so there; all.
 
     The second are of any deployment: alive after all, or ended at another time than was believed.
     """
-    beyond = seen.listed.keys() - fleet.live_tokens(tx)
+    beyond = frozenset(seen.listed.keys() - fleet.live_tokens(tx))
     if not beyond:
-        return [], []
+        return [], [], beyond
     over = fleet.by_token(tx, beyond)
     returned = [one for token, one in over.items() if _otherwise(one, seen.listed[token])]
     forgotten = [
@@ -279,7 +317,7 @@ def _unexpected(
         for token in sorted(beyond - over.keys())
         if (one := seen.listed[token]).tags.deployment == world.deployment and one.tags.offer_id in known
     ]
-    return forgotten, returned
+    return forgotten, returned, beyond - {token for token, one in over.items() if one not in returned}
 
 
 def _otherwise(machine: Machine, listed: Listed) -> bool:
@@ -287,18 +325,12 @@ def _otherwise(machine: Machine, listed: Listed) -> bool:
     return listed.state is not State.GONE or (listed.ended_at is not None and listed.ended_at != machine.ended_at)
 
 
-def _beyond(tx: Transaction, seen: Seen) -> frozenset[str]:
-    """Tokens that are listed as alive, and that are no live machine of the ledger."""
-    alive = frozenset(token for token, one in seen.listed.items() if one.state is not State.GONE)
-    return alive - fleet.live_tokens(tx)
-
-
-def measure(tx: Transaction, world: World, policy: Policy, now: datetime) -> None:
+def measure(tx: Transaction, world: World, policy: Policy, machines: Iterable[Machine], now: datetime) -> None:
     """Where GPUs that nobody measured are tried: what such a replica reads when it is busy becomes its profile."""
     if not policy.try_unmeasured:
         return
     known = offers.profiles(tx, policy.model)
-    ready = {one.gpu for one in fleet.machines(tx, world.deployment) if one.status is Status.READY}
+    ready = {one.gpu for one in machines if one.status is Status.READY}
     for gpu in sorted(gpu for gpu in ready if throughput.measured(known, policy.model, gpu) is None):
         busy = measuring.busy_minutes(tx, world.deployment, gpu, now.replace(second=0, microsecond=0))
         if len(busy) < BUSY_MINUTES:
@@ -316,9 +348,8 @@ def measure(tx: Transaction, world: World, policy: Policy, now: datetime) -> Non
         offers.add_profile(tx, profile, now, note=f"seen by {world.deployment} in {len(busy)} busy minutes")
 
 
-def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Snapshot:
+def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen, believed: Believed) -> Snapshot:
     """All that the decision may know, from the ledger and from what was seen."""
-    closing = {intent.instance_id for intent in fleet.open_intents(tx, world.deployment) if intent.kind == "terminate"}
     on_offer = {offer.id for offer in seen.offers}
     hold_down = timedelta(seconds=scaling.hold_down_seconds(policy.start_seconds))
     decided = fleet.targets(tx, world.deployment, seen.at - hold_down)
@@ -328,7 +359,7 @@ def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Snaps
         digest=world.digest,
         offers=tuple(one for one in offers.known(tx) if one.id in on_offer or one.provider in seen.unreachable),
         profiles=offers.profiles(tx, policy.model),
-        instances=tuple(_instance(machine, world, seen, closing) for machine in fleet.machines(tx, world.deployment)),
+        instances=tuple(_instance(machine, world, seen, believed.closing) for machine in believed.machines),
         load=_load(tx, world, seen, policy, seen.at - hold_down),
         spend=spend(tx, world.deployment, seen.at, policy),
         jobs=jobs.demand(tx, world.deployment, seen.at),
@@ -336,13 +367,13 @@ def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Snaps
         raised_at=max((at for (_, old), (at, new) in pairwise(decided) if new > old), default=None),
         recent_launches=fleet.launches_since(tx, world.deployment, seen.at - timedelta(hours=1)),
         unreachable=frozenset(seen.unreachable),
-        strangers=tuple(seen.listed[token].provider_id for token in sorted(_beyond(tx, seen))),
+        strangers=tuple(seen.listed[token].provider_id for token in sorted(believed.strangers)),
         memory=beliefs.known(tx, world.deployment),
         start_seconds=policy.start_seconds,
     )
 
 
-def _instance(machine: Machine, world: World, seen: Seen, closing: set[str]) -> Instance:
+def _instance(machine: Machine, world: World, seen: Seen, closing: Collection[str]) -> Instance:
     health = seen.health.get(machine.token)
     counts = [world.door.in_flight(machine.id), health.in_flight if health else None]
     told = [count for count in counts if count is not None]

@@ -25,13 +25,16 @@ def tick(world: World) -> Plan:
     seen = observe.look(world)
     policy = world.policy(seen.at)
     with world.ledger.write() as tx:
-        observe.believe(tx, world, seen)
-        observe.measure(tx, world, policy, seen.at)
-        snapshot = observe.snapshot(tx, world, policy, seen)
+        believed = observe.believe(tx, world, policy, seen)
+        observe.measure(tx, world, policy, believed.machines, seen.at)
+        snapshot = observe.snapshot(tx, world, policy, seen, believed)
     plan = decide(snapshot, policy)
     _record(world, plan, snapshot)
-    act.publish(world, plan)  # the door withdraws before anything drains
-    act.carry_out(world, seen.unreachable)
+    with world.ledger.read() as tx:
+        intents = fleet.open_intents(tx, world.deployment)
+        machines = fleet.machines(tx, world.deployment) if plan.actions else believed.machines
+    act.publish(world, plan, machines)  # the door withdraws before anything drains
+    act.carry_out(world, intents, machines, seen.unreachable)
     return plan
 
 

@@ -128,11 +128,14 @@ def machines(tx: sa.Connection, deployment: str | None = None, *, over: bool = F
 
 
 LIVE_TOKENS = sa.select(t.instances.c.token).where(t.ALIVE)
+LIVE_TOKENS_OF_ONE = LIVE_TOKENS.where(t.instances.c.deployment == sa.bindparam("deployment"))
 
 
-def live_tokens(tx: sa.Connection) -> frozenset[str]:
-    """The tokens of all machines that are not over, of every deployment."""
-    return frozenset(tx.scalars(LIVE_TOKENS))
+def live_tokens(tx: sa.Connection, deployment: str | None = None) -> frozenset[str]:
+    """The tokens of all machines that are not over, of one deployment or of every one."""
+    if deployment is None:
+        return frozenset(tx.scalars(LIVE_TOKENS))
+    return frozenset(tx.scalars(LIVE_TOKENS_OF_ONE, {"deployment": deployment}))
 
 
 BY_TOKEN = sa.select(t.instances).where(t.instances.c.token.in_(sa.bindparam("tokens", expanding=True)))

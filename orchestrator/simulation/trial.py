@@ -33,6 +33,8 @@ SECOND = timedelta(seconds=1)
 #: between ticks while nothing happens, and while something is missing
 STEP = timedelta(minutes=20)
 RETRY = timedelta(minutes=5)
+#: between ticks when it is counted how many of them the target takes
+CALM_TICK = timedelta(seconds=5)
 #: a ledger that may be restored is copied this often
 COPY = timedelta(hours=2)
 LEASE = timedelta(seconds=15)
@@ -184,17 +186,17 @@ class Trial:
         self._armed, self._full_until = None, None
         policy = self.world.policy(self.clock.now())
         aftermath = BACKOFF_LONGEST + timedelta(seconds=policy.patience.start_seconds)
-        self._until(self.truth.now() + aftermath + timedelta(hours=1))
+        self._until(self.truth.now() + aftermath)
         conditions = self.day.conditions
         start = timedelta(seconds=conditions.boot_seconds + conditions.listing_delay_seconds)
         late = self.truth.now() + start
         while (plan := self.tick()).target.replicas > self._ready():
-            if self.truth.now() > late + 3 * timedelta(seconds=5) and self._possible(plan):
-                words = f"{self._ready()} of {plan.target.replicas} serve, notes: {'; '.join(plan.notes)}"
-                raise Broken("the_target_is_reached", words)
-            if self.truth.now() > late + timedelta(hours=2):
-                return  # the account, or the budget, does not allow more
-            self.truth.sleep(5.0)
+            if self.truth.now() > late + 3 * CALM_TICK:
+                if self._possible(plan):
+                    words = f"{self._ready()} of {plan.target.replicas} serve, notes: {'; '.join(plan.notes)}"
+                    raise Broken("the_target_is_reached", words)
+                return
+            self.truth.sleep(CALM_TICK.total_seconds())
 
     def _possible(self, plan: Plan) -> bool:
         """Whether so many may be had: the account's quota may be smaller, or the budget allow only spot."""

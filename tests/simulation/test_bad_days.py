@@ -156,8 +156,8 @@ def leave_the_door_open(patch: pytest.MonkeyPatch) -> None:
     """The door is told of replicas at any hour."""
     real = act.publish
 
-    def publish(world: Any, plan: Any) -> Any:
-        return real(world, replace(plan, hours=Hours(open=True, opens_at=None, reason="always")))
+    def publish(world: Any, plan: Any, machines: Any) -> Any:
+        return real(world, replace(plan, hours=Hours(open=True, opens_at=None, reason="always")), machines)
 
     patch.setattr(act, "publish", publish)
 
