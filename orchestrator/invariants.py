@@ -114,7 +114,9 @@ def what_costs_has_an_open_charge(sight: Sight) -> Iterator[str]:
         if costs and not still_open and (machine.deployment, machine.offer_id) not in boxes:
             yield f"{machine.id} ({machine.status}) costs money and has no open charge"
         ends = [at for at in (sight.ended.get(machine.token), sight.stopped.get(machine.token)) if at is not None]
-        if still_open and (machine.token not in sight.launched or min(ends, default=sight.now) < long_ago):
+        over = min(ends, default=sight.now)
+        known = over < long_ago and sight.lasting(over) > sight.grace
+        if still_open and (machine.token not in sight.launched or known):
             yield f"{machine.id} ({machine.status}) has an open charge and no machine"
 
 

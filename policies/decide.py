@@ -258,6 +258,7 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves | None
     rest = stand.target.replicas - (len(stand.current) - len(beyond)) - sum(basket.free(row.offer) for row in owned)
     if rest <= 0:
         return None
+    spots = allowed - stand.bounds.max if steady else allowed  # refused launches must not use up the runaway bound
     scene = spot.Scene(
         now=snapshot.now,
         sources=candidates.sources(ranked, snapshot, policy),
@@ -265,12 +266,12 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves | None
         machines=beyond,
         going=spot.returning(snapshot.instances),
         replaced=bool(stand.outdated),
+        asks=spots > 0 and basket.left > 0,
     )
     goal = _goal(policy, stand, round(rest))
     answer = spot.answer(scene, goal, policy.placing, snapshot.memory.get("placement"))
     while basket.take(owned) is not None:
         pass
-    spots = allowed - stand.bounds.max if steady else allowed  # refused launches must not use up the runaway bound
     if any(offer is None for offer, _ in answer.launches):
         steady = _first(steady, snapshot, policy, stand.bounds, stand.staying)
     missed = _buy(basket, answer.launches, snapshot, ranked, steady, spots)

@@ -44,6 +44,7 @@ class Scene:
     machines: tuple[Instance, ...]  # in the order of their launch
     going: tuple[Instance, ...]
     replaced: bool  # others, of an older spec, serve beside them
+    asks: bool  # whether spot machines may be asked for now: the runaway bound leaves room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,7 @@ def answer(scene: Scene, goal: Goal, policy: str, remembered: Plain | None) -> A
         replicas=_replicas(scene, names + unknown, noticed=POLICIES[policy] is placement.place),
         lost=happened(names, seen, before, 0),
         refused=happened(names, seen, before, 1),
+        answers_at_once=scene.asks,
     )
     ranks = _ranks(fleet)
     starting = any(state == "starting" for _, state, _ in ranks)  # who is late is trusted no more

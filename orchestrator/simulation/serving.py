@@ -30,6 +30,7 @@ class Service:
     goal: Goal
     spot_ratio: float
     notice_seconds: int = 0
+    answers_at_once: bool = False  # True: as the daemon has it, whose next tick is a second away and not a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +151,7 @@ def stretches(trace: Trace, service: Service, place: Placing) -> Iterator[Stretc
                 replicas=tuple(fleet),
                 lost=tuple(lost),
                 refused=tuple(refused),
+                answers_at_once=service.answers_at_once,
             ),
             goal,
             memory,

@@ -99,6 +99,7 @@ class Watcher:
         self._calm_since: datetime | None = None
         self._unwanted_since: datetime | None = None
         self._crowded_since: datetime | None = None
+        self._told: set[str] = set()  # tokens of machines whose end the ledger was told
         self._most = 1
         self.restored_at: datetime | None = None
         self.clock_sets = 0
@@ -106,12 +107,17 @@ class Watcher:
     def watched(self, world: World) -> World:
         """The same world, its provider overheard."""
         self._provider.harmed = False
+        self._provider.gone.clear()
         return replace(world, providers={self._provider.name: self._provider})
 
     def restored(self) -> None:
         """The ledger was put back to an older one: what it had been told is forgotten."""
         self.restored_at = self._truth.now()
-        self._provider.gone.clear()
+        self._told.clear()
+
+    def slept(self) -> None:
+        """Nobody looked for a while: what happened meanwhile is news."""
+        self._calm_since = self._truth.now()
 
     def unharmed(self) -> bool:
         """Whether the provider answered everything since the world was last watched, be it with a refusal."""
@@ -126,6 +132,7 @@ class Watcher:
             self._calm_since = now  # the first tick that went well after one that did not
         if good:
             self._went_well = (self._went_well[1], now)
+            self._told |= self._provider.gone  # else nobody could write it down
         with ledger.read() as tx:
             machines = fleet.machines(tx, over=True)
             intents = fleet.intents(tx, world.deployment)
@@ -159,7 +166,7 @@ class Watcher:
             crowded_since=self._crowded_since,
             most=self._most,
             clock_sets=self.clock_sets,
-            unseen=frozenset(one.token for one in rented if one.token not in self._provider.gone),
+            unseen=frozenset(one.token for one in rented if one.token not in self._told),
         )
 
     def _since(self, before: datetime | None, holds: bool) -> datetime | None:

@@ -324,6 +324,7 @@ class Trial:
     def _pause(self, length: timedelta) -> str:
         started = self.truth.now()
         self.truth.jump(started + length)
+        self.watcher.slept()
         self.batch.forget()
         self._start_daemon()
         return f"nobody runs the daemon until {self.truth.now():%d %H:%M:%S}"

@@ -1,6 +1,7 @@
 """The daemon decides as the backtest does: a trace replayed, and the same trace as a market under the real loop."""
 
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def replayed(policy: str) -> dict[int, Moves]:
         return decision
 
     service = service_of(trace(), replicas=4, cold_start_seconds=180, spot_ratio=0.3, availability=0.995)
-    for _ in stretches(trace(), service, overheard):
+    for _ in stretches(trace(), replace(service, answers_at_once=True), overheard):
         pass
     return found
 
