@@ -57,7 +57,9 @@ def decide(snapshot: Snapshot, policy: Policy) -> Plan:
     moves = _for_the_deadline(snapshot, policy, stand)
     moves = moves or _on_spot(snapshot, policy, stand) or _by_rank(snapshot, policy, stand)
     actions: list[Action] = []
-    for one in (*lost_causes, *moves.leaving):
+    most = (stand.bounds.max + policy.surge) if policy.wanted else 0
+    crowd = disruption.beyond(stand.staying, moves.leaving, most, stand.outdated)
+    for one in (*lost_causes, *moves.leaving, *crowd):
         if one.instance.status is Status.READY:
             actions.append(Drain(instance_id=one.instance.id, reason=one.reason))
         elif not disruption.awaits_reclaim(one.instance, snapshot.now):

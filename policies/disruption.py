@@ -96,6 +96,17 @@ def outdated(
     return tuple(gone)
 
 
+def beyond(
+    staying: Sequence[Instance], gone: Sequence[Leaving], most: int, outdated_ids: Collection[str]
+) -> tuple[Leaving, ...]:
+    """Of those that nobody has sent away yet, more than may be up at all: outdated and starting ones first."""
+    sent = {one.instance.id for one in gone}
+    left = [one for one in staying if one.id not in sent]
+    order = sorted(left, key=lambda one: (one.id not in outdated_ids, one.status is Status.READY, -_age(one)))
+    excess = order[: max(0, len(left) - most)]
+    return tuple(Leaving(instance=one, reason=f"surplus: at most {most} may be up") for one in excess)
+
+
 def finished(instance: Instance, disruption: Disruption, now: datetime) -> str | None:
     """Why an instance that serves no more may be ended now, or None while it should go on draining."""
     if instance.terminating:
