@@ -3,7 +3,18 @@
 import importlib
 import sys
 
-BENCHMARKS = ("command_line", "loop", "daemon", "door", "jobs", "engine", "selection", "backtest_job", "backtest_serve")
+BENCHMARKS = (
+    "command_line",
+    "loop",
+    "daemon",
+    "door",
+    "jobs",
+    "engine",
+    "selection",
+    "backtest_job",
+    "backtest_serve",
+    "memory",
+)
 
 
 def main() -> None:
