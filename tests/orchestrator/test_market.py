@@ -260,3 +260,11 @@ def test_two_markets_of_the_same_conditions_live_the_same_life() -> None:
         return seen
 
     assert life() == life()
+
+
+def test_a_market_in_a_file_has_the_price_of_its_spec_from_when_the_spec_says_it(tmp_path: Path) -> None:
+    """Else a price that is edited would be billed from the launch on."""
+    clock = VirtualClock(NOW)
+    kept = SimulatedProvider(clock, Conditions(offers=(SPOT,)), tmp_path / "market.json")
+    assert kept.prices(NOW) is None
+    assert SimulatedProvider(clock, Conditions(offers=(SPOT,))).prices(NOW)
