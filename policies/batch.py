@@ -187,20 +187,46 @@ def _answer(
     memory: Plain | None,
 ) -> Answer:
     run, count, reason = known.run, known.machines, known.reason
-    if run == ON_DEMAND and on_demand_price is None:
-        run = next((place for place, up in enumerate(known.up) if up is not False), IDLE)
-        reason = f"{reason}; nothing is to be had on demand, so spot"
     if run == IDLE:
         gone = tuple(Leaving(instance=one, reason=reason) for one in machines)
         return Answer(replicas=0, reason=reason, stops=gone, memory=memory)
     right = [one for one, place in zip(machines, where, strict=True) if place == run]
+    missing = max(0, count - len(right))
+    offer = None if run == ON_DEMAND else sources[run].offer
+    if missing and run == ON_DEMAND and on_demand_price is None:
+        place = _spare(known, sources, None)
+        offer, missing = None if place is None else sources[place].offer, max(0, count - len(machines))
+        reason = f"{reason}; nothing more is to be had on demand, so spot for what is missing"
+    elif run >= 0 and known.refusals[run]:  # it is full: what is elsewhere counts too
+        missing = max(0, missing - sum(place >= 0 and place != run for place in where))
+        place = _spare(known, sources, on_demand_price) if _rests(known.retry_at[run], known.at) else run
+        offer = None if place is None else sources[place].offer
     gone = tuple(Leaving(instance=one, reason="more than the job needs") for one in right[count:])
     if len(right) >= count and all(one.status is not Status.REQUESTED for one in right[:count]):
         others = (one for one, place in zip(machines, where, strict=True) if place != run)
         gone += tuple(Leaving(instance=one, reason=f"it goes on elsewhere: {reason}") for one in others)
-    offer = None if run == ON_DEMAND else sources[run].offer
-    launches = ((offer, reason),) * max(0, count - len(right))
+    nowhere = offer is None and (run >= 0 or on_demand_price is None)
+    launches = () if nowhere else ((offer, reason),) * missing
     return Answer(replicas=count, reason=reason, launches=launches, stops=gone, memory=memory)
+
+
+def _spare(known: _Known, sources: Sequence[Source], below: float | None) -> int | None:
+    """The first pool that may be asked, cheaper than that."""
+    return next(
+        (
+            place
+            for place, up in enumerate(known.up)
+            if up is not False
+            and not _rests(known.retry_at[place], known.at)
+            and (below is None or sources[place].price < below)
+        ),
+        None,
+    )
+
+
+def _rests(retry_at: float, at: float) -> bool:
+    """Whether a pool is left alone; what lies further ahead than a rest is of a clock that was set back."""
+    return at < retry_at <= at + pools.BACKOFF_LONGEST_SECONDS
 
 
 def _recalled(remembered: Plain | None, sources: Sequence[Source], at: float) -> _Known:
@@ -246,17 +272,18 @@ def _watched(known: _Known, sources: Sequence[Source], machines: Sequence[Instan
     retry_at, refusals = [*known.retry_at], [*known.refusals]
     up: list[bool | None] = []
     for place, name in enumerate(known.zones):
-        if name in held:
-            refusals[place] = 0
-            up.append(True)
-        elif place in lost or place in refused:
+        if name in held and known.up[place] is not True:
+            refusals[place], retry_at[place] = 0, min(at, retry_at[place])
+        if place in refused or (place in lost and name not in held):
             wait = pools.BACKOFF_FIRST_SECONDS * 2.0 ** min(refusals[place], 16)
             refusals[place] += 1
             retry_at[place] = at + min(wait, pools.BACKOFF_LONGEST_SECONDS)
+        if name in held:
+            up.append(True)  # one that refuses more is full, not down
+        elif place in lost or place in refused:
             up.append(False)
         else:
-            resting = known.up[place] is False and at < retry_at[place] <= at + pools.BACKOFF_LONGEST_SECONDS
-            up.append(False if resting else None)
+            up.append(False if known.up[place] is False and _rests(retry_at[place], at) else None)
     hours = (at - known.at) / 3600
     belief = known.belief
     if 0 < hours <= UNWATCHED_SECONDS / 3600:

@@ -39,6 +39,7 @@ class Farm:
     deadline_at: datetime
     up: Course
     asked: Policy
+    room: int = 99  # machines in each pool
     offers: dict[str, Offer] = field(default_factory=lambda: {one.id: one for one in (*POOLS, DEAR)})
     now: datetime = NOW
     machines: dict[str, Instance] = field(default_factory=dict)
@@ -90,7 +91,8 @@ class Farm:
 
     def _launch(self, of: Offer) -> None:
         self.launches += 1
-        if of.purchase is SPOT and not self.up(of.id, self.now, None):
+        full = sum(one.offer_id == of.id for one in self.machines.values()) >= self.room
+        if of.purchase is SPOT and (full or not self.up(of.id, self.now, None)):
             self.offers[of.id] = replace(of, refusals=of.refusals + 1, refused_at=self.now)
             return
         name = f"m{self.launches}"
@@ -239,3 +241,60 @@ def test_a_deadline_that_nears_is_met_on_demand_even_if_spot_came_back() -> None
     (launch,) = (one for one in plan.actions if isinstance(one, Launch))
     assert launch.offer.id == "dear"
     assert launch.reason.startswith("on-demand")
+
+
+def launched(plan: Plan) -> list[str]:
+    return [one.offer.id for one in plan.actions if isinstance(one, Launch)]
+
+
+def on_the_last_safe_moment(most: int = 1) -> Farm:
+    """One that has begun, as it must, on demand."""
+    one = farm(most * 2, 2 + (batch.overhead_seconds(60) + 30) / 3600, never, most=most)
+    while len(one.machines) < most or any(m.status is not Status.READY for m in one.machines.values()):
+        one.tick()
+    assert {m.offer_id for m in one.machines.values()} == {"dear"}
+    return one
+
+
+@pytest.mark.parametrize("course", [never, always])
+def test_what_runs_on_demand_stays_while_no_more_is_to_be_had(course: Course) -> None:
+    """Found by a review: one refused launch, and the machine that saved the deadline was drained."""
+    one = on_the_last_safe_moment()
+    one.up = course
+    for _ in range(20):
+        one.offers["dear"] = replace(one.offers["dear"], refusals=9, refused_at=one.now)
+        assert not one.tick().actions
+    assert one.run().now <= one.deadline_at
+
+
+def test_while_on_demand_refuses_spot_is_taken_only_for_what_is_missing() -> None:
+    one = on_the_last_safe_moment(most=2)
+    del one.machines[next(iter(one.machines))]
+    one.up = always
+    one.offers["dear"] = replace(one.offers["dear"], refusals=9, refused_at=one.now)
+    plan = one.tick()
+    assert len(plan.actions) == 1
+    assert launched(plan) in (["a"], ["b"])
+    for _ in range(6):
+        assert not one.tick().actions
+    one.offers["dear"] = DEAR
+    assert one.run().items <= 0
+
+
+def test_a_pool_that_holds_one_of_ours_and_is_full_is_rested() -> None:
+    """Found by a review: it was asked for the second one every second, until the runaway bound was used up."""
+    one = farm(8, 8, always, most=2)
+    one.offers.pop("b")
+    one.room = 1
+    asked = sum(len(launched(one.tick())) for _ in range(3 * 20))
+    assert [m.offer_id for m in one.machines.values()] == ["a"]
+    assert 3 <= asked <= 6, "after 2 min, 4 min, 8 min; not every time"
+
+
+def test_another_pool_is_taken_for_what_a_full_one_lacks() -> None:
+    one = farm(8, 8, always, most=2)
+    one.room = 1
+    for _ in range(60):
+        one.tick()
+    assert sorted(m.offer_id for m in one.machines.values()) == ["a", "b"]
+    assert one.launches <= 3
