@@ -268,7 +268,6 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves | None
         machines=beyond,
         going=spot.returning(snapshot.instances),
         replaced=bool(stand.outdated),
-        asks=spots > 0 and basket.left > 0,
     )
     goal = _goal(policy, stand, round(rest))
     answer = spot.answer(scene, goal, policy.placing, snapshot.memory.get("placement"))
@@ -276,7 +275,7 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Moves | None
         pass
     if any(offer is None for offer, _ in answer.launches):
         steady = _first(steady, snapshot, policy, stand.bounds, stand.staying)
-    missed = _buy(basket, answer.launches, snapshot, ranked, steady, spots)
+    missed = _buy(basket, answer.launches, snapshot, ranked, steady, spots, answer.waits)
     replaced = disruption.outdated(stand.staying, stand.target.replicas, policy.surge, stand.outdated)
     return _Moves(
         leaving=(*replaced, *answer.stops),
@@ -305,15 +304,22 @@ def _buy(
     ranked: Sequence[Ranked],
     steady: Sequence[Ranked],
     spots: int,
+    waits: int = 0,
 ) -> bool:
-    """Put what is wanted into the basket, at most so many spot machines. Returns whether something could not be had."""
+    """Put what is wanted into the basket, at most so many spot machines. Returns whether something could not be had.
+
+    Of what is wanted on demand, `waits` at most wait for as many of the spot machines that are asked for now: whether
+    they are given is known at the next tick.
+    """
     pools = {row.offer.id: row for row in ranked if row.offer.provider not in snapshot.unreachable}
-    missed = False
-    for offer, reason in wanted:
-        if offer is None:
+    missed, asked = False, 0
+    for offer, reason in wanted:  # spot comes first
+        if offer is None and min(waits, asked) > 0:
+            waits, asked = waits - 1, asked - 1
+        elif offer is None:
             missed |= basket.take(steady, reason) is None
         elif spots > 0 and offer.id in pools and basket.take([pools[offer.id]], reason) is not None:
-            spots -= 1
+            spots, asked = spots - 1, asked + 1
         else:
             missed = True
     return missed

@@ -86,11 +86,10 @@ def place(fleet: Fleet, goal: Goal, memory: Memory | None = None) -> Decision:
     held = sum(one.pool == ON_DEMAND for one in staying)
     missing = _missing(goal, trusted) - held
     asked = min(missing - max(0, goal.base_on_demand - held), sum(one.pool not in canaries for one in launches))
-    if asked > 0 and fleet.answers_at_once:
-        missing -= asked  # a moment later it is known whether on-demand is needed
-    elif not (goal.guard or fleet.refused) and sum(one.ready for one in fleet.replicas) >= goal.replicas:
+    if not (goal.guard or fleet.refused) and sum(one.ready for one in fleet.replicas) >= goal.replicas:
         # Nothing is short yet: spot may answer first, if the step that a refusal would cost is cheaper than on-demand.
         missing -= asked if price * (1 - pools.SHARE_OF_UNKNOWN) < asked else 0
+    waits = 0 if fleet.refused else max(0, min(asked, missing))
     launches += [Launch(pool=ON_DEMAND, reason=_why(goal, trusted, spots))] * max(0, missing)
     stops = _stops(fleet, goal, staying, trusted, memory.wanted)
     stopped = {one.id for one in stops}
@@ -101,6 +100,7 @@ def place(fleet: Fleet, goal: Goal, memory: Memory | None = None) -> Decision:
         launches=tuple(launches),
         stops=stops,
         memory=memory,
+        waits=waits,
         hold_seconds=0.0 if changing else _quiet_until(memory, spots.total() < goal.replicas) - now,
     )
 

@@ -5,7 +5,7 @@ of one type; it is known by its place in `Fleet.pools`, so that a memory is plai
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 #: The pool that never refuses and never takes a machine back.
@@ -41,8 +41,7 @@ class Replica:
 class Fleet:
     """What is at `now`, and what happened since the last decision: pools that `lost` machines or `refused` one.
 
-    `pools` are spot prices; `replicas` are in the order of their launch. `answers_at_once`: whether a launch was
-    refused is known at the next decision, a moment later.
+    `pools` are spot prices; `replicas` are in the order of their launch.
     """
 
     now: float
@@ -51,7 +50,6 @@ class Fleet:
     replicas: tuple[Replica, ...] = ()
     lost: tuple[int, ...] = ()
     refused: tuple[int, ...] = ()
-    answers_at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +76,19 @@ class Decision:
     stops: tuple[Stop, ...] = ()
     memory: Any = None
     hold_seconds: float = 0.0
+    waits: int = 0  # on-demand launches that are needed only if the spot ones launched with them are refused
+
+
+def answered_first(decision: Decision) -> Decision:
+    """The same without the on-demand launches that wait: for who knows before long whether spot was given."""
+    asked = sum(one.pool != ON_DEMAND for one in decision.launches)
+    waits, kept = min(decision.waits, asked), []
+    for one in decision.launches:
+        if one.pool == ON_DEMAND and waits > 0:
+            waits -= 1
+        else:
+            kept.append(one)
+    return replace(decision, launches=tuple(kept), waits=0)
 
 
 #: (fleet, goal, memory or None at the first time) -> decision

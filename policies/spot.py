@@ -44,7 +44,6 @@ class Scene:
     machines: tuple[Instance, ...]  # in the order of their launch
     going: tuple[Instance, ...]
     replaced: bool  # others, of an older spec, serve beside them
-    asks: bool  # whether spot machines may be asked for now: the runaway bound leaves room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +52,9 @@ class Answer:
     is remembered is still true)."""
 
     launches: tuple[tuple[Offer | None, str], ...] = ()
+    waits: int = (
+        0  # so many on demand may wait for as many of the spot machines that are asked now, until the next tick
+    )
     stops: tuple[Leaving, ...] = ()
     memory: Plain | None = None
     notes: tuple[str, ...] = ()
@@ -63,7 +65,7 @@ class _Known:
     """What the ledger keeps: the policy's own memory, what it was about, and until when its answer is *nothing*."""
 
     policy: str = ""
-    replicas: int = 0
+    goal: Goal | None = None  # None: nothing was wanted
     pools: tuple[str, ...] = ()
     seen: tuple[tuple[float | None, float | None], ...] = ()  # by pool: when it took a machine back, when it refused
     quiet_until: float = 0.0
@@ -88,7 +90,6 @@ def answer(scene: Scene, goal: Goal, policy: str, remembered: Plain | None) -> A
         replicas=_replicas(scene, names + unknown, noticed=POLICIES[policy] is placement.place),
         lost=happened(names, seen, before, 0),
         refused=happened(names, seen, before, 1),
-        answers_at_once=scene.asks,
     )
     ranks = _ranks(fleet)
     starting = any(state == "starting" for _, state, _ in ranks)  # who is late is trusted no more
@@ -98,7 +99,7 @@ def answer(scene: Scene, goal: Goal, policy: str, remembered: Plain | None) -> A
     quiet = not decision.launches and not decision.stops and decision.hold_seconds > 0
     after = _Known(
         policy=policy,
-        replicas=goal.replicas,
+        goal=_wanted(goal),
         pools=names + unknown,
         seen=seen,
         quiet_until=round(now + decision.hold_seconds, 3) if quiet else 0.0,
@@ -107,6 +108,7 @@ def answer(scene: Scene, goal: Goal, policy: str, remembered: Plain | None) -> A
     )
     return Answer(
         launches=_launches(scene, decision, goal, fleet),
+        waits=decision.waits,
         stops=_stops(scene, decision, goal, fleet),
         memory=_plain(after) if _gist(after) != _gist(_restored(remembered)) else None,
         notes=_resting(scene, decision.memory, now),
@@ -138,14 +140,14 @@ def story(remembered: Plain | None, now: datetime) -> tuple[str, ...]:
 def asleep(now: datetime, remembered: Plain | None) -> Plain | None:
     """What to remember when nothing is to serve: nobody watches, no machine is held. None: it sleeps already."""
     known = _restored(remembered)
-    if known is None or known.replicas == 0:
+    if known is None or known.goal is None:
         return None
     own = known.own
     if isinstance(own, placement.Memory):
         own = _not_ahead(own, now.timestamp())
         left = tuple(pools.left(pool, now.timestamp()) for pool in own.pools)
         own = replace(own, at=now.timestamp(), pools=left, reached=False, short=False)
-    return _plain(replace(known, replicas=0, quiet_until=0.0, ranks=(), own=own))
+    return _plain(replace(known, goal=None, quiet_until=0.0, ranks=(), own=own))
 
 
 def _recall(
@@ -157,17 +159,27 @@ def _recall(
         return _Known(policy=policy)
     if isinstance(known.own, placement.Memory):
         own = placement.reordered(_not_ahead(known.own, now), known.pools, names)
-        if known.replicas != goal.replicas:
+        if known.goal != _wanted(goal):
             own = replace(own, review_at=own.at)
-        if goal.replicas > known.replicas or scene.replaced or now - own.at > UNWATCHED_SECONDS:
+        if (
+            known.goal is None
+            or goal.replicas > known.goal.replicas
+            or scene.replaced
+            or now - own.at > UNWATCHED_SECONDS
+        ):
             own = replace(own, reached=False)  # that some are still missing is nobody's loss
         if scene.on_demand_price is None:
             own = replace(own, pools=tuple(_asked_sooner(pool, now) for pool in own.pools))
         known = replace(known, own=own)
     elif known.pools != names:
         known = replace(known, own=None)  # theirs are places in a list that is no more
-    changed = known.replicas != goal.replicas or known.pools != names
+    changed = known.goal != _wanted(goal) or known.pools != names
     return replace(known, quiet_until=0.0) if changed else known
+
+
+def _wanted(goal: Goal) -> Goal:
+    """What makes the next decision another one. How long a start takes is measured anew all the time: it does not."""
+    return replace(goal, cold_start_seconds=0.0)
 
 
 def _asked_sooner(pool: pools.Pool, now: float) -> pools.Pool:
@@ -319,9 +331,14 @@ def _plain(known: _Known) -> Plain:
 
 
 def _restored(plain: Plain | None) -> _Known | None:
-    """What `_plain` gave, also after JSON."""
-    if plain is None:
+    """What `_plain` gave, also after JSON. None for what another version has written in another shape."""
+    try:
+        return None if plain is None else _shaped(plain)
+    except (KeyError, TypeError, ValueError):
         return None
+
+
+def _shaped(plain: Plain) -> _Known:
     own, policy = plain["own"], plain["policy"]
     if own is not None and policy == "hazard":
         own = placement.restored(own)
@@ -331,7 +348,7 @@ def _restored(plain: Plain | None) -> _Known | None:
         own = Turn(**own)
     return _Known(
         policy=policy,
-        replicas=plain["replicas"],
+        goal=None if plain["goal"] is None else Goal(**plain["goal"]),
         pools=tuple(plain["pools"]),
         seen=tuple((lost_at, refused_at) for lost_at, refused_at in plain["seen"]),
         quiet_until=plain["quiet_until"],

@@ -14,7 +14,7 @@ import numpy as np
 from orchestrator.errors import Refused
 from orchestrator.simulation.traces import Trace
 from policies.placement import POLICIES
-from policies.serving import ON_DEMAND, Decision, Fleet, Goal, Placing, Replica
+from policies.serving import ON_DEMAND, Decision, Fleet, Goal, Placing, Replica, answered_first
 
 STEP_SECONDS = 60
 UNSCORED_SECONDS = 3600
@@ -151,12 +151,12 @@ def stretches(trace: Trace, service: Service, place: Placing) -> Iterator[Stretc
                 replicas=tuple(fleet),
                 lost=tuple(lost),
                 refused=tuple(refused),
-                answers_at_once=service.answers_at_once,
             ),
             goal,
             memory,
         )
         memory = decision.memory
+        decision = answered_first(decision) if service.answers_at_once else decision
         stopped = {stop.id for stop in decision.stops}
         fleet = [one for one in fleet if one.id not in stopped]
         refused = []

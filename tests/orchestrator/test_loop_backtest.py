@@ -13,7 +13,7 @@ from orchestrator.simulation.serving import STEP_SECONDS, service_of, stretches
 from orchestrator.simulation.traces import Trace
 from policies.placement import POLICIES
 from policies.plan import Launch
-from policies.serving import ON_DEMAND, Decision, Fleet, Goal
+from policies.serving import ON_DEMAND, Decision, Fleet, Goal, answered_first
 from tests.orchestrator.scene import NOW, SPOT, Scene, always, offer
 
 HOURS = 8
@@ -46,7 +46,7 @@ def replayed(policy: str) -> dict[int, Moves]:
     found: dict[int, Moves] = {}
 
     def overheard(fleet: Fleet, goal: Goal, memory: object) -> Decision:
-        decision = POLICIES[policy](fleet, goal, memory)
+        decision = answered_first(POLICIES[policy](fleet, goal, memory))
         pools = {one.id: one.pool for one in fleet.replicas}
         launched = Counter(one.pool for one in decision.launches)
         stopped = Counter(pools[one.id] for one in decision.stops)

@@ -209,3 +209,42 @@ def test_more_than_may_be_up_leave_whatever_the_placement_would_keep() -> None:
     assert actions(decide(seen, spot(1, 2, **careful))) == [], "it keeps a spare"
     sent = [one for one in decide(seen, spot(1, 1, surge=0, **careful)).actions if isinstance(one, Drain)]
     assert len(sent) == 1
+
+
+@pytest.mark.parametrize("why", ["its provider is away", "it is full"])
+def test_on_demand_does_not_wait_for_a_pool_that_cannot_be_asked(why: str) -> None:
+    far = replace(A, id="far", provider="far")
+    full = replace(A, capacity=1)
+    there = (held("1", "a"),) if why == "it is full" else ()
+    away = frozenset({"far"}) if why == "its provider is away" else frozenset()
+    seen = snapshot(*there, offers=(full if there else far, DEAR), unreachable=away)
+    launched: list[str] = []
+    for _ in range(5):
+        plan = decide(seen, spot(3 if there else 2, providers=("cloud", "far")))
+        launched += [one.offer.id for one in plan.actions if isinstance(one, Launch)]
+        seen = after(seen, plan)
+    assert "dear" in launched
+
+
+def test_on_demand_waits_for_the_first_pool_only() -> None:
+    many = tuple(offer(f"p{number}", purchase=SPOT, price_per_hour_micros=300_000) for number in range(9))
+    seen = snapshot(offers=(*many, DEAR))
+    for tick in range(4):
+        plan = decide(seen, spot(1, 2))
+        asked = [one.offer.id for one in plan.actions if isinstance(one, Launch)]
+        if "dear" in asked:
+            break
+        refused = dict.fromkeys(asked, 1)
+        many = tuple(replace(one, refusals=1, refused_at=seen.now) if one.id in refused else one for one in many)
+        seen = after(seen, plan, offers=(*many, DEAR))
+    assert tick <= 1
+
+
+@pytest.mark.parametrize("damage", [{"own": {"pools": [{"of": "another shape"}]}}, {"policy": "hazard"}, {}])
+def test_a_memory_of_another_shape_is_begun_anew(damage: dict[str, object]) -> None:
+    seen = snapshot(offers=OFFERS)
+    seen = after(seen, decide(seen, spot(2)))
+    broken = {
+        "placement": damage if len(damage) < 2 and "own" not in damage else {**seen.memory["placement"], **damage}
+    }
+    assert decide(replace(seen, memory=broken), spot(2)).actions
