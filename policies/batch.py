@@ -190,20 +190,23 @@ def _answer(
     if run == IDLE:
         gone = tuple(Leaving(instance=one, reason=reason) for one in machines)
         return Answer(replicas=0, reason=reason, stops=gone, memory=memory)
-    right = [one for one, place in zip(machines, where, strict=True) if place == run]
+    placed = [*zip(machines, where, strict=True)]
+    right = [one for one, place in placed if place == run]
+    full = run >= 0 and bool(right) and known.refusals[run] > 0
+    if full:  # then spot elsewhere is as good
+        right += [one for one, place in placed if place >= 0 and place != run]
     missing = max(0, count - len(right))
     offer = None if run == ON_DEMAND else sources[run].offer
     if missing and run == ON_DEMAND and on_demand_price is None:
         place = _spare(known, sources, None)
         offer, missing = None if place is None else sources[place].offer, max(0, count - len(machines))
         reason = f"{reason}; nothing more is to be had on demand, so spot for what is missing"
-    elif run >= 0 and known.refusals[run]:  # it is full: what is elsewhere counts too
-        missing = max(0, missing - sum(place >= 0 and place != run for place in where))
-        place = _spare(known, sources, on_demand_price) if _rests(known.retry_at[run], known.at) else run
+    elif full and _rests(known.retry_at[run], known.at):
+        place = _spare(known, sources, on_demand_price)
         offer = None if place is None else sources[place].offer
     gone = tuple(Leaving(instance=one, reason="more than the job needs") for one in right[count:])
     if len(right) >= count and all(one.status is not Status.REQUESTED for one in right[:count]):
-        others = (one for one, place in zip(machines, where, strict=True) if place != run)
+        others = (one for one, _ in placed if one not in right)
         gone += tuple(Leaving(instance=one, reason=f"it goes on elsewhere: {reason}") for one in others)
     nowhere = offer is None and (run >= 0 or on_demand_price is None)
     launches = () if nowhere else ((offer, reason),) * missing

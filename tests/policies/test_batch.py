@@ -298,3 +298,12 @@ def test_another_pool_is_taken_for_what_a_full_one_lacks() -> None:
         one.tick()
     assert sorted(m.offer_id for m in one.machines.values()) == ["a", "b"]
     assert one.launches <= 3
+
+
+def test_who_stood_in_on_demand_leaves_when_two_full_pools_have_enough() -> None:
+    one = on_the_last_safe_moment(most=2)
+    one.up, one.room, one.asked = always, 1, replace(one.asked, surge=2)
+    one.items /= 3  # there is time again
+    for _ in range(60):
+        one.tick()
+    assert sorted(m.offer_id for m in one.machines.values() if m.status is Status.READY) == ["a", "b"]
