@@ -100,7 +100,7 @@ def _carried(load: Load, fleet: Fleet, scaling: Scaling, demand: float) -> tuple
         need = max(1, fleet.held + 1 if load.waiting and not fleet.starting else fleet.held)
         return need, f"{demand:.2f} images/s, {load.waiting} waiting, throughput not measured"
     # a queue asks for more only when nobody is about to relieve it: what it will be by then is not known yet
-    backlog = 0.0 if fleet.starting else load.waiting / scaling.start_seconds
+    backlog = 0.0 if fleet.starting else load.waiting / max(1.0, scaling.start_seconds)
     rest, need = (demand + backlog) / scaling.utilisation, 0
     for speed in sorted(speed or slowest for speed in fleet.speeds):
         if rest <= ROUNDING * speed:

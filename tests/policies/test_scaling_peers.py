@@ -422,3 +422,10 @@ def test_a_steady_load_never_flaps(rates: list[float], boot: float) -> None:
     rises = sum(after > before for before, after in pairwise(settled))
     assert rises == 0
     assert town.targets[-1] == (max(1, math.ceil(rates[-1] / 1.4 - 1e-9)) if rates[-1] else 0)
+
+
+def test_a_queue_before_replicas_that_start_at_once() -> None:
+    decided = target(
+        Load(images_per_second=1.0, waiting=3), (), Fleet(), OPEN, Scaling(images_per_second=2.0, start_seconds=0.0)
+    )
+    assert decided.replicas >= 1
