@@ -59,6 +59,7 @@ class Daemon:
         self._said: dict[str, str] = {}  # the last error of each deployment
         self._unwritten: str | None = None  # of a tick that could not even note that it failed: the next one does
         self._forgotten: dict[str, Deployment] = {}  # down, and their doors closed
+        self._looked: set[str] = set()  # deployments whose providers were asked once, wanted or not
         self._had_one = False
         self._jobs: JobRunner | None = None
         self._backups = Backups(home)
@@ -126,7 +127,11 @@ class Daemon:
         for row in rows:
             if row.wanted == "up" or row.name in costing:
                 self._had_one = True
+                self._looked.add(row.name)
                 errors.append(self._guarded(row, partial(self._tick, alarm)))
+            elif row.name not in self._looked:
+                self._looked.add(row.name)
+                errors.append(self._guarded(row, self._look))
             elif self._forgotten.get(row.name) != row:
                 errors.append(self._guarded(row, self._forget))
             if self._leaving():
@@ -136,6 +141,10 @@ class Daemon:
         self._unwritten = None
         left = any(row.wanted == "up" or self._forgotten.get(row.name) != row for row in rows)
         return self._had_one and not left
+
+    def _look(self, row: Deployment) -> None:
+        """One tick of a deployment that should have nothing: a ledger that was put back may not know what it has."""
+        tick(self._opened(row).world)
 
     def _tick(self, alarm: BackgroundScheduler, row: Deployment) -> None:
         """One deployment's tick, and its next edge as an alarm. It goes on without its door, and then says so."""

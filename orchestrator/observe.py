@@ -174,11 +174,16 @@ def _record_offers(tx: Transaction, seen: Seen) -> tuple[set[str], dict[str, Off
     moved = {one.id for one in priced_now if one.id in before}
     for name, prices in seen.prices.items():
         newest = seen.newest[name]
-        moves = [
-            price for price in prices if price.offer_id not in before or newest is None or price.effective_at > newest
-        ]
+        moves = [price for price in prices if _is_news(price, before.get(price.offer_id), newest)]
         moved |= offers.record_prices(tx, moves, "provider", seen.at) if moves else set()
     return moved, {offer.id: offer for offer in offers.known(tx)} if news or moved else before
+
+
+def _is_news(price: Priced, known: Offer | None, newest: datetime | None) -> bool:
+    """Whether a price may be unknown still. One of before the newest one of its provider may be published late."""
+    if known is None or newest is None or price.effective_at > newest:
+        return True
+    return (price.price_per_hour_micros, price.currency) != (known.price_per_hour_micros, known.currency)
 
 
 def reflect(
@@ -196,7 +201,9 @@ def reflect(
         return _unlisted(machine, listing_deadline, now)
     status = machine.status
     if status in OVER and listed.state is State.GONE:
-        return replace(machine, ended_at=max(listed.ended_at or now, listed.launched_at))
+        launched_at = machine.launched_at or listed.launched_at  # it may never have been listed while it lived
+        ended_at = max(listed.ended_at or now, launched_at)
+        return replace(machine, launched_at=launched_at, provider_id=listed.provider_id, ended_at=ended_at)
     if status in OVER:
         machine = replace(machine, reason=f"listed again after it had {status}", ended_at=None, draining_at=now)
         status = move(status, Status.DRAINING)
@@ -207,7 +214,7 @@ def reflect(
         status=status,
         provider_id=listed.provider_id,
         url=listed.url,
-        launched_at=listed.launched_at,
+        launched_at=machine.launched_at or listed.launched_at,
         missing_since=None,
     )
     if listed.state is State.GONE:
@@ -265,10 +272,15 @@ def _unlisted(machine: Machine, listing_deadline: timedelta, now: datetime) -> M
     return replace(machine, status=move(machine.status, Status.LOST), reason="no longer listed")
 
 
+def _unknown_end(machine: Machine) -> bool:
+    """Whether it was adopted when it was over: why it ended is forgotten with all the rest."""
+    return machine.reason == fleet.ADOPTED and machine.ready_at is None
+
+
 def _gone(machine: Machine, listed: Listed, now: datetime) -> Machine:
     if listed.preempted:
         final, reason = Status.PREEMPTED, listed.detail or "taken back by the provider"
-    elif machine.status in (Status.DRAINING, Status.LOST, Status.STOPPED):
+    elif machine.status in (Status.DRAINING, Status.LOST, Status.STOPPED) or _unknown_end(machine):
         final, reason = Status.ENDED, machine.reason
     else:
         final, reason = Status.FAILED, listed.detail or "it ended by itself"
@@ -322,7 +334,9 @@ def _unexpected(
 
 def _otherwise(machine: Machine, listed: Listed) -> bool:
     """Whether a machine that is over in the ledger is not, or ended at another time."""
-    return listed.state is not State.GONE or (listed.ended_at is not None and listed.ended_at != machine.ended_at)
+    if listed.state is not State.GONE or machine.launched_at is None:
+        return True
+    return listed.ended_at is not None and listed.ended_at != machine.ended_at
 
 
 def measure(tx: Transaction, world: World, policy: Policy, machines: Iterable[Machine], now: datetime) -> None:

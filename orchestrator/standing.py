@@ -1,51 +1,70 @@
 """How a real deployment stands: its ledger, its spec and its door as a sight for the invariants."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from orchestrator import spec
+from orchestrator.daemon import is_alive
 from orchestrator.deployment import policy_of
+from orchestrator.door.client import Door
 from orchestrator.doorway import published
 from orchestrator.errors import Refused
 from orchestrator.invariants import LOOKED_AT, Sight
-from orchestrator.ledger import deployments, fleet
+from orchestrator.ledger import deployments, fleet, leases
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger
-from policies import windows
 
 #: a daemon that is alive ticks at least this often, and a listing is this late at most
 TICK_SECONDS, LISTING_SECONDS = 60.0, 60.0
+#: notes that stand in nobody's way
+HARMLESS = (": warn", "of unknown price")
 
 
-def troubles(home: Path, ledger: Ledger, now: datetime) -> dict[str, list[str]]:
-    """Every invariant that a real ledger can be asked, by its name, with what breaks it. Empty lists: all is well."""
+def findings(home: Path, ledger: Ledger, now: datetime) -> dict[str, list[str]]:
+    """Every invariant that a real ledger can be asked, by its name, with what breaks it. Empty lists: all is well.
+
+    Only a daemon that is alive and has seen the present spec can be held to it; `somebody_ticks` says when none is.
+    """
     found: dict[str, list[str]] = {invariant.__name__: [] for invariant in LOOKED_AT}
+    found |= {"somebody_ticks": [], "every_spec_means_something": []}
     with ledger.read() as tx:
-        rows = deployments.known(tx)
+        rows, lease = deployments.known(tx), leases.held(tx)
         costing = {machine.deployment for machine in fleet.machines(tx)}
     for row in rows:
-        if row.wanted == "up" or row.name in costing:
-            try:
-                sight = looked_at(home, ledger, row, now)
-            except Refused:
-                continue  # a spec that no longer parses: `halve status` says so
+        if row.wanted != "up" and row.name not in costing:
+            continue
+        ticked_at = lease.last_tick_at if lease is not None and is_alive(lease, now) else None
+        if ticked_at is None or now - ticked_at > timedelta(seconds=2 * TICK_SECONDS):
+            since = "" if ticked_at is None else f" since {ticked_at:%Y-%m-%d %H:%M:%S} UTC"
+            found["somebody_ticks"].append(f"{row.name}: no daemon has looked after it{since}; run halve daemon")
+            continue
+        try:
+            sight = looked_at(home, ledger, row, ticked_at, now)
+        except Refused as refusal:
+            found["every_spec_means_something"].append(f"{row.name}: {refusal}")
+            continue
+        if ticked_at > row.updated_at:
             for invariant in LOOKED_AT:
                 found[invariant.__name__] += [f"{row.name}: {words}" for words in invariant(sight)]
     return found
 
 
-def looked_at(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> Sight:
-    """One deployment as its ledger has it. Raises Refused for a spec that no longer parses."""
-    policy = policy_of(spec.parse(row.spec, row.source), row, ledger)(now)
+def looked_at(home: Path, ledger: Ledger, row: Deployment, ticked_at: datetime, now: datetime) -> Sight:
+    """One deployment as its ledger has it, and what its last tick had to go by. Raises Refused for a broken spec."""
+    policy = policy_of(spec.parse(row.spec, row.source), row, ledger)(ticked_at)
+    serving = published(home, row.name) if Door(home, row.name).running() is not None else None
     with ledger.read() as tx:
         machines = fleet.machines(tx, row.name)
-        intents = fleet.intents(tx, row.name)
+        intents = [one for one in fleet.intents(tx, row.name) if one.opened_at > now - timedelta(hours=1)]
         tick = fleet.last_tick(tx, row.name)
         held = fleet.target_since(tx, row.name)
-    bounds = windows.bounds(policy.schedule, now)
+        changed = fleet.last_end(tx, row.name)
+    silent = tick is not None and all(note.endswith(HARMLESS) for note in tick.plan["notes"])
+    moments = [at for at in (held, changed, row.updated_at) if at is not None]
+    unwanted = row.updated_at if row.wanted != "up" else held if tick is not None and tick.target == 0 else None
     return Sight(
         now=now,
-        local_now=now,
+        local_now=ticked_at,
         tick_seconds=TICK_SECONDS,
         listing_seconds=LISTING_SECONDS,
         machines=machines,
@@ -54,11 +73,11 @@ def looked_at(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> Sig
         launched={one.token: one.launched_at for one in machines if one.launched_at is not None},
         ended={one.token: one.ended_at for one in machines if one.ended_at is not None},
         meter={},
-        serving=published(home, row.name),
+        serving=serving,
         policy=policy,
         digest="",
-        target=0 if tick is None or tick.plan["notes"] else tick.target,
-        target_since=held,
-        unwanted_since=held if tick is not None and tick.target == 0 else None,
-        most=max(bounds.max, policy.schedule.max),
+        target=tick.target if tick is not None and silent else 0,
+        target_since=max(moments),
+        unwanted_since=unwanted,
+        most=max([policy.schedule.max, *(window.max or 0 for window in policy.schedule.windows)]),
     )

@@ -23,6 +23,7 @@ TRANSITIONS: dict[tuple[Status, Status], str] = {
     (Status.BOOTING, Status.READY): "the replica answers ready",
     (Status.BOOTING, Status.DRAINING): "no longer wanted, or it took too long to start",
     (Status.BOOTING, Status.FAILED): "it ended by itself before it was ready",
+    (Status.BOOTING, Status.ENDED): "it was adopted, and is over already",
     (Status.BOOTING, Status.PREEMPTED): "taken back before it was ready",
     (Status.BOOTING, Status.LOST): "it vanished from the listing",
     (Status.READY, Status.DRAINING): "no longer wanted: closed, surplus, outdated, overpriced, doomed or silent",

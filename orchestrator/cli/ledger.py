@@ -32,13 +32,13 @@ def check(
     from orchestrator.home import home
     from orchestrator.ledger.checks import check as ask
     from orchestrator.ledger.store import open_file, open_ledger
-    from orchestrator.standing import troubles as standing
+    from orchestrator.standing import findings
 
     opened = open_ledger(home()) if ledger is None else open_file(ledger)
     with opened.read() as tx:
         found = ask(tx)
     if ledger is None:  # beside another one there is no door, and nobody keeps its deployments true
-        found |= standing(home(), opened, SystemClock().now())
+        found |= findings(home(), opened, SystemClock().now())
     if json:
         print(dumps(found, ensure_ascii=False))
     else:

@@ -27,6 +27,8 @@ BILLABLE = [str(status) for status in (Status.BOOTING, Status.READY, Status.DRAI
 #: by their words, which is quicker than to construct them, ten thousand times a tick
 STATUSES = {str(status): status for status in Status}
 PURCHASES = {str(purchase): purchase for purchase in Purchase}
+#: why a machine is in the ledger that it did not launch
+ADOPTED = "adopted: ours by its tags, and not in this ledger"
 #: between attempts to carry out one intent
 FIRST_PAUSE = timedelta(seconds=1)
 LONGEST_PAUSE = timedelta(seconds=30)
@@ -284,7 +286,7 @@ def adopt(tx: sa.Connection, deployment: str, listed: Listed, offer: Offer, now:
 
     Its launch is dated when it happened, so that the runaway bound counts it there.
     """
-    why = "adopted: ours by its tags, and not in this ledger"
+    why = ADOPTED
     last = last_tick(tx, deployment)
     nothing = Plan(target=Target(replicas=0, reason=why), hours=Hours(open=False, opens_at=None, reason=why))
     tick_id = record_tick(tx, deployment, nothing, now=now, snapshot=None) if last is None else int(last.id)
@@ -416,6 +418,13 @@ def targets(tx: sa.Connection, deployment: str, since: datetime) -> tuple[tuple[
     asked = {"deployment": deployment, "since": since}
     rows = [*tx.execute(DECIDED_BEFORE, asked), *tx.execute(DECIDED_SINCE, asked)]
     return tuple((row.at, row.target) for row in rows)
+
+
+def last_end(tx: sa.Connection, deployment: str) -> datetime | None:
+    """When the last machine of a deployment ended; None when none has."""
+    c = t.instances.c
+    found: datetime | None = tx.scalar(sa.select(sa.func.max(c.ended_at)).where(c.deployment == deployment))
+    return found
 
 
 def target_since(tx: sa.Connection, deployment: str) -> datetime | None:

@@ -9,12 +9,13 @@ from orchestrator.clock import Clock
 from orchestrator.ledger import items, jobs
 from orchestrator.ledger.items import Item, Step
 from orchestrator.ledger.jobs import ItemState
-from orchestrator.ledger.store import Ledger
+from orchestrator.ledger.store import Ledger, Transaction
 from orchestrator.providers.simulated import SCHEME, SimulatedProvider
 
 LEASED_FOR = timedelta(minutes=2)
 READ_IN = timedelta(seconds=20)
 AT_ONCE = 6
+FAILING = 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +55,9 @@ class SimulatedBatch:
         self._reading = [one for one in self._reading if one.done_at > now and one.token in alive]
         tokens = [url.removeprefix(SCHEME) for url in serving if url.removeprefix(SCHEME) in alive]
         with ledger.write() as tx:
+            self._acknowledge(tx, done)
             items.reclaim(tx, f"g{generation:010}", now)
-            for one in (*self._late, *done):
-                step = Step(item=one.item, state=ItemState.DONE, failures=0)
-                self._results.update(each.item.number for each in items.settle(tx, one.owner, [step], now))
+            self._acknowledge(tx, self._late)
             items.settle(tx, owner, items.given_back(one.item for one in gone), now)
             for token in tokens:
                 for suspects in (False, True):
@@ -67,6 +67,15 @@ class SimulatedBatch:
             if job is not None and job.left == 0:
                 jobs.finish(tx, self._job, "", now)
         self._late = []
+
+    def _acknowledge(self, tx: Transaction, readings: list[Reading]) -> None:
+        """One in FAILING cannot be read at all; each that counts is a result, or a recorded failure."""
+        for one in readings:
+            broken = one.item.number % FAILING == 0
+            state = ItemState.FAILED if broken else ItemState.DONE
+            step = Step(item=one.item, state=state, failures=int(broken), error="no image" if broken else None)
+            counted = items.settle(tx, one.owner, [step], self._clock.now())
+            self._results.update(each.item.number for each in counted)
 
     def forget(self, restored: Ledger | None = None) -> None:
         """The daemon is dead. What it had under way may still be acknowledged, late; a restored ledger knows less."""
@@ -87,6 +96,7 @@ class SimulatedBatch:
             job = jobs.get(tx, self._job)
         if twice:
             return f"items {twice} were read and counted twice"
-        if job is None or job.done != len(self._results):
-            return f"the ledger counts {None if job is None else job.done} results, {len(self._results)} were written"
+        settled = None if job is None else job.done + job.failed
+        if settled != len(self._results):
+            return f"the ledger counts {settled} settled items, {len(self._results)} were acknowledged"
         return ""

@@ -48,6 +48,7 @@ EFFECTS = 16
 ACTS = ("launching", "terminating", "draining")
 #: one quiet tick of so many is done twice: the second must plan nothing
 TWICE = 4
+CALM_OPEN = timedelta(hours=3)
 #: ticks after which whatever is left to be ended must be gone
 LAST_TICKS = 200
 
@@ -186,6 +187,10 @@ class Trial:
     def _calm(self) -> None:
         """No more faults. Once what they left has run out, the target is reached as fast as machines start."""
         self._armed, self._full_until = None, None
+        now = self.clock.now()
+        with self.ledger.write() as tx:  # open, so that something is wanted, whatever the hour
+            deployments.override(tx, NAME, "open", now + CALM_OPEN, now)
+        self._wire()
         policy = self.world.policy(self.clock.now())
         aftermath = BACKOFF_LONGEST + timedelta(seconds=policy.patience.start_seconds)
         self._until(self.truth.now() + aftermath)
@@ -253,6 +258,8 @@ class Trial:
             good = False
             self.chronicle.say(self.truth.now(), f"the first daemon wakes, and its writes are refused: {stale}")
             self._wire()
+        except Exception as error:
+            raise Broken("a_tick_raises_nothing", f"{type(error).__name__}: {error}") from error
         good = good and self.watcher.unharmed() and self.truth.now() == before
         if self._full_until is None:
             self.batch.work(self.ledger, self._generation, self._served())

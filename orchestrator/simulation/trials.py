@@ -43,7 +43,6 @@ class Report:
             "ticks": self.ticks,
             "launches": self.launches,
             "faults": dict(sorted(self.faults.items())),
-            "crashes": dict(sorted(self.effects.items())),
             "violations": [
                 {"seed": one.seed, "tick": one.tick, "invariant": one.invariant, "story": one.story}
                 for one in self.violations
