@@ -7,7 +7,7 @@ is slower than it was measured, and what the coming tick should bring may be los
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,9 +18,10 @@ from policies.disruption import Leaving
 from policies.hazard import Belief, Hazards, ZoneBelief, observe, unseen
 from policies.lifecycle import Status
 from policies.market import IDLE, ON_DEMAND, Job, Market, Zone
+from policies.selection import Ranked
 from policies.snapshot import Instance, Offer, Purchase
 from policies.spot import UNWATCHED_SECONDS, Plain, Source, events, happened
-from policies.windows import Schedule
+from policies.windows import Bounds, Schedule
 
 #: between two decisions, unless something happens
 TICK_SECONDS = 60
@@ -65,6 +66,43 @@ class Work:
 def overhead_seconds(start_seconds: float) -> int:
     """What one start may cost, with its margins."""
     return math.ceil(LATE_START * start_seconds) + TICK_SECONDS
+
+
+def speed(ranked: Sequence[Ranked]) -> float | None:
+    """Images a second that each is counted with: the slower of the first spot machine and the first other one.
+
+    None: neither is measured.
+    """
+    measured = [(row.offer.purchase is Purchase.SPOT, row.profile) for row in ranked if row.profile is not None]
+    firsts = (next((profile for is_spot, profile in measured if is_spot is wanted), None) for wanted in (True, False))
+    speeds = (profile.images_per_second for profile in firsts if profile is not None)
+    return min((images for images in speeds if images is not None), default=None)
+
+
+def most_machines(bounds: Bounds, *, pursued: bool = True) -> int:
+    """How many may read for a deadline; where it is not pursued, or some are up anyway, a batch asks for no more."""
+    return max(1, bounds.max if pursued and bounds.min == 0 else bounds.min)
+
+
+def stretches(schedule: Schedule, now: datetime) -> Iterator[tuple[Bounds, datetime | None]]:
+    """What is open from now on, and until when these bounds hold; None: no change within the horizon."""
+    at: datetime | None = now
+    for _ in range(MOST_OPENINGS):
+        if at is None:
+            return
+        bounds, at = windows.bounds(schedule, at), windows.next_edge(schedule, at)
+        if bounds.open:
+            yield bounds, at
+
+
+def fewest_machines(schedule: Schedule, now: datetime, until: datetime) -> int:
+    """How many may read at every open moment until then; at least one."""
+    fewest: list[int] = []
+    for bounds, edge in stretches(schedule, now):
+        fewest.append(most_machines(bounds))
+        if edge is None or edge >= until:
+            break
+    return min(fewest, default=1)
 
 
 def open_seconds(schedule: Schedule, now: datetime, until: datetime, start_seconds: float) -> float:
@@ -342,10 +380,10 @@ def _restless(job: Job, market: Market, run: int) -> bool:
 
 
 def _begun(known: _Known, work: Work) -> _Known:
-    """The job as it was when it began: another one, more work, or too few machines for it begin anew."""
+    """The job as it was when it began: another one, more work, or too few or too many machines for it begin anew."""
     count = known.machines
-    same = known.key == work.key and count > 0 and work.each_seconds(count) <= known.work_seconds
-    if same and (work.earliest_seconds(count) <= work.seconds or count >= work.most):
+    same = known.key == work.key and 0 < count <= work.most and work.each_seconds(count) <= known.work_seconds
+    if same and (work.earliest_seconds(count) <= work.seconds or count == work.most):
         return known
     count = work.machines()
     return replace(

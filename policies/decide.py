@@ -154,9 +154,9 @@ def _for_the_deadline(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Mov
     """What a batch with a deadline needs where nobody else asks for replicas; None: it goes along with the others."""
     if not policy.spot or not policy.wanted or not stand.bounds.open or stand.capped.stopped:
         return None
-    work = _work(snapshot, policy, stand)
     steady, notes = candidates.candidates(snapshot, policy, stand.capped.spot_only)
     ranked = candidates.eligible(snapshot, policy)
+    work = _work(snapshot, policy, stand, batch.speed((*steady, *ranked)))
     best = next((row.offer.gpu for row in ranked if row.offer.purchase is Purchase.SPOT), None)
     if work is None or best is None or any(row.offer.purchase is Purchase.OWNED for row in steady):
         return None
@@ -179,29 +179,30 @@ def _for_the_deadline(snapshot: Snapshot, policy: Policy, stand: _Stand) -> _Mov
     )
 
 
-def _work(snapshot: Snapshot, policy: Policy, stand: _Stand) -> batch.Work | None:
+def _work(snapshot: Snapshot, policy: Policy, stand: _Stand, speed: float | None) -> batch.Work | None:
     """The job that has least time to spare, with those before it in the queue; None: others want replicas, or none."""
     due = [job for job in snapshot.jobs if job.deadline_at is not None]
-    speeds = _scaling(snapshot, policy)
-    if not due or speeds.images_per_second is None:
+    if not due or not speed:
         return None
     others = tuple(job for job in snapshot.jobs if job.deadline_at is None)
     idle = replace(_fleet(snapshot, policy, stand.staying), last_target=0)  # what runs, runs for the job
-    if scaling.target(snapshot.load, others, idle, stand.bounds, speeds).replicas:
+    if scaling.target(snapshot.load, others, idle, stand.bounds, _scaling(snapshot, policy)).replicas:
         return None
     start = batch.overhead_seconds(policy.start_seconds)
-    works = [
-        batch.Work(
+    works = []
+    for job in due:
+        if job.deadline_at is None:
+            continue
+        work = batch.Work(
             key=f"{job.id}@{job.deadline_at.isoformat()}",
             items=sum(one.items_left for one in snapshot.jobs if one.id <= job.id),
             seconds=batch.open_seconds(policy.schedule, snapshot.now, job.deadline_at, start),
-            most=max(1, stand.bounds.max),
-            images_per_second=speeds.images_per_second,
+            most=batch.fewest_machines(policy.schedule, snapshot.now, job.deadline_at),
+            images_per_second=speed,
             start_seconds=policy.start_seconds,
         )
-        for job in due
-        if job.deadline_at is not None
-    ]
+        late = work.earliest_seconds(work.most) > work.seconds  # then as many as may be while they may
+        works.append(replace(work, most=max(work.most, stand.bounds.max)) if late else work)
     return min(works, key=lambda work: work.seconds - work.earliest_seconds(work.most))
 
 

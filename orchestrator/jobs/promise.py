@@ -9,7 +9,8 @@ from orchestrator.ledger import jobs, offers
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger
 from policies import batch, candidates
-from policies.snapshot import Snapshot
+from policies.policy import Policy
+from policies.snapshot import Purchase, Snapshot
 
 
 def must_be_possible(ledger: Ledger, row: Deployment, items: int, deadline_at: datetime, now: datetime) -> None:
@@ -27,13 +28,14 @@ def must_be_possible(ledger: Ledger, row: Deployment, items: int, deadline_at: d
 
 
 def earliest(ledger: Ledger, row: Deployment, items: int, now: datetime) -> datetime | None:
-    """When so many images are read at the latest if all that the spec allows starts to read on demand as soon as it is
-    open, after what is in the queue already. None: nobody has measured how fast it reads, or it never opens.
+    """When so many images are read at the latest, after what is in the queue already, if as many machines as are sure
+    to be had for it start to read on demand as soon as it is open. None: nobody has measured how fast it reads, or it
+    is not open for long enough.
     """
     wanted = spec.parse(row.spec, row.source)
     policy = policy_of(wanted, row, ledger)(now)
     with ledger.read() as tx:
-        queued = sum(job.items_left for job in jobs.demand(tx, row.name, now))
+        queued = jobs.demand(tx, row.name, now)
         seen = Snapshot(
             now=now,
             deployment=row.name,
@@ -41,16 +43,32 @@ def earliest(ledger: Ledger, row: Deployment, items: int, now: datetime) -> date
             offers=offers.known(tx, policy.providers),
             profiles=offers.profiles(tx, policy.model),
         )
-    speeds = [row.profile.images_per_second for row in candidates.eligible(seen, policy) if row.profile is not None]
-    if not speeds or not speeds[0]:
+    speed = batch.speed(candidates.eligible(seen, policy))
+    if not speed:
         return None
-    most = max(1, wanted.replicas.max)
     work = batch.Work(
         key="",
-        items=queued + items,
+        items=sum(job.items_left for job in queued) + items,
         seconds=0.0,
-        most=most,
-        images_per_second=speeds[0],
+        most=1,
+        images_per_second=speed,
         start_seconds=policy.start_seconds,
     )
-    return batch.open_for(policy.schedule, now, work.earliest_seconds(most), work.overhead_seconds)
+    pursued = _pursued(seen, policy) and all(job.deadline_at is not None for job in queued)
+    fewest: int | None = None
+    at: datetime | None = None
+    for bounds, until in batch.stretches(policy.schedule, now):
+        machines = batch.most_machines(bounds, pursued=pursued)
+        if fewest is None or machines < fewest:
+            fewest = machines
+            at = batch.open_for(policy.schedule, now, work.earliest_seconds(fewest), work.overhead_seconds)
+        if at is None or until is None or at <= until:
+            return at
+    return None
+
+
+def _pursued(seen: Snapshot, policy: Policy) -> bool:
+    """Whether `decide` pursues a deadline with more than one machine: it has spot to choose and none of one's own."""
+    spot = any(one.offer.purchase is Purchase.SPOT for one in candidates.eligible(seen, policy))
+    owned = any(offer.purchase is Purchase.OWNED and policy.allows(offer) for offer in seen.offers)
+    return spot and not owned

@@ -30,10 +30,10 @@ spot: {}
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Callable[[int], Ledger]:
-    def opened(most: int) -> Ledger:
+def ledger(tmp_path: Path) -> Callable[..., Ledger]:
+    def opened(most: int, instead: tuple[str, str] = ("", "")) -> Ledger:
         found = open_ledger(tmp_path / "home")
-        text = SPEC.replace("MAX", str(most))
+        text = SPEC.replace("MAX", str(most)).replace(*instead)
         wanted = spec.parse(text, "ocr.yaml")
         with found.write() as tx:
             deployments.put_up(tx, "ocr", text, "ocr.yaml", NOW)
@@ -44,13 +44,13 @@ def ledger(tmp_path: Path) -> Callable[[int], Ledger]:
     return opened
 
 
-def test_a_deadline_that_can_be_met_is_taken(tmp_path: Path, ledger: Callable[[int], Ledger]) -> None:
+def test_a_deadline_that_can_be_met_is_taken(tmp_path: Path, ledger: Callable[..., Ledger]) -> None:
     due = NOW + timedelta(minutes=50)
     job = submit(ledger(1), None, folder(tmp_path / "in", numbered(20)), tmp_path / "out", [], NOW, due)
     assert job.deadline_at == due
 
 
-def test_one_that_cannot_is_refused_with_the_earliest(tmp_path: Path, ledger: Callable[[int], Ledger]) -> None:
+def test_one_that_cannot_is_refused_with_the_earliest(tmp_path: Path, ledger: Callable[..., Ledger]) -> None:
     known = ledger(1)
     source = folder(tmp_path / "in", numbered(90))  # 10,000 s at nine tenths of the speed, and a start
     with pytest.raises(Refused, match=r"90 images cannot be read with certainty by then; .*2026-11-23 09:5. \(CST\)"):
@@ -63,12 +63,46 @@ def test_one_that_cannot_is_refused_with_the_earliest(tmp_path: Path, ledger: Ca
         submit(known, None, source, tmp_path / "more", [], NOW, datetime(2026, 11, 23, 2, tzinfo=UTC))
 
 
-def test_more_machines_can_promise_more(tmp_path: Path, ledger: Callable[[int], Ledger]) -> None:
+def test_more_machines_can_promise_more(tmp_path: Path, ledger: Callable[..., Ledger]) -> None:
     source = folder(tmp_path / "in", numbered(90))
     assert submit(ledger(4), None, source, tmp_path / "out", [], NOW, NOW + timedelta(minutes=55)).total == 90
 
 
-def test_one_that_has_passed_is_refused(tmp_path: Path, ledger: Callable[[int], Ledger]) -> None:
+ONE_MACHINE = {
+    "without spot a batch has one machine": ("spot: {}", ""),
+    "nothing to be had on spot": (", spot_price_per_hour: 0.60", ""),
+    "some are up anyway": ("min: 0", "min: 1"),
+    "a later window has fewer": ('["Mon-Fri 08:00-21:00"]', '["Fri 08:00-20:02", {when: "Fri 20:02-21:00", max: 1}]'),
+}
+
+
+@pytest.mark.parametrize("why", ONE_MACHINE)
+def test_no_more_is_promised_than_one_machine_can(tmp_path: Path, ledger: Callable[..., Ledger], why: str) -> None:
+    """Found by a review: it promised for `replicas.max` machines where a batch gets one."""
+    source = folder(tmp_path / "in", numbered(90))
+    with pytest.raises(Refused, match="cannot be read with certainty"):
+        submit(ledger(4, ONE_MACHINE[why]), None, source, tmp_path / "out", [], NOW, NOW + timedelta(minutes=55))
+
+
+def test_where_others_wait_without_a_deadline_a_batch_has_one_machine(
+    tmp_path: Path, ledger: Callable[..., Ledger]
+) -> None:
+    known = ledger(4)
+    submit(known, None, folder(tmp_path / "first", numbered(1)), tmp_path / "a", [], NOW)
+    with pytest.raises(Refused, match="cannot be read with certainty"):
+        source = folder(tmp_path / "in", numbered(90))
+        submit(known, None, source, tmp_path / "b", [], NOW, NOW + timedelta(minutes=55))
+
+
+def test_a_window_with_fewer_machines_after_it_is_done_takes_nothing_away(
+    tmp_path: Path, ledger: Callable[..., Ledger]
+) -> None:
+    fewer = ('["Mon-Fri 08:00-21:00"]', '["Fri 08:00-21:00", {when: "Sat 08:00-20:00", max: 1}]')
+    source = folder(tmp_path / "in", numbered(90))
+    assert submit(ledger(4, fewer), None, source, tmp_path / "out", [], NOW, NOW + timedelta(minutes=55)).total == 90
+
+
+def test_one_that_has_passed_is_refused(tmp_path: Path, ledger: Callable[..., Ledger]) -> None:
     source = folder(tmp_path / "in", numbered(1))
     with pytest.raises(Refused, match="has passed already"):
         submit(ledger(1), None, source, tmp_path / "out", [], NOW, NOW)

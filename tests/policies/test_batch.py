@@ -18,6 +18,7 @@ from policies.plan import Drain, Launch, Plan
 from policies.snapshot import Instance, JobState, Load, Offer, Purchase, Snapshot
 from policies.windows import Schedule, Window
 from tests.policies.test_decide import NOW, instance, offer, policy, snapshot
+from tests.policies.test_decide import SPEED as SPEED_OF_T4
 
 SPOT = Purchase.SPOT
 POOLS = tuple(offer(name, purchase=SPOT, price_per_hour_micros=300_000) for name in "ab")
@@ -307,3 +308,36 @@ def test_who_stood_in_on_demand_leaves_when_two_full_pools_have_enough() -> None
     for _ in range(60):
         one.tick()
     assert sorted(m.offer_id for m in one.machines.values() if m.status is Status.READY) == ["a", "b"]
+
+
+def test_machines_on_demand_are_counted_with_their_own_speed() -> None:
+    """Found by a review: the best spot GPU's speed was counted on, and what saves the deadline may be slower."""
+    slow = replace(SPEED_OF_T4, gpu="P4", images_per_second=1.0)
+    quick = farm(2, 4, always).world()
+    seen = replace(quick, offers=(*POOLS, replace(DEAR, gpu="P4")), profiles=(SPEED_OF_T4, slow))
+    assert launched(decide(quick, policy(0, 1, spot=True, start_seconds=60.0))) == ["a"]
+    assert launched(decide(seen, policy(0, 1, spot=True, start_seconds=60.0))) == ["dear"], (
+        "4 h of reading at its speed"
+    )
+
+
+def test_no_more_are_counted_on_than_every_window_before_the_deadline_allows() -> None:
+    day = frozenset(range(7))
+    early = Window(days=day, start_minute=8 * 60, end_minute=13 * 60)
+    late = Window(days=day, start_minute=13 * 60, end_minute=20 * 60, max=1)
+    schedule = replace(policy(0, 4).schedule, windows=(early, late))
+    assert batch.fewest_machines(schedule, NOW, NOW + timedelta(hours=1)) == 4
+    assert batch.fewest_machines(schedule, NOW, NOW + timedelta(hours=2)) == 1
+    seen = replace(farm(2.9, 3.2, never).world(), offers=(DEAR, *POOLS))
+    asked = replace(policy(0, 4, spot=True, start_seconds=60.0), schedule=schedule)
+    assert launched(decide(seen, asked)), "one machine has no time to lose, whatever four could do until one o'clock"
+
+
+def test_a_job_is_not_reckoned_with_more_machines_than_may_be_up() -> None:
+    one = farm(8, 4, always, most=8)
+    one.tick()
+    assert one.memory["deadline"]["machines"] == 3  # type: ignore[index]
+    one.asked = replace(one.asked, schedule=replace(one.asked.schedule, max=1))
+    one.now += timedelta(seconds=batch.TICK_SECONDS)
+    one.tick()
+    assert one.memory["deadline"]["machines"] == 1  # type: ignore[index]
