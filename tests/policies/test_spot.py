@@ -229,15 +229,14 @@ def test_on_demand_does_not_wait_for_a_pool_that_cannot_be_asked(why: str) -> No
 def test_on_demand_waits_for_the_first_pool_only() -> None:
     many = tuple(offer(f"p{number}", purchase=SPOT, price_per_hour_micros=300_000) for number in range(9))
     seen = snapshot(offers=(*many, DEAR))
-    for tick in range(4):
+    asked: list[set[str]] = []
+    for _ in range(2):
         plan = decide(seen, spot(1, 2))
-        asked = [one.offer.id for one in plan.actions if isinstance(one, Launch)]
-        if "dear" in asked:
-            break
-        refused = dict.fromkeys(asked, 1)
-        many = tuple(replace(one, refusals=1, refused_at=seen.now) if one.id in refused else one for one in many)
+        asked.append({one.offer.id for one in plan.actions if isinstance(one, Launch)})
+        many = tuple(replace(one, refusals=1, refused_at=seen.now) if one.id in asked[-1] else one for one in many)
         seen = after(seen, plan, offers=(*many, DEAR))
-    assert tick <= 1
+    assert "dear" not in asked[0]
+    assert "dear" in asked[1]
 
 
 @pytest.mark.parametrize("damage", [{"own": {"pools": [{"of": "another shape"}]}}, {"policy": "hazard"}, {}])
