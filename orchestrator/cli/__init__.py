@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("orchestrator.cli.run", "run", "Read every image of a folder into another folder."),
     "serve": ("orchestrator.cli.serve", "serve", "Serve the engine over HTTP in the foreground."),
     "bench": ("orchestrator.cli.bench", "bench", "Measure this machine; --record adds its row to the table."),
-    "profile": ("orchestrator.cli.profile", "profile", "Show where the model's time goes and what can be cut."),
+    "profile": ("orchestrator.cli.profile", "profile", "Show where the model's time goes, and what can be cut."),
     "export": ("orchestrator.cli.export", "export", "Write a model's detector as an ONNX file for any size and batch."),
     "up": ("orchestrator.cli.up", "up", "Keep a spec true: hand it to the live daemon, or start one."),
     "daemon": ("orchestrator.cli.daemon", "daemon", "Run the daemon in the foreground (for systemd)."),
@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "job": ("orchestrator.cli.job", "app", "Submit and follow batches."),
     "report": ("orchestrator.cli.report", "report", "Print what a month cost and what was saved."),
     "backtest": ("orchestrator.cli.backtest", "app", "Replay spot policies over traces against the offline optimum."),
-    "simulate": ("orchestrator.cli.simulate", "simulate", "Run the loop over a simulated month."),
+    "simulate": ("orchestrator.cli.simulate", "simulate", "Run the loop on a virtual clock: a month, or bad days."),
     "ledger": ("orchestrator.cli.ledger", "app", "Check the ledger."),
 }
 

@@ -15,7 +15,9 @@ def profile(
     top: int = typer.Option(8, "--top", min=1, help="Rows per table."),
     json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Show where the model's time goes, and what can be cut without changing what it reads.
+    """Show where the model's time goes, and what can be cut.
+
+    Nothing is cut that changes what it reads.
 
     By operation, node and branch, as ONNX Runtime's own profiler says on this machine's CPU. Each exact rewrite is
     tried on the same inputs, and kept only when nothing changes.

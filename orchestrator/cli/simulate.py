@@ -20,7 +20,7 @@ def simulate(
     story: bool = typer.Option(False, "--story", help="Tell the bad day of --seed in words."),
     json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Run the loop on a virtual clock: over a simulated month, or through bad days.
+    """Run the loop on a virtual clock: a month, or bad days.
 
     A month: every provider is replaced by a market at the spec's prices, and only FILE is written, marked as
     simulated; `halve report --ledger FILE` reads it. Bad days: markets, daemons and clocks in which everything goes
