@@ -89,22 +89,25 @@ async def receive(request: Request, sources: Sources, max_bytes: int) -> Upload:
     return upload
 
 
+def _text_or_nothing(name: str, value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise Refusal(400, f"{name}: not text")
+
+
 def wished(files: list[File], wishes: Mapping[str, object]) -> Upload:
     """The files, and what is wished of them. A wish that is absent, empty or null is none. Raises Refusal."""
     given = {name: wish for name in _WISHES if (wish := wishes.get(name)) not in (None, "")}
     listed = given.get("fields")
     if isinstance(listed, list) and all(isinstance(name, str) for name in listed):
         listed = "\n".join(listed)
-    prompt = given.get("prompt")
-    for name, text in (("fields", listed), ("prompt", prompt)):
-        if text is not None and not isinstance(text, str):
-            raise Refusal(400, f"{name}: not text")
+    asked = _text_or_nothing("fields", listed), _text_or_nothing("prompt", given.get("prompt"))
     visualize = _YES_OR_NO.get(str(given.get("visualize", "")).lower())
     if visualize is None:
         raise Refusal(400, "visualize: true or false")
     deadline = given.get("deadline_seconds")
     try:
-        wanted = fields.wanted(listed, prompt)  # type: ignore[arg-type]  # both are text, or nothing
+        wanted = fields.wanted(*asked)
     except fields.BadWish as wish:
         raise Refusal(400, str(wish)) from None
     return Upload(

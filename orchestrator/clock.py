@@ -47,3 +47,25 @@ class VirtualClock:
     def jump(self, to: datetime) -> None:
         """Set the time, forwards or backwards, as a bad NTP server would."""
         self._now = to.astimezone(UTC)
+
+
+class SetClock:
+    """A daemon's clock that somebody sets: time passes as it does, but it is later or earlier."""
+
+    def __init__(self, truth: VirtualClock) -> None:
+        self._truth = truth
+        self.ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        return self._truth.now() + self.ahead
+
+    def sleep(self, seconds: float) -> None:
+        self._truth.sleep(seconds)
+
+    def jump(self, to: datetime) -> None:
+        """Time really passes until then."""
+        self._truth.jump(to - self.ahead)
+
+    def set(self, hours: float) -> None:
+        """It is suddenly so much later, for whoever reads this clock."""
+        self.ahead += timedelta(hours=hours)

@@ -7,12 +7,12 @@ is slower than it was measured, and what the coming tick should bring may be los
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from policies import pools, windows
+from policies import pools
 from policies.deadline import earliest_deadline_seconds, next_step, shielded_ticks
 from policies.disruption import Leaving
 from policies.hazard import Belief, Hazards, ZoneBelief, observe, unseen
@@ -21,15 +21,12 @@ from policies.market import IDLE, ON_DEMAND, Job, Market, Zone
 from policies.selection import Ranked
 from policies.snapshot import Instance, Offer, Purchase
 from policies.spot import UNWATCHED_SECONDS, Plain, Source, events, happened
-from policies.windows import Bounds, Schedule
 
 #: between two decisions, unless something happens
 TICK_SECONDS = 60
 #: share of the measured throughput that is counted on, and how much longer than usual a start may take
 PACE = 0.9
 LATE_START = 1.5
-#: a job that needs more openings than this is never done
-MOST_OPENINGS = 2000
 #: the fewest machines are taken that need at most this share of the time
 TIME_USED = 0.8
 
@@ -77,64 +74,6 @@ def speed(ranked: Sequence[Ranked]) -> float | None:
     firsts = (next((profile for is_spot, profile in measured if is_spot is wanted), None) for wanted in (True, False))
     speeds = (profile.images_per_second for profile in firsts if profile is not None)
     return min((images for images in speeds if images is not None), default=None)
-
-
-def most_machines(bounds: Bounds, *, pursued: bool = True) -> int:
-    """How many may read for a deadline; where it is not pursued, or some are up anyway, a batch asks for no more."""
-    return max(1, bounds.max if pursued and bounds.min == 0 else bounds.min)
-
-
-def stretches(schedule: Schedule, now: datetime) -> Iterator[tuple[Bounds, datetime | None]]:
-    """What is open from now on, and until when these bounds hold; None: no change within the horizon."""
-    at: datetime | None = now
-    for _ in range(MOST_OPENINGS):
-        if at is None:
-            return
-        bounds, at = windows.bounds(schedule, at), windows.next_edge(schedule, at)
-        if bounds.open:
-            yield bounds, at
-
-
-def fewest_machines(schedule: Schedule, now: datetime, until: datetime) -> int:
-    """How many may read at every open moment until then; at least one."""
-    fewest: list[int] = []
-    for bounds, edge in stretches(schedule, now):
-        fewest.append(most_machines(bounds))
-        if edge is None or edge >= until:
-            break
-    return min(fewest, default=1)
-
-
-def open_seconds(schedule: Schedule, now: datetime, until: datetime, start_seconds: float) -> float:
-    """How long it is open from now until then, without what is lost on a start at each opening."""
-    total, at = 0.0, now
-    while at < until:
-        bounds = windows.bounds(schedule, at)
-        edge = min(until, (bounds.closes_at if bounds.open else bounds.opens_at) or until)
-        if bounds.open:
-            total += (edge - at).total_seconds()
-        elif edge < until:
-            total -= start_seconds
-        at = edge
-    return total
-
-
-def open_for(schedule: Schedule, now: datetime, seconds: float, start_seconds: float) -> datetime | None:
-    """When it has been open for so long, with a start more at each opening; None: not within the horizon."""
-    at, left = now, seconds
-    for _ in range(MOST_OPENINGS):
-        bounds = windows.bounds(schedule, at)
-        if bounds.open:
-            edge = bounds.closes_at
-            if edge is None or (edge - at).total_seconds() >= left:
-                return at + timedelta(seconds=left)
-            left -= (edge - at).total_seconds()
-        else:
-            edge, left = bounds.opens_at, left + start_seconds
-        if edge is None:
-            return None
-        at = edge
-    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from policies import batch, budget, candidates, choice, disruption, scaling, spot, windows
+from policies import batch, budget, candidates, choice, disruption, openings, scaling, spot, windows
 from policies.candidates import Basket
 from policies.disruption import Leaving
 from policies.lifecycle import LIVE, STARTING, Status
@@ -196,8 +196,8 @@ def _work(snapshot: Snapshot, policy: Policy, stand: _Stand, speed: float | None
         work = batch.Work(
             key=f"{job.id}@{job.deadline_at.isoformat()}",
             items=sum(one.items_left for one in snapshot.jobs if one.id <= job.id),
-            seconds=batch.open_seconds(policy.schedule, snapshot.now, job.deadline_at, start),
-            most=batch.fewest_machines(policy.schedule, snapshot.now, job.deadline_at),
+            seconds=openings.open_seconds(policy.schedule, snapshot.now, job.deadline_at, start),
+            most=openings.fewest_machines(policy.schedule, snapshot.now, job.deadline_at),
             images_per_second=speed,
             start_seconds=policy.start_seconds,
         )

@@ -32,7 +32,7 @@ def operation(node: Node, opset: int) -> Operation:
 
 def _convolution(node: Node, opset: int) -> Operation:
     strides, dilations = _pair(node, "strides"), _pair(node, "dilations")
-    groups = int(node.attributes.get("group", 1))  # type: ignore[arg-type]
+    groups = int(_number(node, "group", 1))
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor = None) -> Tensor:
         before, after = _pads(node, x, weight.shape[2:], strides, dilations)
@@ -45,7 +45,7 @@ def _convolution(node: Node, opset: int) -> Operation:
 
 def _transposed(node: Node, opset: int) -> Operation:
     strides, dilations = _pair(node, "strides"), _pair(node, "dilations")
-    groups = int(node.attributes.get("group", 1))  # type: ignore[arg-type]
+    groups = int(_number(node, "group", 1))
     extra = node.attributes.get("output_padding", (0, 0))
     pads = _numbers(node, "pads", (0, 0, 0, 0))
     if pads[:2] != pads[2:] or _text(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
@@ -84,7 +84,7 @@ def _mean_of_windows(node: Node, opset: int) -> Operation:
 
 
 def _normalised(node: Node, opset: int) -> Operation:
-    epsilon = float(node.attributes.get("epsilon", 1e-5))  # type: ignore[arg-type]
+    epsilon = _number(node, "epsilon", 1e-5)
     return lambda x, scale, bias, mean, variance: functional.batch_norm(
         x, mean, variance, scale, bias, training=False, eps=epsilon
     )
@@ -116,7 +116,7 @@ def _mean(node: Node, opset: int) -> Operation:
 
 
 def _softmax(node: Node, opset: int) -> Operation:
-    axis = int(node.attributes.get("axis", -1 if opset >= 13 else 1))  # type: ignore[arg-type]
+    axis = int(_number(node, "axis", -1 if opset >= 13 else 1))
 
     def softmax(x: Tensor) -> Tensor:
         if opset >= 13:
@@ -127,7 +127,7 @@ def _softmax(node: Node, opset: int) -> Operation:
 
 
 def _linear(node: Node, opset: int) -> Operation:
-    alpha, beta = float(node.attributes.get("alpha", 1.0)), float(node.attributes.get("beta", 1.0))  # type: ignore[arg-type]
+    alpha, beta = _number(node, "alpha", 1.0), _number(node, "beta", 1.0)
     turn_a, turn_b = bool(node.attributes.get("transA", 0)), bool(node.attributes.get("transB", 0))
 
     def multiply(a: Tensor, b: Tensor, c: Tensor = None) -> Tensor:
@@ -138,12 +138,12 @@ def _linear(node: Node, opset: int) -> Operation:
 
 
 def _hard_sigmoid(node: Node, opset: int) -> Operation:
-    alpha, beta = float(node.attributes.get("alpha", 0.2)), float(node.attributes.get("beta", 0.5))  # type: ignore[arg-type]
+    alpha, beta = _number(node, "alpha", 0.2), _number(node, "beta", 0.5)
     return lambda x: (x * alpha + beta).clamp(0, 1)
 
 
 def _leaky(node: Node, opset: int) -> Operation:
-    slope = float(node.attributes.get("alpha", 0.01))  # type: ignore[arg-type]
+    slope = _number(node, "alpha", 0.01)
     return lambda x: functional.leaky_relu(x, slope)
 
 
@@ -153,7 +153,7 @@ def _turned(node: Node, opset: int) -> Operation:
 
 
 def _joined(node: Node, opset: int) -> Operation:
-    axis = int(node.attributes["axis"])  # type: ignore[arg-type]
+    axis = int(_number(node, "axis"))
     return lambda *parts: torch.cat(parts, axis)
 
 
@@ -194,14 +194,14 @@ def _unsqueezed(node: Node, opset: int) -> Operation:
 
 
 def _cast(node: Node, opset: int) -> Operation:
-    kind = int(node.attributes["to"])  # type: ignore[arg-type]
+    kind = int(_number(node, "to"))
     if kind not in TYPES:
         raise WeightsError(f"the torch backend has no Cast to type {kind}; use onnxruntime for this model")
     return lambda x: x.to(TYPES[kind])
 
 
 def _gathered(node: Node, opset: int) -> Operation:
-    axis = int(node.attributes.get("axis", 0))  # type: ignore[arg-type]
+    axis = int(_number(node, "axis", 0))
 
     def gather(x: Tensor, places: Tensor) -> Tensor:
         wrapped = torch.where(places < 0, places + x.shape[axis], places)
@@ -212,7 +212,7 @@ def _gathered(node: Node, opset: int) -> Operation:
 
 
 def _flattened(node: Node, opset: int) -> Operation:
-    axis = int(node.attributes.get("axis", 1))  # type: ignore[arg-type]
+    axis = int(_number(node, "axis", 1))
     return lambda x: x.reshape(math.prod(x.shape[:axis]), -1)
 
 
@@ -311,6 +311,13 @@ def _numbers(node: Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]
         return tuple(int(each) for each in found)
     if isinstance(found, np.ndarray):
         return tuple(int(each) for each in found.tolist())
+    raise WeightsError(f"{node.op}: {name} is {found!r}")
+
+
+def _number(node: Node, name: str, default: float | None = None) -> float:
+    found = node.attributes.get(name, default)
+    if isinstance(found, int | float):
+        return found
     raise WeightsError(f"{node.op}: {name} is {found!r}")
 
 

@@ -198,30 +198,17 @@ def _print_runs(
 
 
 def _print_table(title: str, rows: "dict[str, list[Run]]", ticks: list[int]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    from orchestrator.reports.figures import console
+    from orchestrator.reports.figures import console, table
     from orchestrator.simulation.backtest import summarise
 
     starts = f"{len(ticks)} starts" if len(ticks) > 1 else f"start at tick {ticks[0]}"
-    table = Table(
-        *("policy", "mean cost"),
-        *("mean", "p95", "worst", "missed", "preempted"),
-        title=f"{title}\n{starts}; mean, p95 and worst are cost / offline optimum",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    columns = ("policy", "mean cost", "mean", "p95", "worst", "missed", "preempted")
+    shown = table(*columns, title=f"{title}\n{starts}; mean, p95 and worst are cost / offline optimum")
     best: list[Run] = []
     for name, runs in rows.items():
         total, best = summarise(runs), runs
         ratios = (f"{value:.3f}" for value in (total.mean_ratio, total.p95_ratio, total.worst_ratio))
         cost = sum(run.cost for run in runs) / len(runs)
-        table.add_row(name, f"{cost:.2f}", *ratios, str(total.misses), str(total.preemptions))
-    table.add_row("(offline optimum)", f"{sum(run.optimal_cost for run in best) / len(best):.2f}", *["1.000"] * 3)
-    console().print(table)
+        shown.add_row(name, f"{cost:.2f}", *ratios, str(total.misses), str(total.preemptions))
+    shown.add_row("(offline optimum)", f"{sum(run.optimal_cost for run in best) / len(best):.2f}", *["1.000"] * 3)
+    console().print(shown)

@@ -109,25 +109,13 @@ def _title(trace: "Trace", service: "Service") -> str:
 
 
 def _print_table(title: str, rows: "list[Served]", bound: float) -> None:
-    from rich import box
-    from rich.table import Table
+    from orchestrator.reports.figures import console, table
 
-    from orchestrator.reports.figures import console
-
-    table = Table(
-        *("policy", "cost", "available", "capacity", "worst hour", "on-demand", "losses"),
-        title=f"{title}\ncost: on-demand alone is 1",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    columns = ("policy", "cost", "available", "capacity", "worst hour", "on-demand", "losses")
+    shown = table(*columns, title=f"{title}\ncost: on-demand alone is 1")
     for one in rows:
         shares = (f"{value:.2%}" for value in (one.availability, one.capacity))
-        table.add_row(
+        shown.add_row(
             one.policy,
             f"{one.relative_cost:.3f}",
             *shares,
@@ -135,5 +123,5 @@ def _print_table(title: str, rows: "list[Served]", bound: float) -> None:
             f"{one.on_demand_share:.1%}",
             str(one.preemptions),
         )
-    table.add_row("(omniscient bound)", f"{bound:.3f}")
-    console().print(table)
+    shown.add_row("(omniscient bound)", f"{bound:.3f}")
+    console().print(shown)

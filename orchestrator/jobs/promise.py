@@ -8,7 +8,7 @@ from orchestrator.errors import Refused
 from orchestrator.ledger import jobs, offers
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger
-from policies import batch, candidates
+from policies import batch, candidates, openings
 from policies.policy import Policy
 from policies.snapshot import Purchase, Snapshot
 
@@ -57,11 +57,11 @@ def earliest(ledger: Ledger, row: Deployment, items: int, now: datetime) -> date
     pursued = _pursued(seen, policy) and all(job.deadline_at is not None for job in queued)
     fewest: int | None = None
     at: datetime | None = None
-    for bounds, until in batch.stretches(policy.schedule, now):
-        machines = batch.most_machines(bounds, pursued=pursued)
+    for bounds, until in openings.stretches(policy.schedule, now):
+        machines = openings.most_machines(bounds, pursued=pursued)
         if fewest is None or machines < fewest:
             fewest = machines
-            at = batch.open_for(policy.schedule, now, work.earliest_seconds(fewest), work.overhead_seconds)
+            at = openings.open_for(policy.schedule, now, work.earliest_seconds(fewest), work.overhead_seconds)
         if at is None or until is None or at <= until:
             return at
     return None

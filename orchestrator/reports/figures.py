@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 UNKNOWN = "unknown"
 PIPED_WIDTH = 100
@@ -18,6 +19,25 @@ def console() -> "Console":
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=PIPED_WIDTH)
+
+
+def table(*columns: str, title: str) -> "Table":
+    """A table of figures: the first column is words, the others are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    found = Table(
+        *columns,
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for column in found.columns[1:]:
+        column.justify = "right"
+    return found
 
 
 def money(micros: int | None, places: int = 2) -> str:

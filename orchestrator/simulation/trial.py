@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from orchestrator import deployment, spec
-from orchestrator.clock import VirtualClock
+from orchestrator.clock import SetClock, VirtualClock
 from orchestrator.invariants import ALWAYS, ANYTIME, Invariant, nothing_runs, the_ledger_equals_the_meter
 from orchestrator.ledger import checks, deployments, fleet, leases
 from orchestrator.ledger.store import Ledger, LedgerUnwritable, Stale, open_file
@@ -84,20 +84,6 @@ class Outcome:
     faults: Counter[str] = field(default_factory=Counter)
     effects: Counter[str] = field(default_factory=Counter)  # at which it crashed
     violation: Violation | None = None
-
-
-class SetClock:
-    """The daemon's clock, which somebody sets: time passes as it does, but it is later or earlier."""
-
-    def __init__(self, truth: VirtualClock) -> None:
-        self._truth = truth
-        self.ahead = timedelta(0)
-
-    def now(self) -> datetime:
-        return self._truth.now() + self.ahead
-
-    def sleep(self, seconds: float) -> None:
-        self._truth.sleep(seconds)
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from orchestrator.billing import Charge
-from orchestrator.clock import VirtualClock
+from orchestrator.clock import SetClock, VirtualClock
 from orchestrator.door import ServingSet
 from orchestrator.invariants import (
     ALWAYS,
@@ -95,28 +95,6 @@ class FakeDoor:
     @property
     def inside(self) -> list[str]:
         return [] if self.serving is None else [replica.id for replica in self.serving.replicas]
-
-
-class SetClock:
-    """The daemon's clock, which somebody sets: time passes as it does, but it is later or earlier."""
-
-    def __init__(self, truth: VirtualClock) -> None:
-        self._truth = truth
-        self._ahead = timedelta(0)
-
-    def now(self) -> datetime:
-        return self._truth.now() + self._ahead
-
-    def sleep(self, seconds: float) -> None:
-        self._truth.sleep(seconds)
-
-    def jump(self, to: datetime) -> None:
-        """Time really passes until then."""
-        self._truth.jump(to - self._ahead)
-
-    def set(self, hours: float) -> None:
-        """It is suddenly so much later, for the daemon alone."""
-        self._ahead += timedelta(hours=hours)
 
 
 class Scene:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies import batch
+from policies import batch, openings
 from policies.decide import Policy, decide
 from policies.lifecycle import OVER, Status
 from policies.plan import Drain, Launch, Plan
@@ -231,7 +231,7 @@ def test_closed_hours_do_not_count() -> None:
     day = Window(days=frozenset(range(7)), start_minute=10 * 60, end_minute=14 * 60)
     schedule = replace(policy().schedule, windows=(day,))
     assert isinstance(schedule, Schedule)
-    found = batch.open_seconds(schedule, NOW, NOW + timedelta(days=1), 90.0)
+    found = openings.open_seconds(schedule, NOW, NOW + timedelta(days=1), 90.0)
     assert found == 4 * 3600 - 90  # 12 to 14, and from 10 to 12 after one more start
 
 
@@ -326,8 +326,8 @@ def test_no_more_are_counted_on_than_every_window_before_the_deadline_allows() -
     early = Window(days=day, start_minute=8 * 60, end_minute=13 * 60)
     late = Window(days=day, start_minute=13 * 60, end_minute=20 * 60, max=1)
     schedule = replace(policy(0, 4).schedule, windows=(early, late))
-    assert batch.fewest_machines(schedule, NOW, NOW + timedelta(hours=1)) == 4
-    assert batch.fewest_machines(schedule, NOW, NOW + timedelta(hours=2)) == 1
+    assert openings.fewest_machines(schedule, NOW, NOW + timedelta(hours=1)) == 4
+    assert openings.fewest_machines(schedule, NOW, NOW + timedelta(hours=2)) == 1
     seen = replace(farm(2.9, 3.2, never).world(), offers=(DEAR, *POOLS))
     asked = replace(policy(0, 4, spot=True, start_seconds=60.0), schedule=schedule)
     assert launched(decide(seen, asked)), "one machine has no time to lose, whatever four could do until one o'clock"

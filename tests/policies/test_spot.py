@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from policies.decide import Policy, decide
 from policies.lifecycle import LIVE, OVER, Status
 from policies.placement import POLICIES
-from policies.plan import Drain, Launch, Plan, Terminate
+from policies.plan import Drain, Launch, Plan
 from policies.snapshot import Instance, Purchase, Snapshot
-from tests.policies.test_decide import NOW, actions, instance, obeyed, offer, policy, snapshot
+from tests.policies.test_decide import NOW, actions, instance, obeyed, offer, policy, snapshot, sound
 
 SPOT, STEADY = Purchase.SPOT, Purchase.ON_DEMAND
 A = offer("a", purchase=SPOT, price_per_hour_micros=300_000)
@@ -137,19 +137,9 @@ def test_any_plan_is_sound(up: tuple[Instance, ...], least: int, more: int, surg
     asked = spot(least, max(1, least + more), surge=surge, placing=name, guard=guard, base_on_demand=min(1, least))
     plan = decide(seen, asked)
     assert plan == decide(seen, asked)
-    by_id = {one.id: one for one in up}
-    touched = [one.instance_id for one in plan.actions if not isinstance(one, Launch)]
-    assert len(touched) == len(set(touched))
-    for action in plan.actions:
-        if isinstance(action, Drain):
-            assert by_id[action.instance_id].status is Status.READY
-        elif isinstance(action, Terminate):
-            assert by_id[action.instance_id].status not in {Status.READY, *OVER}
-            assert not by_id[action.instance_id].terminating
-    launches = sum(isinstance(one, Launch) for one in plan.actions)
-    usable = [one for one in up if one.status in LIVE and not one.terminating and one.reclaim_at is None]
+    launches, left = sound(up, plan)
     if launches:
-        assert launches + len([one for one in usable if one.id not in touched]) <= max(1, least + more) + surge
+        assert launches + left <= max(1, least + more) + surge
     going = {one.offer_id for one in up if one.reclaim_at is not None and one.status in (*LIVE, Status.DRAINING)}
     launched = {one.offer.id for one in plan.actions if isinstance(one, Launch)}
     assert name != "hazard" or not launched & going
