@@ -85,7 +85,7 @@ def open_running(home: Path, clock: Clock, ledger: Ledger, row: Deployment) -> R
         deployment=row.name,
         digest=wanted.replica_digest(),
         payload=payload_of(wanted),
-        policy=policy_of(wanted, row, ledger),
+        wishes=wishes_of(wanted, row),
         clock=clock,
         ledger=ledger,
         providers=providers,
@@ -154,15 +154,25 @@ def payload_of(wanted: Spec) -> dict[str, object]:
 
 
 def policy_of(wanted: Spec, row: Deployment, ledger: Ledger) -> Callable[[datetime], Policy]:
+    """The spec in the policies' words, by the start that the ledger has measured when it is asked."""
+    at_start = wishes_of(wanted, row)
+
+    def policy(now: datetime) -> Policy:
+        with ledger.read() as tx:
+            start_seconds = fleet.start_seconds(tx, row.name)
+        return at_start(now, start_seconds)
+
+    return policy
+
+
+def wishes_of(wanted: Spec, row: Deployment) -> Callable[[datetime, float | None], Policy]:
     """The spec in the policies' words. What depends on the moment: holidays, the override, the measured start."""
     override = None
     if row.override_state in ("open", "closed") and row.override_until is not None:
         override = Override(state="open" if row.override_state == "open" else "closed", until=row.override_until)
     marginal = electricity(wanted)
 
-    def policy(now: datetime) -> Policy:
-        with ledger.read() as tx:
-            start_seconds = fleet.start_seconds(tx, row.name)
+    def policy(now: datetime, start_seconds: float | None) -> Policy:
         live = override if override is not None and now < override.until else None
         return replace(wishes(wanted, now, start_seconds, live, marginal), wanted=row.wanted == "up")
 

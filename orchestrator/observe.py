@@ -1,6 +1,5 @@
 """The world as a snapshot: passive. It believes what it is told and changes nothing but our knowledge."""
 
-import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,28 +9,23 @@ from itertools import pairwise
 from typing import TypeVar
 
 from orchestrator import billing, book
-from orchestrator.ledger import beliefs, charges, deployments, fleet, jobs, measuring, offers
+from orchestrator.ledger import beliefs, charges, deployments, fleet, jobs, offers
 from orchestrator.ledger.fleet import Machine
 from orchestrator.ledger.store import Transaction
 from orchestrator.probes import Health
 from orchestrator.providers import Listed, Priced, Provider, ProviderError, State
 from orchestrator.reflection import reflect
 from orchestrator.world import DoorLoad, World
-from policies import forecast, scaling, throughput, windows
+from policies import forecast, scaling, windows
 from policies.decide import Policy
-from policies.disruption import Disruption, overdue
 from policies.lifecycle import OVER, Status
-from policies.snapshot import Instance, Load, Offer, Profile, Snapshot, Spend
+from policies.snapshot import Instance, Load, Offer, Snapshot, Spend
 
 #: the door is asked for its minutes of this long; older ones are in the ledger
 RECENT = timedelta(minutes=10)
 MINUTE = timedelta(minutes=1)
 #: a ledger that knows no price of a provider asks for those of this long ago on
 PRICES_BACK = timedelta(days=1)
-#: so many minutes of a busy replica are a measurement
-BUSY_MINUTES = 3
-#: a replica that lived shorter than this after it was ready counts as a failed launch of its pool
-SHORT_LIFE = timedelta(seconds=60)
 FAN_OUT = 16
 
 T = TypeVar("T")
@@ -111,23 +105,24 @@ class Believed:
     """What the ledger knows now, of what was asked for in this transaction anyway."""
 
     machines: tuple[Machine, ...]  # those that are not over, in the order of their launch
+    witnessed: tuple[tuple[Machine, Machine], ...]  # before and after, of those whose provider answered
+    offers: Mapping[str, Offer]  # all that are known, by id
     closing: frozenset[str]  # ids of those that somebody was asked to end
     strangers: frozenset[str]  # tokens that are listed as alive, and that are no live machine of the ledger
 
 
-def believe(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Believed:
+def believe(tx: Transaction, world: World, seen: Seen) -> Believed:
     """Write what was seen into the ledger: statuses, settled launches, charges, offers and prices, demand."""
     moved, known = _record_offers(tx, seen)
     leaving = {intent.instance_id for intent in fleet.open_intents(tx, world.deployment) if intent.kind == "terminate"}
     forgotten, returned, strangers = _unexpected(tx, world, seen, known)
-    kept = []
+    kept, witnessed = [], []
     for before in (*fleet.machines(tx, world.deployment), *returned):
         provider = world.providers.get(before.provider)
         after = before
         if before.provider not in seen.unreachable and provider is not None:
             after = _witnessed(tx, seen, before, provider, moved, leaving=before.id in leaving)
-            if offer := known.get(before.offer_id):
-                _learn(tx, before, after, offer, policy.patience, leaving=before.id in leaving, now=seen.at)
+            witnessed.append((before, after))
         if after.status not in OVER and after.deployment == world.deployment:
             kept.append(after)
     if seen.load is not None:
@@ -136,7 +131,13 @@ def believe(tx: Transaction, world: World, policy: Policy, seen: Seen) -> Believ
         kept.sort(key=lambda machine: machine.intent_id)
     alive = frozenset(token for token in strangers if seen.listed[token].state is not State.GONE)
     known_by_now = {one.token for one in (*forgotten, *returned)}
-    return Believed(machines=tuple(kept), closing=frozenset(leaving), strangers=alive - known_by_now)
+    return Believed(
+        machines=tuple(kept),
+        witnessed=tuple(witnessed),
+        offers=known,
+        closing=frozenset(leaving),
+        strangers=alive - known_by_now,
+    )
 
 
 def _witnessed(
@@ -187,30 +188,6 @@ def _is_news(price: Priced, known: Offer | None, newest: datetime | None) -> boo
     return (price.price_per_hour_micros, price.currency) != (known.price_per_hour_micros, known.currency)
 
 
-def _learn(
-    tx: Transaction,
-    before: Machine,
-    after: Machine,
-    offer: Offer,
-    patience: Disruption,
-    *,
-    leaving: bool,
-    now: datetime,
-) -> None:
-    """What became of a machine is remembered of its pool: taken back, come to nothing, or well and alive."""
-    if after.status is Status.PREEMPTED:
-        offers.lost(tx, offer.id, after.ended_at or now)
-    elif after.status != before.status and after.status in (Status.FAILED, Status.LOST):
-        if after.ready_at is None or now - after.ready_at < SHORT_LIFE:
-            offers.refused(tx, offer.id, after.reason, now)
-    elif not leaving and overdue(after.status, after.requested_at, after.launched_at, patience, now):
-        offers.refused(tx, offer.id, "never ready", now)  # once: this tick ends it
-    elif after.status is Status.READY and offer.refused_at and after.ready_at:
-        came_later = not after.ready_at <= offer.refused_at <= now
-        if came_later and now - after.ready_at >= SHORT_LIFE:
-            offers.accepted(tx, offer.id)
-
-
 def _unexpected(
     tx: Transaction, world: World, seen: Seen, known: Mapping[str, Offer]
 ) -> tuple[list[Machine], list[Machine], frozenset[str]]:
@@ -238,31 +215,10 @@ def _otherwise(machine: Machine, listed: Listed) -> bool:
     return listed.ended_at is not None and listed.ended_at != machine.ended_at
 
 
-def measure(tx: Transaction, world: World, policy: Policy, machines: Iterable[Machine], now: datetime) -> None:
-    """Where GPUs that nobody measured are tried: what such a replica reads when it is busy becomes its profile."""
-    if not policy.try_unmeasured:
-        return
-    known = offers.profiles(tx, policy.model)
-    ready = {one.gpu for one in machines if one.status is Status.READY}
-    for gpu in sorted(gpu for gpu in ready if throughput.measured(known, policy.model, gpu) is None):
-        busy = measuring.busy_minutes(tx, world.deployment, gpu, now.replace(second=0, microsecond=0))
-        if len(busy) < BUSY_MINUTES:
-            continue
-        late = [p95 for _, p95 in busy if p95 is not None]
-        profile = Profile(
-            model=policy.model,
-            gpu=gpu,
-            precision=str(world.payload.get("engine", {}).get("precision", "auto")),
-            batch=1,
-            images_per_second=statistics.median(images for images, _ in busy) / 60,
-            p95_ms=max(late) if late else None,
-            source="observed",
-        )
-        offers.add_profile(tx, profile, now, note=f"seen by {world.deployment} in {len(busy)} busy minutes")
-
-
-def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen, believed: Believed) -> Snapshot:
-    """All that the decision may know, from the ledger and from what was seen."""
+def snapshot(
+    tx: Transaction, world: World, policy: Policy, seen: Seen, believed: Believed, start_seconds: float | None
+) -> Snapshot:
+    """All that the decision may know, from the ledger and from what was seen. `policy` is by this start."""
     on_offer = {offer.id for offer in seen.offers}
     hold_down = timedelta(seconds=scaling.hold_down_seconds(policy.start_seconds))
     decided = fleet.targets(tx, world.deployment, seen.at - hold_down)
@@ -282,7 +238,7 @@ def snapshot(tx: Transaction, world: World, policy: Policy, seen: Seen, believed
         unreachable=frozenset(seen.unreachable),
         strangers=tuple(seen.listed[token].provider_id for token in sorted(believed.strangers)),
         memory=beliefs.known(tx, world.deployment),
-        start_seconds=policy.start_seconds,
+        start_seconds=start_seconds,
     )
 
 

@@ -1,7 +1,6 @@
 """Snapshots as JSON and back, so that any decision can be looked at, and made, again."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -24,13 +23,10 @@ def from_json(values: Mapping[str, Any]) -> Snapshot:
     return _ADAPTER.validate_python(values)
 
 
-def again(values: Mapping[str, Any], policy: Callable[[datetime], Policy]) -> Plan:
+def again(values: Mapping[str, Any], wishes: Callable[[datetime, float | None], Policy]) -> Plan:
     """What the policies decide about a snapshot that was kept. They are as they are now, the world is as it was."""
     snapshot = from_json(values)
-    wanted = policy(snapshot.now)
-    if snapshot.start_seconds is not None:
-        wanted = replace(wanted, start_seconds=snapshot.start_seconds)
-    return decide(snapshot, wanted)
+    return decide(snapshot, wishes(snapshot.now, snapshot.start_seconds))
 
 
 def differences(plan: Plan, kept: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ Everything that can happen (a crash, a preemption, a price move, a closing windo
 import logging
 from datetime import datetime, timedelta
 
-from orchestrator import act, observe, replay
+from orchestrator import act, lessons, observe, replay
 from orchestrator.ledger import beliefs, fleet
 from orchestrator.ledger.store import Transaction
 from orchestrator.world import World
@@ -23,11 +23,14 @@ HEARTBEAT = timedelta(seconds=60)
 def tick(world: World) -> Plan:
     """Bring the world one step closer to what the spec asks for. Raises Stale when another daemon took over."""
     seen = observe.look(world)
-    policy = world.policy(seen.at)
     with world.ledger.write() as tx:
-        believed = observe.believe(tx, world, policy, seen)
-        observe.measure(tx, world, policy, believed.machines, seen.at)
-        snapshot = observe.snapshot(tx, world, policy, seen, believed)
+        believed = observe.believe(tx, world, seen)
+        # by what was seen a moment ago: a second tick on an unchanged world wishes for the same
+        start_seconds = fleet.start_seconds(tx, world.deployment)
+        policy = world.wishes(seen.at, start_seconds)
+        lessons.pools(tx, believed, policy.patience, seen.at)
+        lessons.gpus(tx, world, policy, believed.machines, seen.at)
+        snapshot = observe.snapshot(tx, world, policy, seen, believed, start_seconds)
     plan = decide(snapshot, policy)
     _record(world, plan, snapshot)
     with world.ledger.read() as tx:

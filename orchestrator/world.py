@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from orchestrator.clock import Clock
 from orchestrator.door import ServingSet
+from orchestrator.ledger import fleet
 from orchestrator.ledger.store import Ledger
 from orchestrator.probes import Probes
 from orchestrator.providers import Provider
@@ -40,9 +41,15 @@ class World:
     deployment: str
     digest: str  # of the spec's part that a replica runs by
     payload: Mapping[str, Any]  # what a replica is started with
-    policy: Callable[[datetime], Policy]  # the spec in the policies' words, at a moment (holidays, overrides)
+    #: the spec in the policies' words: at a moment (holidays, overrides), by the start that was measured until then
+    wishes: Callable[[datetime, float | None], Policy]
     clock: Clock
     ledger: Ledger
     providers: Mapping[str, Provider]
     probes: Probes
     door: DoorSeam
+
+    def policy(self, now: datetime) -> Policy:
+        """The wishes at a moment, by what the ledger knows now. A tick asks for them by what it has just seen."""
+        with self.ledger.read() as tx:
+            return self.wishes(now, fleet.start_seconds(tx, self.deployment))

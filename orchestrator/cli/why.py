@@ -22,7 +22,7 @@ def why(
 
     from orchestrator import control, replay, spec
     from orchestrator.clock import SystemClock
-    from orchestrator.deployment import policy_of
+    from orchestrator.deployment import wishes_of
     from orchestrator.home import home
     from orchestrator.ledger import beliefs, fleet
     from orchestrator.ledger.store import open_ledger
@@ -31,7 +31,7 @@ def why(
 
     ledger = open_ledger(home())
     row = control.find(ledger, name)
-    policy = policy_of(spec.parse(row.spec, row.source), row, ledger)
+    wishes = wishes_of(spec.parse(row.spec, row.source), row)
     now = SystemClock().now()
     with ledger.read() as tx:
         newest = fleet.last_tick(tx, name)
@@ -46,7 +46,7 @@ def why(
             **one.plan,
             "again": None
             if one.snapshot is None
-            else list(replay.differences(replay.again(one.snapshot, policy), one.plan)),
+            else list(replay.differences(replay.again(one.snapshot, wishes), one.plan)),
         }
         for one in [*([newest] if newest is not None and newest.snapshot is None else []), *acted]
     ]

@@ -167,7 +167,7 @@ def _run(wanted: Spec, text: str, source: str, ledger: Ledger, start: datetime, 
         deployment=wanted.name,
         digest=wanted.replica_digest(),
         payload=deployment.payload_of(wanted),
-        policy=deployment.policy_of(wanted, row, ledger),
+        wishes=deployment.wishes_of(wanted, row),
         clock=clock,
         ledger=ledger,
         providers=providers,
@@ -180,7 +180,7 @@ def _run(wanted: Spec, text: str, source: str, ledger: Ledger, start: datetime, 
         ticks += 1
         clock.jump(min(_next(world, providers, plan), end))
     down = replace(row, wanted="down")
-    world = replace(world, policy=deployment.policy_of(wanted, down, ledger))
+    world = replace(world, wishes=deployment.wishes_of(wanted, down))
     with ledger.write() as tx:
         deployments.take_down(tx, wanted.name, clock.now())
     while True:  # once at the month's very end, and until nothing costs money any more

@@ -415,7 +415,7 @@ class Trial:
             deployment=NAME,
             digest=wanted.replica_digest(),
             payload=deployment.payload_of(wanted),
-            policy=deployment.policy_of(wanted, row, self.ledger),
+            wishes=deployment.wishes_of(wanted, row),
             clock=self.clock,
             ledger=self.ledger,
             providers={"simulated": self.market},

@@ -77,7 +77,7 @@ def open_world(home: Path, size: int) -> World:
         deployment=wanted.name,
         digest=wanted.replica_digest(),
         payload=deployment.payload_of(wanted),
-        policy=deployment.policy_of(wanted, row, ledger),
+        wishes=deployment.wishes_of(wanted, row),
         clock=clock,
         ledger=ledger,
         providers={"simulated": provider},

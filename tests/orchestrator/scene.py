@@ -116,6 +116,8 @@ class Scene:
         self.provider: Provider = self.market
         self.probes: Probes = self.market
         self.longest_tick = 0.0
+        self.measured: float | None = None
+        self.by_start: Callable[[datetime, float | None], Policy] | None = None
         self.plans: list[Plan] = []
         with self.ledger.write() as tx:
             for one in {each.gpu for each in self.market.offers()}:
@@ -127,13 +129,20 @@ class Scene:
             deployment="ocr",
             digest=self.digest,
             payload={"deployment": "ocr", "model": MODEL, "engine": {}},
-            policy=lambda now: self.policy,
+            wishes=self.wishes,
             clock=self.clock,
             ledger=self.ledger,
             providers={"simulated": self.provider},
             probes=self.probes,
             door=self.door,
         )
+
+    def wishes(self, now: datetime, start_seconds: float | None) -> Policy:
+        """What the test wants; what was measured is kept to be looked at."""
+        self.measured = start_seconds
+        if self.by_start is not None:
+            self.policy = self.by_start(now, start_seconds)
+        return self.policy
 
     def tick(self, *invariants: Invariant) -> Plan:
         plan = tick(self.world)

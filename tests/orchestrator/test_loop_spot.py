@@ -226,10 +226,10 @@ def test_every_decision_on_spot_can_be_made_again_from_the_ledger(home: Path) ->
     scene.run(1800, 10)
     rows = [row for row in scene.rows("ticks") if row.snapshot is not None]
     assert len(rows) >= 2
-    today = replace(scene.policy, start_seconds=999.0)  # what was measured since then changes nothing
     for row in rows:
-        assert replay.differences(replay.again(row.snapshot, lambda now: today), row.plan) == ()
-    other = replay.differences(replay.again(rows[0].snapshot, lambda now: replace(today, spot=False)), rows[0].plan)
+        assert replay.differences(replay.again(row.snapshot, lambda now, start: scene.policy), row.plan) == ()
+    no_spot = replace(scene.policy, spot=False)
+    other = replay.differences(replay.again(rows[0].snapshot, lambda now, start: no_spot), rows[0].plan)
     assert any(line.startswith("then, not now: launch simulated/sim-1/spot") for line in other)
     assert not any(line.startswith("now, not then: launch simulated/sim-1/spot") for line in other)
 
