@@ -18,7 +18,7 @@ from orchestrator.reflection import reflect
 from orchestrator.world import DoorLoad, World
 from policies import forecast, scaling, windows
 from policies.decide import Policy
-from policies.lifecycle import OVER, Status
+from policies.lifecycle import OVER
 from policies.snapshot import Instance, Load, Offer, Snapshot, Spend
 
 #: the door is asked for its minutes of this long; older ones are in the ledger
