@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import bench, images, models
+from inference import images, meters, models
 from inference.backends import Floats, Precision, Runtime, Session
 from inference.backends.ort import OrtRuntime
 from inference.engine import Engine
@@ -168,7 +168,7 @@ def _measured(switch: str, files: Sequence[bytes], workers: int) -> _Run:
         latency_ms=statistics.median(taken) * 1000,
         cpu_ms=cpu_seconds / len(again) * 1000,
         images_per_second=len(again) / seconds,
-        memory_bytes=bench.peak_memory_bytes(),
+        memory_bytes=meters.peak_memory_bytes(),
     )
 
 

@@ -22,10 +22,15 @@ class Bucket:
 
     up_to: float
     at_once: int
+    name: str = ""
 
 
 #: small images fill a GPU only in numbers, large ones fill it alone
-GPU_BUCKETS = (Bucket(up_to=639, at_once=8), Bucket(up_to=1280, at_once=2), Bucket(up_to=float("inf"), at_once=1))
+GPU_BUCKETS = (
+    Bucket(name="small", up_to=639, at_once=8),
+    Bucket(name="middle", up_to=1280, at_once=2),
+    Bucket(name="large", up_to=float("inf"), at_once=1),
+)
 #: on a CPU a batch is no faster per image than its images one by one (measured), and makes the first one wait
 CPU_BUCKETS = (Bucket(up_to=float("inf"), at_once=1),)
 
@@ -162,7 +167,7 @@ class Batcher(Generic[Job, Outcome]):
             if len(jobs) == 1:
                 return [error]
             half = len(jobs) // 2
-            if _out_of_memory(error) and half < self._buckets[i].at_once:
+            if out_of_memory(error) and half < self._buckets[i].at_once:
                 self._buckets[i] = replace(self._buckets[i], at_once=half)
                 log.warning("out of memory with %d images at once: from now on at most %d", len(jobs), half)
             return [*await self._outcomes(i, jobs[:half]), *await self._outcomes(i, jobs[half:])]
@@ -172,6 +177,6 @@ class Batcher(Generic[Job, Outcome]):
         return max(1, min(60, round(self._seconds_per_job * self.waiting / self._workers / 2)))
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Each runtime has an exception of its own for it; they agree on the word."""
     return isinstance(error, MemoryError) or "memory" in str(error).lower() or "alloc" in str(error).lower()

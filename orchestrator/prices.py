@@ -40,9 +40,13 @@ def record_bench(
     p95_ms: float | None,
     memory_bytes: int | None = None,
     threads: int | None = None,
+    size: str = "",
     note: str = "",
 ) -> None:
-    """Add what this machine measured to the table in HALVE_HOME's ledger. Raises Refused when it cannot be written."""
+    """Add what this machine measured to the table in HALVE_HOME's ledger; `size` as a Profile's.
+
+    Raises Refused when it cannot be written.
+    """
     profile = Profile(
         model=model,
         gpu=gpu,
@@ -51,6 +55,7 @@ def record_bench(
         images_per_second=images_per_second,
         p95_ms=p95_ms,
         source="bench",
+        size=size,
     )
     words = [note] if note else []
     if threads is not None:

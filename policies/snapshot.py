@@ -46,6 +46,7 @@ class Profile:
     images_per_second: float | None  # None: unknown, never 0
     p95_ms: float | None
     source: str  # seed | bench | observed
+    size: str = ""  # of the images it was measured on: small | middle | large; "" all together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Measured speed: which profile speaks for a GPU, and what a thousand images cost at a price. Unknown stays unknown."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 
 from policies.snapshot import Profile
@@ -33,7 +34,8 @@ def measured(profiles: Iterable[Profile], model: str, gpu: str, p95_ms_bound: fl
     the one with the lowest p95, so that a reason can say by how much it is missed.
     """
     key = gpu_key(gpu)
-    found = [p for p in profiles if p.model == model and gpu_key(p.gpu) == key and p.images_per_second]
+    of_all = (p for p in profiles if p.model == model and not p.size)
+    found = [p for p in of_all if gpu_key(p.gpu) == key and p.images_per_second]
     if not found:
         return None
     trust = max(TRUST.get(p.source, 0) for p in found)
@@ -42,6 +44,15 @@ def measured(profiles: Iterable[Profile], model: str, gpu: str, p95_ms_bound: fl
     if within:
         return max(within, key=lambda p: (p.images_per_second or 0.0, p.precision, -p.batch))
     return min(trusted, key=lambda p: (p.p95_ms is None, p.p95_ms or 0.0, p.precision, p.batch))
+
+
+def of_size(profiles: Iterable[Profile], size: str) -> tuple[Profile, ...]:
+    """What speaks for a class of requests, images of one size: where somebody measured a model on a GPU with that size,
+    those profiles; elsewhere those of all sizes together."""
+    known = [*profiles]
+    sized = {(p.model, gpu_key(p.gpu)) for p in known if size and p.size == size}
+    wanted = ((p, size if (p.model, gpu_key(p.gpu)) in sized else "") for p in known)
+    return tuple(replace(p, size="") for p, its in wanted if p.size == its)
 
 
 def keeps(profile: Profile, p95_ms_bound: float | None) -> bool:

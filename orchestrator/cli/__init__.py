@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "read": ("orchestrator.cli.read", "read", "Read the text of images on this machine."),
     "run": ("orchestrator.cli.run", "run", "Read every image of a folder into another folder."),
     "serve": ("orchestrator.cli.serve", "serve", "Serve the engine over HTTP in the foreground."),
-    "bench": ("orchestrator.cli.bench", "bench", "Measure this machine; --record adds its row to the table."),
+    "bench": ("orchestrator.cli.bench", "bench", "Measure this machine; --record adds its rows to the table."),
     "profile": ("orchestrator.cli.profile", "profile", "Show where the model's time goes, and what can be cut."),
     "export": ("orchestrator.cli.export", "export", "Write a model's detector as an ONNX file for any size and batch."),
     "up": ("orchestrator.cli.up", "up", "Keep a spec true: hand it to the live daemon, or start one."),

@@ -243,6 +243,7 @@ def add_profile(
             p95_ms=profile.p95_ms,
             memory_bytes=memory_bytes,
             source=profile.source,
+            size=profile.size,
             note=note,
             measured_at=measured_at,
         )
@@ -257,11 +258,11 @@ PROFILES = (
 
 
 def profiles(tx: sa.Connection, model: str) -> tuple[Profile, ...]:
-    """The newest measurement of each GPU, precision, batch and source for this model, oldest first."""
+    """The newest measurement of each GPU, precision, batch, source and size for this model, oldest first."""
     rows = tx.execute(PROFILES, {"model": model})
-    newest: dict[tuple[str, str, int, str], Profile] = {}
+    newest: dict[tuple[str, str, int, str, str], Profile] = {}
     for row in rows:
-        newest[row.gpu, row.precision, row.batch, row.source] = Profile(
+        newest[row.gpu, row.precision, row.batch, row.source, row.size] = Profile(
             model=row.model,
             gpu=row.gpu,
             precision=row.precision,
@@ -269,6 +270,7 @@ def profiles(tx: sa.Connection, model: str) -> tuple[Profile, ...]:
             images_per_second=row.images_per_second,
             p95_ms=row.p95_ms,
             source=row.source,
+            size=row.size,
         )
     return tuple(newest.values())
 

@@ -134,6 +134,9 @@ profiles = Table(
     Column("source", String(16), nullable=False),  # seed | bench | observed
     Column("note", Text, nullable=False, default=""),
     Column("measured_at", Moment, nullable=False),
+    Column(
+        "size", String(16), nullable=False, server_default=text("''")
+    ),  # small | middle | large; "" all sizes together
     Index(None, "model", "gpu"),
 )
 

@@ -9,7 +9,7 @@ from orchestrator.ledger.store import Ledger, is_simulated
 from orchestrator.reports.figures import UNKNOWN, money
 from policies.selection import Ranked, rank
 from policies.snapshot import Offer, Profile, Purchase
-from policies.throughput import gpu_key
+from policies.throughput import gpu_key, of_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,11 +30,17 @@ class Comparison:
         return self.rows[0] if self.rows and self.rows[0].eligible else None
 
 
-def compare(ledger: Ledger, model: str, latency_seconds: float | None = None, *, spot: bool = False) -> Comparison:
-    """Rank all GPUs of the ledger for `model`: published lists, providers' offers, and what was measured here."""
+def compare(
+    ledger: Ledger, model: str, latency_seconds: float | None = None, *, spot: bool = False, size: str = ""
+) -> Comparison:
+    """Rank all GPUs of the ledger for `model`: published lists, providers' offers, and what was measured here.
+
+    With a `size` (small, middle, large) the speed on such images counts, where it was measured.
+    """
     with ledger.read() as tx:
         simulated = is_simulated(tx)
-        profiles = tuple(one for one in offers.profiles(tx, model) if simulated or one.source != "simulated")
+        found = tuple(one for one in offers.profiles(tx, model) if simulated or one.source != "simulated")
+        profiles = of_size(found, size)
         known = offers.known(tx, [offers.MARKET]) + offers.known(tx)
         listed = [offer for offer in known if simulated or offer.provider != "simulated"]
         sources = offers.sources(tx, [offer.id for offer in listed])

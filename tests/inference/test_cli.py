@@ -137,14 +137,21 @@ def test_serve_on_a_port_in_use_is_one_line() -> None:
 
 def test_bench_json_and_record(pages: Path, tmp_path: Path) -> None:
     (tmp_path / "nameplate.png").write_bytes((pages / "nameplate.png").read_bytes())
-    done = halve("bench", "--images", str(tmp_path), "--record", "--json", HALVE_HOME=str(tmp_path))
+    words = ("bench", "--images", str(tmp_path), "--batch", "1,2", "--seconds", "0.1", "--record", "--json")
+    done = halve(*words, HALVE_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)
+    assert [(each["size"], each["batch"]) for each in row["rows"]] == [("", 1), ("middle", 1), ("middle", 2)]
+    assert row["cold_seconds"] > row["warm_seconds"] > 0
+    assert row["joules_per_image"] is None or row["joules_per_image"] > 0
     assert {"model", "gpu", "provider", "precision", "batch", "images_per_second", "p95_ms", "memory_bytes"} <= set(row)
     assert row["recorded"] is True
     table = json.loads(halve("gpus", "--model", "ppocr", "--json", HALVE_HOME=str(tmp_path)).stdout)
     (own,) = [each for each in table if each["gpu"] == row["gpu"]]
-    assert own["images_per_second"] == pytest.approx(row["images_per_second"])
+    assert own["images_per_second"] == pytest.approx(row["images_per_second"])  # not that of a size
+    sized = json.loads(halve("gpus", "--model", "ppocr", "--size", "middle", "--json", HALVE_HOME=str(tmp_path)).stdout)
+    (own,) = [each for each in sized if each["gpu"] == row["gpu"]]
+    assert own["images_per_second"] == pytest.approx(max(each["images_per_second"] for each in row["rows"][1:]))
 
 
 def test_bench_without_images_to_read_says_so(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Price over measured throughput: who is chosen, who never is, and why."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from policies.selection import choose, rank
 from policies.snapshot import Offer, Profile, Purchase
-from policies.throughput import cost_per_1000_micros, gpu_key, measured
+from policies.throughput import cost_per_1000_micros, gpu_key, measured, of_size
 
 MODEL = "cv"
 
@@ -141,6 +142,18 @@ def test_the_fastest_batch_that_keeps_the_bound_speaks() -> None:
     )
     (verdict,) = rank([offer("L4", 1.0)], [unknown_p95], MODEL, 300)
     assert not verdict.eligible and "p95 unknown" in verdict.reason
+
+
+def test_a_speed_on_small_images_is_not_the_gpus_speed_but_that_of_its_class() -> None:
+    both = profile("T4", 1.0, "bench")
+    small = replace(both, images_per_second=9.0, size="small")
+    other = profile("L4", 0.5, "bench")
+    every = (both, small, other)
+    assert measured(every, MODEL, "T4") == both
+    assert measured(of_size(every, "small"), MODEL, "T4") == replace(small, size="")
+    assert measured(of_size(every, "large"), MODEL, "T4") == both
+    assert measured(of_size(every, "small"), MODEL, "L4") == other  # not measured by size: that of all
+    assert of_size(every, "") == (both, other)
 
 
 def test_another_currency_needs_a_rate() -> None:
