@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -28,22 +27,28 @@ LOOK_SECONDS = 0.5
 
 @app.command()
 def submit(
-    source: Path = typer.Argument(metavar="SRC", help="Folder with the images; subfolders are read too."),
-    out: Path = typer.Option(..., "--out", metavar="DST", help="Folder for the results; made when absent."),
+    source: str = typer.Argument(
+        metavar="SRC",
+        help="A folder with its subfolders, a quoted glob, a .csv or .jsonl of paths, or s3://BUCKET/PREFIX.",
+    ),
+    out: str = typer.Option(..., "--out", metavar="DST", help="Folder, made when absent, or s3://… for the results."),
     deployment: str = typer.Option(None, "--deployment", metavar="NAME", help="Who reads. Default: the only one."),
     fields: str = typer.Option("", "--fields", metavar="A,B", help="Extract these fields of each image."),
     deadline: str = typer.Option(
         "", "--deadline", metavar="TIME", help="6h, HH:MM, or YYYY-MM-DD HH:MM in the schedule's zone: read by then."
     ),
+    budget: str = typer.Option(
+        None, "--budget", metavar="AMOUNT", help="20, or 20 CNY: stop when it has cost so much."
+    ),
     wait: bool = typer.Option(False, "--wait", help="Wait for its end; Ctrl-C leaves it running."),
     json: bool = JSON,
 ) -> None:
-    """Have all images of a folder read by a deployment's replicas.
+    """Have many images read by a deployment's replicas.
 
     Writes DST/<name>.json per image at once, results.jsonl and errors.jsonl at the end.
     With --wait it exits 1 when some images could not be read. A deadline that cannot be met is refused.
 
-    Example: halve job submit scans/ --out results/ --fields 甲方,金额 --deadline 6h
+    Example: halve job submit scans/ --out results/ --fields 甲方,金额 --deadline 6h --budget 20
     """
     import sys
 
@@ -55,7 +60,7 @@ def submit(
     now = SystemClock().now()
     wanted = [name.strip() for name in fields.split(",") if name.strip()]
     due = _moment(ledger, deployment, deadline, now) if deadline else None
-    job = jobs.submit(ledger, deployment, source, out, wanted, now, due)
+    job = jobs.submit(ledger, deployment, source, out, wanted, now, due, budget=budget)
     if not json:
         print(f"job {job.id}: {job.total} images of {_plain(job.source)} -> {_plain(job.destination)}", flush=True)
     nobody = asking.unattended(ledger, job.deployment, now)
@@ -63,7 +68,8 @@ def submit(
         print(f"halve: job {job.id} is recorded; {nobody}", file=sys.stderr)
     failed = wait and (nobody is not None or not _wait(ledger, job.id))
     if json:
-        _print_json(asking.values(*asking.look(ledger, job.id, SystemClock().now())))
+        now = SystemClock().now()
+        _print_json(asking.values(*asking.look(ledger, job.id, now), now))
     if failed:
         raise typer.Exit(1)
 
@@ -80,7 +86,8 @@ def list_(json: bool = JSON) -> None:
     from orchestrator.clock import SystemClock
     from orchestrator.jobs import asking
 
-    found = [asking.values(*one) for one in asking.look_at_all(_ledger(), SystemClock().now())]
+    now = SystemClock().now()
+    found = [asking.values(*one, now) for one in asking.look_at_all(_ledger(), now)]
     if json:
         _print_json(found)
         return
@@ -98,15 +105,24 @@ def list_(json: bool = JSON) -> None:
 
 
 @app.command()
-def show(job_id: int = ID, json: bool = JSON) -> None:
-    """Show how far a job is, how fast it goes, and what keeps it.
+def show(
+    job_id: int = ID,
+    watch: bool = typer.Option(False, "--watch", help="Follow it to its end; Ctrl-C leaves it running."),
+    json: bool = JSON,
+) -> None:
+    """Show how far a job is, how fast it goes, what it costs, and what keeps it.
 
-    Example: halve job show 3
+    Example: halve job show 3 --watch
     """
     from orchestrator.clock import SystemClock
     from orchestrator.jobs import asking
 
-    one = asking.values(*asking.look(_ledger(), job_id, SystemClock().now()))
+    ledger = _ledger()
+    if watch:
+        asking.look(ledger, job_id, SystemClock().now())
+        _wait(ledger, job_id)
+    now = SystemClock().now()
+    one = asking.values(*asking.look(ledger, job_id, now), now)
     if json:
         _print_json(one)
         return
@@ -115,6 +131,9 @@ def show(job_id: int = ID, json: bool = JSON) -> None:
     print(f"  {one['items']} images: {counts}")
     if one["state"] == "running" and one["items_per_second"]:
         print(f"  {one['items_per_second']:.1f} images/s, {_duration(one['eta_seconds'])} left")
+    print(f"  {_costs(one)}")
+    if one["deadline_at"]:
+        print(f"  {_due(one)}")
     print(f"  from {_plain(one['source'])}\n  to   {_plain(one['destination'])}")
 
 
@@ -131,15 +150,18 @@ def pause(job_id: int = ID) -> None:
 
 
 @app.command()
-def resume(job_id: int = ID) -> None:
+def resume(
+    job_id: int = ID,
+    budget: str = typer.Option(None, "--budget", metavar="AMOUNT", help="Let it cost so much in all."),
+) -> None:
     """Go on with a paused job.
 
-    Example: halve job resume 3
+    Example: halve job resume 3 --budget 40
     """
     from orchestrator.clock import SystemClock
     from orchestrator.jobs import asking
 
-    _say(asking.resume(_ledger(), job_id, SystemClock().now()))
+    _say(asking.resume(_ledger(), job_id, SystemClock().now(), budget))
 
 
 @app.command()
@@ -213,7 +235,7 @@ def _wait(ledger: "Ledger", job_id: int) -> bool:
             task = bar.add_task("", total=None, id=job_id)
             while True:
                 job, progress = asking.look(ledger, job_id, clock.now())
-                says = _going(job, progress.items_per_second, progress.eta_seconds)
+                says = _going(asking.values(job, progress, clock.now()))
                 bar.update(task, total=job.total, completed=job.done + job.failed, description=says)
                 if job.state not in OPEN:
                     break
@@ -225,11 +247,44 @@ def _wait(ledger: "Ledger", job_id: int) -> bool:
     return job.state is State.DONE and not job.failed
 
 
-def _going(job: "Job", items_per_second: float | None, eta_seconds: float | None) -> str:
-    parts = [str(job.state), f"{job.failed} failed" if job.failed else "", job.reason]
-    if items_per_second:
-        parts += [f"{items_per_second:.1f}/s", f"{_duration(eta_seconds)} left" if job.left else ""]
+def _going(one: Mapping[str, Any]) -> str:
+    parts = [one["state"], f"{one['failed']} failed" if one["failed"] else "", one["reason"]]
+    if one["items_per_second"]:
+        left = one["waiting"] + one["leased"]
+        parts += [f"{one['items_per_second']:.1f}/s", f"{_duration(one['eta_seconds'])} left" if left else ""]
+    if one["cost_micros"]:
+        parts.append(_costs(one))
+    if one["margin_seconds"] is not None:
+        parts.append(_due(one))
     return ", ".join(part for part in parts if part)
+
+
+def _costs(one: Mapping[str, Any]) -> str:
+    """What it has cost, will cost and may cost, in a line."""
+
+    def money(micros: int) -> str:
+        return f"{micros / 1e6:.2f} {one['currency']}".rstrip()
+
+    parts = [
+        "cost so far unknown: a price is" if one["cost_micros"] is None else f"cost so far {money(one['cost_micros'])}"
+    ]
+    if one["cost_to_go_micros"] is not None and one["state"] in ("running", "paused"):
+        parts.append(f"about {money(one['cost_to_go_micros'])} to go")
+    if one["budget_micros"] is not None:
+        parts.append(f"budget {money(one['budget_micros'])}")
+    return ", ".join(parts)
+
+
+def _due(one: Mapping[str, Any]) -> str:
+    """When it is due, in this machine's zone, and how much time there is to spare."""
+    from datetime import datetime
+
+    due = f"due {datetime.fromisoformat(one['deadline_at']).astimezone():%Y-%m-%d %H:%M %Z}"
+    margin = one["margin_seconds"]
+    if margin is None:
+        return due
+    ends = "ended" if one["finished_at"] else "at this pace it ends"
+    return f"{due}: {ends} {_duration(abs(margin))} {'before that' if margin >= 0 else 'too late'}"
 
 
 def _ledger() -> "Ledger":

@@ -9,6 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from orchestrator.s3 import Address
+
 
 class Verdict(StrEnum):
     """What came of one attempt, and with it whose fault it was."""
@@ -25,7 +27,7 @@ class Verdict(StrEnum):
 class Task:
     """An image to read. `name` is what the replica is told; it may hold bytes that are not UTF-8 as surrogates."""
 
-    path: Path
+    place: Path | Address
     name: str
     fields: tuple[str, ...] = ()
 

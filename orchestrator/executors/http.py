@@ -1,17 +1,22 @@
 """Images go to the deployment's door, as anybody's would, only with a lower priority."""
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 
-from orchestrator.executors import Outcome, Task, Verdict
+from orchestrator.executors import Outcome, Task, Verdict, contents
+from orchestrator.s3 import Address
 
 CONNECT_SECONDS = 5.0
 #: the door may hold a request for half a minute before a replica takes it
 ANSWER_SECONDS = 120.0
+#: a replica that may not read images where they lie is sent them for so long before it is asked again
+UNREACHABLE_SECONDS = 60.0
 #: characters of a reason that are kept
 REASON_MAX = 300
 #: they say that the address or the token is wrong, not the image
@@ -27,6 +32,7 @@ class HttpExecutor:
 
     def __init__(self, url: str, token: str | None = None, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         self.url = url
+        self._silent_until: dict[str, float] = {}  # by scheme: images are sent and not named until then
         headers = {"X-Halve-Priority": "batch"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -38,18 +44,61 @@ class HttpExecutor:
         )
 
     def read(self, task: Task) -> Outcome:
-        """Send the file's bytes and judge the answer. Raises OSError when the file cannot be read."""
+        """Have an image read and judge the answer. Raises OSError when its bytes are needed and cannot be read.
+
+        A replica that may read the image where it lies is only told where; who may not is sent the bytes, and not asked
+        again for a while.
+        """
+        address = self._reachable(task.place)
+        if address is not None:
+            named = self._named(task, address)
+            if named is not None:
+                return named
+        outcome = self._sent(task)
+        if address is not None and outcome.verdict is Verdict.READ:  # sending did what naming did not
+            self._silent_until[_scheme(address)] = time.monotonic() + UNREACHABLE_SECONDS
+        return outcome
+
+    def _reachable(self, place: Path | Address) -> str | None:
+        address = contents.address(place)
+        if address is None or self._silent_until.get(_scheme(address), 0.0) > time.monotonic():
+            return None
+        return address
+
+    def _named(self, task: Task, address: str) -> Outcome | None:
+        """Tell where the image lies. None when the replica cannot or may not read it there."""
+        asked: dict[str, object] = {"image": {"source": address}}
+        if task.fields:
+            asked["fields"] = list(task.fields)
+        answer = self._answer(lambda: self._client.post(self.url, json=asked))
+        if isinstance(answer, Outcome):
+            return answer
+        if answer.status_code == 403:
+            self._silent_until[_scheme(address)] = time.monotonic() + UNREACHABLE_SECONDS
+        says = _object(answer) or {}
+        its_words = str(says.get("error", "")).startswith(address)  # a replica's, of a store that it cannot reach
+        if answer.status_code == 502 and its_words:
+            return None
+        refused = 400 <= answer.status_code < 500 and answer.status_code not in LOST | UNAVAILABLE
+        return None if refused else judged(answer)
+
+    def _sent(self, task: Task) -> Outcome:
+        content = contents.content(task.place)
         wishes = {"fields": ",".join(task.fields)} if task.fields else {}
-        with task.path.open("rb") as file:
-            try:
-                answer = self._client.post(self.url, data=wishes, files={"file": (_sendable(task.name), file)})
-            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-                return Outcome(verdict=Verdict.UNAVAILABLE, reason=f"no connection to {self.url}: {_words(error)}")
-            except httpx.TimeoutException as error:
-                return Outcome(verdict=Verdict.LOST, reason=f"no answer in time: {_words(error)}")
-            except httpx.HTTPError as error:
-                return Outcome(verdict=Verdict.LOST, reason=f"the connection broke: {_words(error)}")
-        return judged(answer)
+        files = {"file": (_sendable(task.name), content)}
+        answer = self._answer(lambda: self._client.post(self.url, data=wishes, files=files))
+        return answer if isinstance(answer, Outcome) else judged(answer)
+
+    def _answer(self, ask: Callable[[], httpx.Response]) -> httpx.Response | Outcome:
+        """The answer, or what it means that there is none."""
+        try:
+            return ask()
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            return Outcome(verdict=Verdict.UNAVAILABLE, reason=f"no connection to {self.url}: {_words(error)}")
+        except httpx.TimeoutException as error:
+            return Outcome(verdict=Verdict.LOST, reason=f"no answer in time: {_words(error)}")
+        except httpx.HTTPError as error:
+            return Outcome(verdict=Verdict.LOST, reason=f"the connection broke: {_words(error)}")
 
     def close(self) -> None:
         """Close all connections. What is under way ends as lost."""
@@ -72,6 +121,10 @@ def judged(answer: httpx.Response) -> Outcome:
     if answer.status_code in BARRED or answer.status_code < 400:
         return Outcome(verdict=Verdict.BARRED, reason=f"{answer.request.url}: {reason}")
     return Outcome(verdict=Verdict.REFUSED if answer.status_code < 500 else Verdict.FAULT, reason=reason)
+
+
+def _scheme(address: str) -> str:
+    return address.partition(":")[0]
 
 
 def _object(answer: httpx.Response) -> Mapping[str, Any] | None:

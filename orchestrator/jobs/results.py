@@ -1,17 +1,13 @@
-"""What a job leaves in its destination: `<name>.json` per image, and `results.jsonl` and `errors.jsonl` at its end.
+"""What a job leaves in its destination: `<name>.json` per image, and `results.jsonl` and `errors.jsonl` at its end."""
 
-A file is there whole or not at all. Drafts lie in a hidden folder of the destination until they are on the disk.
-"""
-
-import errno
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, BinaryIO
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
+from orchestrator import s3
+from orchestrator.jobs import destinations
 from orchestrator.ledger import items, jobs
 from orchestrator.ledger.items import Item, Outcome
 from orchestrator.ledger.jobs import ItemState, Job
@@ -19,47 +15,22 @@ from orchestrator.ledger.store import Ledger
 
 #: a destination takes results again when it takes this much
 PROBE_BYTES = 2**20
-#: the destination cannot have a file of this name: that is about the item, not about the disk
-NAME_ERRORS = frozenset({errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ, errno.EINVAL})
+#: results fetched from S3 at once
+FETCHED_AT_ONCE = 32
 
 
 class Unwritable(Exception):
     """The destination takes nothing now, whatever the item."""
 
 
-class Unnameable(Exception):
-    """The destination cannot have a file of this item's name."""
-
-
-def place(job: Job, name: str) -> Path:
-    """Where an item's result lies. Raises Unnameable for a name that would leave the destination."""
-    parts = Path(name).parts
-    if not parts or ".." in parts or Path(name).is_absolute():
-        raise Unnameable("its name leads out of the folder")
-    return job.destination / f"{name}.json"
-
-
 def write(job: Job, item: Item, result: Mapping[str, Any], still_wanted: Callable[[], bool]) -> bool:
-    """Put one result in its place, on the disk; whoever did so before is replaced. False: it is no longer wanted.
+    """Put one result in its place, for good; whoever did so before is replaced. False: it is no longer wanted.
 
     Raises Unwritable or Unnameable, leaving nothing.
     """
-    target = place(job, item.name)
-    draft = _drafts(job) / f"{item.number}.{item.attempt}"
-    try:
-        with _said_plainly(job):
-            with _open(draft) as file:
-                file.write(line({**result, "original_filename": item.name}))
-            if not still_wanted():
-                return False
-            with _named(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                draft.replace(target)
-            _sync(target.parent)
-        return True
-    finally:
-        with suppress(OSError):
-            draft.unlink()
+    content = line({**result, "original_filename": item.name})
+    with _said_plainly(job):
+        return destinations.of(job).keep(item.name, f"{item.number}.{item.attempt}", content, still_wanted)
 
 
 def assemble(job: Job, settled: Iterable[Outcome]) -> int:
@@ -68,38 +39,29 @@ def assemble(job: Job, settled: Iterable[Outcome]) -> int:
     Raises Unwritable.
     """
     gone = 0
-    results, errors = (_drafts(job) / name for name in ("results.jsonl", "errors.jsonl"))
+    destination = destinations.of(job)
     with _said_plainly(job):
-        with _open(results) as read, _open(errors) as failed:
-            for outcome in settled:
+        with destination.whole("results.jsonl") as read, destination.whole("errors.jsonl") as failed:
+            for outcome, result in with_results(job, settled):
                 if outcome.state is ItemState.FAILED:
                     failed.write(error_line(outcome))
-                elif (result := result_line(job, outcome)) is None:
+                elif result is None:
                     gone += 1
                 else:
                     read.write(result)
-        for draft in (results, errors):
-            draft.replace(job.destination / draft.name)
-        _sync(job.destination)
-        clear(job)
+        destination.clear()
     return gone
 
 
 def clear(job: Job) -> None:
     """Remove the drafts that a crash has left."""
-    shutil.rmtree(_drafts(job), ignore_errors=True)
+    destinations.of(job).clear()
 
 
 def takes_results(job: Job) -> None:
     """Raises Unwritable unless the destination takes a file of some size."""
-    probe = _drafts(job) / "probe"
     with _said_plainly(job):
-        try:
-            with _open(probe) as file:
-                file.write(bytes(PROBE_BYTES))
-        finally:
-            with suppress(OSError):
-                probe.unlink()
+        destinations.of(job).probe(PROBE_BYTES)
 
 
 def settled(ledger: Ledger, job_id: int) -> Iterator[Outcome]:
@@ -114,12 +76,19 @@ def settled(ledger: Ledger, job_id: int) -> Iterator[Outcome]:
         after = page[-1].number
 
 
-def result_line(job: Job, outcome: Outcome) -> bytes | None:
-    """The result of an item that is done, as one line; None when somebody took the file away."""
-    try:
-        return place(job, outcome.name).read_bytes()
-    except FileNotFoundError:
-        return None
+def with_results(job: Job, settled: Iterable[Outcome]) -> Iterator[tuple[Outcome, bytes | None]]:
+    """Each settled item with its result as one line; None for one that failed, or when somebody took the file away."""
+    destination = destinations.of(job)
+
+    def found(outcome: Outcome) -> bytes | None:
+        return None if outcome.state is ItemState.FAILED else destination.kept(outcome.name)
+
+    if not isinstance(job.destination, s3.Address):
+        yield from ((outcome, found(outcome)) for outcome in settled)
+        return
+    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:  # each takes a while, and none waits for another
+        for page in _pages(settled, FETCHED_AT_ONCE * 8):
+            yield from zip(page, pool.map(found, page), strict=True)
 
 
 def error_line(outcome: Outcome) -> bytes:
@@ -131,42 +100,19 @@ def line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
 
 
+def _pages(settled: Iterable[Outcome], size: int) -> Iterator[list[Outcome]]:
+    page: list[Outcome] = []
+    for outcome in settled:
+        page.append(outcome)
+        if len(page) == size:
+            yield page
+            page = []
+    yield page
+
+
 @contextmanager
 def _said_plainly(job: Job) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise Unwritable(f"{job.destination}: {error.strerror}; put that right, and it goes on by itself") from None
-
-
-@contextmanager
-def _named(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NAME_ERRORS:
-            raise
-        raise Unnameable(f"no result of the name {target.name!r} can be written: {error.strerror}") from None
-
-
-@contextmanager
-def _open(draft: Path) -> Iterator[BinaryIO]:
-    """A new file that is on the disk once it is closed."""
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    with draft.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in the folder outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _drafts(job: Job) -> Path:
-    return job.destination / f".halve-job-{job.id}"

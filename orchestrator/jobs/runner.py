@@ -8,15 +8,15 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from datetime import timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
 
 from orchestrator.clock import Clock
 from orchestrator.errors import Refused
 from orchestrator.executors import Executor, Outcome, Task, Verdict
-from orchestrator.jobs import results
+from orchestrator.jobs import costs, results, sources
 from orchestrator.jobs.lane import Errand, Lane
 from orchestrator.jobs.retry import next_step
 from orchestrator.ledger import items, jobs
@@ -36,6 +36,10 @@ IN_FLIGHT = 4
 IN_FLIGHT_MAX = 64
 #: a job that paused itself looks this often whether it can go on
 AGAIN = timedelta(seconds=10)
+#: what these say of an image holds only for the bytes that were read
+ABOUT_CONTENT = frozenset({Verdict.READ, Verdict.REFUSED, Verdict.FAULT})
+#: so long after its end a minute's images have been counted
+COUNTED = timedelta(seconds=5)
 #: a lane that takes nothing for this long is worth a word in `halve job show`
 SAY_AFTER_SECONDS = 2.0
 
@@ -107,8 +111,10 @@ class JobRunner:
         self._settle()
         self._keep()
         now = self._clock.now()
-        with self._ledger.read() as tx:
-            self._open, before = {job.id: job for job in jobs.known(tx, still_open=True)}, self._open
+        before = self._open
+        self._look()
+        if self._account(before, now):
+            self._look()
         running = [job for job in self._open.values() if job.state is State.RUNNING and job.left]
         self._match_lanes(running)
         for name, lane in self._lanes.items():
@@ -122,6 +128,37 @@ class JobRunner:
         self._over |= {job_id: before[job_id] for job_id in before.keys() - self._open.keys()}
         for job_id in self._over.keys() - {job_id for job_id, _ in self._mine}:
             results.clear(self._over.pop(job_id))
+
+    def _look(self) -> None:
+        with self._ledger.read() as tx:
+            self._open = {job.id: job for job in jobs.known(tx, still_open=True)}
+
+    def _account(self, before: Mapping[int, Job], now: datetime) -> bool:
+        """Charge each running job for the minutes that are over, and one that runs no more up to now.
+
+        Returns whether a job stopped because its budget is spent.
+        """
+        minute = (now - COUNTED).replace(second=0, microsecond=0)
+        ran = [job for job in before.values() if job.state is State.RUNNING]
+        due = {job.id: now for job in ran if job.id not in self._open or self._open[job.id].state is State.PAUSED}
+        for job in self._open.values():
+            if job.state is State.RUNNING and (job.costed_at is None or job.costed_at < minute):
+                due[job.id] = now if job.costed_at is None else minute
+        if not due:
+            return False
+        stopped = []
+        with self._ledger.write() as tx:
+            for job_id, until in due.items():
+                present = jobs.get(tx, job_id)
+                if present is None or present.state is State.DONE:
+                    continue
+                costs.account(tx, present, ran, until)
+                charged = jobs.get(tx, job_id)
+                if charged is not None and charged.state is State.RUNNING and costs.stop_spent(tx, charged):
+                    stopped.append(job_id)
+        for job_id in stopped:
+            log.warning("job=%d paused: its budget is spent", job_id)
+        return bool(stopped)
 
     def _forever(self) -> None:
         while not self._stopping.is_set():
@@ -261,8 +298,11 @@ class JobRunner:
                 jobs.pause(tx, job.id, str(error), self._clock.now() + AGAIN)
             return
         reason = f"{gone} results had been taken away before results.jsonl was written" if gone else ""
+        now = self._clock.now()
+        ran = [one for one in list(self._open.values()) if one.state is State.RUNNING]
         with self._ledger.write() as tx:
-            jobs.finish(tx, job.id, reason, self._clock.now())
+            costs.account(tx, jobs.get(tx, job.id) or job, ran, now)
+            jobs.finish(tx, job.id, reason, now)
         log.info("job=%d done: %d read, %d failed", job.id, job.done, job.failed)
 
     def _try_again(self, job: Job) -> None:
@@ -290,14 +330,18 @@ class JobRunner:
 
     def _attempt(self, executor: Executor, errand: Errand) -> Outcome:
         job, item = errand.job, errand.item
-        task = Task(path=job.source / item.name, name=Path(item.name).name, fields=job.fields)
         try:
-            outcome = executor.read(task)
+            sources.kept_as(item.name)
+            place = sources.location(job, item.name)
+            seen = sources.version(place)
+            outcome = executor.read(Task(place=place, name=PurePosixPath(item.name).name, fields=job.fields))
+            if outcome.verdict in ABOUT_CONTENT and sources.version(place) != seen:
+                return Outcome(verdict=Verdict.FAULT, reason="the file changed while it was read")
             if outcome.verdict is Verdict.READ:
                 # if somebody else has it by now, the result is theirs to write, and the ledger will not count ours
                 results.write(job, item, outcome.result, lambda: self._holds(item))
             return outcome
-        except results.Unnameable as error:
+        except sources.Unnameable as error:
             return Outcome(verdict=Verdict.REFUSED, reason=str(error))
         except results.Unwritable as error:
             return Outcome(verdict=Verdict.BARRED, reason=str(error))
@@ -315,12 +359,8 @@ class JobRunner:
 
 
 def _unreadable(job: Job, error: OSError) -> Outcome:
-    """An image that cannot be read is its own affair, unless the whole source is gone: unmounted, say."""
-    try:
-        there = any(job.source.iterdir())
-    except OSError:
-        there = False
-    if not there:
-        reason = f"source {job.source}: gone or empty; bring it back, and it goes on by itself"
-        return Outcome(verdict=Verdict.BARRED, reason=reason)
+    """An image that cannot be read is its own affair, unless the whole source is gone: unmounted, or cut off."""
+    gone = sources.why_gone(job.source, error)
+    if gone is not None:
+        return Outcome(verdict=Verdict.BARRED, reason=f"source {gone}; bring it back, and it goes on by itself")
     return Outcome(verdict=Verdict.REFUSED, reason=f"cannot be read: {error.strerror}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from orchestrator import s3
 from orchestrator.ledger import tables as t
 from policies.snapshot import JobState
 
@@ -47,8 +48,8 @@ class Job:
 
     id: int
     deployment: str
-    source: Path
-    destination: Path
+    source: Path | s3.Address  # what the names of its items are relative to
+    destination: Path | s3.Address
     fields: tuple[str, ...]
     state: State
     reason: str
@@ -59,10 +60,28 @@ class Job:
     submitted_at: datetime
     finished_at: datetime | None
     deadline_at: datetime | None
+    currency: str
+    cost_micros: int  # its share of what its deployment cost while it ran, up to `costed_at`
+    unpriced: bool  # part of that had no known price: it has cost more, nobody knows how much
+    costed_at: datetime | None  # None: it has not run since it was submitted or went on
+    budget_micros: int | None
 
     @property
     def left(self) -> int:
         return self.total - self.done - self.failed
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has cost as much as it may."""
+        return self.budget_micros is not None and self.cost_micros >= self.budget_micros
+
+    @property
+    def cost_to_go_micros(self) -> int | None:
+        """What the rest costs if an item costs what it did so far. None: nobody knows."""
+        settled = self.done + self.failed
+        if self.unpriced or not settled or not self.cost_micros:
+            return None
+        return self.cost_micros * self.left // settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,15 +109,23 @@ def unquoted(text: str) -> str:
     return str(json.loads(text))
 
 
+def place(text: str) -> Path | s3.Address:
+    """A folder, or `s3://bucket/prefix`. Raises ValueError when that names no bucket."""
+    return s3.Address.parse(text) if text.startswith(s3.SCHEME) else Path(text)
+
+
 def create(
     tx: sa.Connection,
     deployment: str,
-    source: Path,
-    destination: Path,
+    source: Path | s3.Address,
+    destination: Path | s3.Address,
     fields: Sequence[str],
     names: Sequence[str],
     now: datetime,
     deadline_at: datetime | None = None,
+    *,
+    currency: str = "",
+    budget_micros: int | None = None,
 ) -> int:
     """Record a job with all its items, in the order of `names`; returns its id."""
     job = {
@@ -110,6 +137,8 @@ def create(
         "total": len(names),
         "submitted_at": now,
         "deadline_at": deadline_at,
+        "currency": currency,
+        "budget_micros": budget_micros,
     }
     job_id = int(tx.execute(t.jobs.insert().values(job).returning(t.jobs.c.id)).scalar_one())
     same = {"job_id": job_id, "state": ItemState.WAITING, "not_before": now}
@@ -206,9 +235,45 @@ def postpone(tx: sa.Connection, job_id: int, resumes_at: datetime) -> bool:
 
 
 def resume(tx: sa.Connection, job_id: int, *, by_itself: bool = False) -> bool:
-    """Go on with a paused job; `by_itself` only with one that had paused itself."""
+    """Go on with a paused job; `by_itself` only with one that had paused itself. The pause has cost it nothing."""
     whose = t.jobs.c.resumes_at.is_not(None) if by_itself else None
-    return _set(tx, job_id, (State.PAUSED,), whose, state=State.RUNNING, reason="", resumes_at=None)
+    return _set(tx, job_id, (State.PAUSED,), whose, state=State.RUNNING, reason="", resumes_at=None, costed_at=None)
+
+
+def allow(tx: sa.Connection, job_id: int, budget_micros: int) -> bool:
+    """Let it cost so much."""
+    return _set(tx, job_id, OPEN, budget_micros=budget_micros)
+
+
+IMAGES = sa.select(sa.func.coalesce(sa.func.sum(t.loads.c.images), 0)).where(
+    t.loads.c.deployment == sa.bindparam("deployment"),
+    t.loads.c.at >= sa.bindparam("start"),
+    t.loads.c.at < sa.bindparam("end"),
+)
+SETTLED_WITHIN = sa.select(sa.func.count()).where(
+    t.items.c.job_id == sa.bindparam("job"),
+    t.items.c.settled_at >= sa.bindparam("start"),
+    t.items.c.settled_at < sa.bindparam("end"),
+)
+
+
+def images(tx: sa.Connection, deployment: str, start: datetime, end: datetime) -> int:
+    """Images that a deployment has read for anybody in the minutes that begin within [start, end)."""
+    minute = start.replace(second=0, microsecond=0)
+    return int(tx.execute(IMAGES, {"deployment": deployment, "start": minute, "end": end}).scalar_one())
+
+
+def settled(tx: sa.Connection, job_id: int, start: datetime, end: datetime) -> int:
+    """Items of a job that were settled within [start, end)."""
+    return int(tx.execute(SETTLED_WITHIN, {"job": job_id, "start": start, "end": end}).scalar_one())
+
+
+def charge(tx: sa.Connection, job: Job, micros: int, unpriced: bool, until: datetime) -> None:
+    """Note what `job` has cost from its `costed_at` on, unless somebody else has noted it by now."""
+    c = t.jobs.c
+    same = c.costed_at.is_(None) if job.costed_at is None else c.costed_at == job.costed_at
+    grown = {"cost_micros": c.cost_micros + micros, "unpriced": job.unpriced or unpriced, "costed_at": until}
+    tx.execute(t.jobs.update().where(c.id == job.id, same).values(grown))
 
 
 def say(tx: sa.Connection, job_id: int, reason: str) -> bool:
@@ -234,8 +299,8 @@ def finish(tx: sa.Connection, job_id: int, reason: str, now: datetime) -> bool:
 
 def _job(row: sa.Row[tuple[object, ...]]) -> Job:
     values = dict(row._mapping)
-    values["source"] = Path(unquoted(values["source"]))
-    values["destination"] = Path(unquoted(values["destination"]))
+    values["source"] = place(unquoted(values["source"]))
+    values["destination"] = place(unquoted(values["destination"]))
     values["fields"] = tuple(values["fields"])
     values["state"] = State(values["state"])
     return Job(**values)

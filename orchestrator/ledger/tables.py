@@ -19,6 +19,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -272,6 +273,12 @@ jobs = Table(
     Column("submitted_at", Moment, nullable=False),
     Column("finished_at", Moment),
     Column("deadline_at", Moment),
+    Column("currency", String(3), nullable=False, server_default=""),  # of what it costs
+    # its share of what its deployment has cost while it ran, up to `costed_at`; null: it has not run since
+    Column("cost_micros", BigInteger, nullable=False, server_default="0"),
+    Column("unpriced", Boolean, nullable=False, server_default=false()),  # it also ran at a price nobody knows
+    Column("costed_at", Moment),
+    Column("budget_micros", BigInteger),  # it stops when it has cost so much
     Index(None, "deployment", "state"),
 )
 

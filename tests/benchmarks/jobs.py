@@ -87,7 +87,7 @@ class OneAtATime:
         self._turn = threading.Lock()
 
     def read(self, task: Task) -> Outcome:
-        task.path.read_bytes()
+        task.place.read_bytes()
         with self._turn:
             time.sleep(ITEM_SECONDS)
         return Outcome(verdict=Verdict.READ, result={"recognized_text": "text"})
@@ -119,7 +119,7 @@ def through_http() -> float:
             warm = HttpExecutor(engine.url)
             path = folder(Path(scratch) / "warm", {"a.png": b"a"}) / "a.png"
             with ThreadPoolExecutor(IN_FLIGHT) as pool:
-                list(pool.map(lambda _: warm.read(Task(path=path, name="a.png")), range(IN_FLIGHT)))
+                list(pool.map(lambda _: warm.read(Task(place=path, name="a.png")), range(IN_FLIGHT)))
             return through_runner(warm)
         finally:
             engine.kill()

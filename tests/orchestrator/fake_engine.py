@@ -31,6 +31,8 @@ class Engine(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["Content-Type"] == "application/json":
+            return self._answer(403, {"error": "not within what this replica may read"})
         found = NAME.search(body)
         assert found is not None
         name = found.group(1)

@@ -143,7 +143,7 @@ def test_results_into_a_pipe_that_closes(tmp_path: Path, home: Path) -> None:
         def read(self, task):
             from orchestrator.executors import Outcome, Verdict
 
-            return Outcome(verdict=Verdict.READ, result={"recognized_text": task.path.read_text()})
+            return Outcome(verdict=Verdict.READ, result={"recognized_text": task.place.read_text()})
 
     running = runner(ledger, Copy())
     running.start()

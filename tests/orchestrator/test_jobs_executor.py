@@ -61,7 +61,7 @@ def image(tmp_path: Path) -> Path:
 
 def test_the_file_its_name_its_fields_and_the_priority_arrive(replica: Replica, image: Path) -> None:
     executor = HttpExecutor(replica.start().url)
-    outcome = executor.read(Task(path=image, name="发票 1.png", fields=("甲方", "金额")))
+    outcome = executor.read(Task(place=image, name="发票 1.png", fields=("甲方", "金额")))
     assert outcome.verdict is Verdict.READ
     assert outcome.result["recognized_text"] == "some text"
     assert outcome.result["original_filename"] == "发票 1.png"
@@ -71,29 +71,29 @@ def test_the_file_its_name_its_fields_and_the_priority_arrive(replica: Replica, 
 
 @pytest.mark.parametrize("name", ['a"b\\c.png', "a\nb.png", b"caf\xe9.png".decode("utf-8", "surrogateescape")])
 def test_any_name_can_be_sent(replica: Replica, image: Path, name: str) -> None:
-    outcome = HttpExecutor(replica.start().url).read(Task(path=image, name=name))
+    outcome = HttpExecutor(replica.start().url).read(Task(place=image, name=name))
     assert outcome.verdict is Verdict.READ
 
 
 def test_a_file_that_cannot_be_read_raises(replica: Replica, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        HttpExecutor(replica.url).read(Task(path=tmp_path / "none.png", name="none.png"))
+        HttpExecutor(replica.start().url).read(Task(place=tmp_path / "none.png", name="none.png"))
 
 
 def test_nobody_listens(image: Path) -> None:
-    outcome = HttpExecutor(f"http://127.0.0.1:{free_port()}/v1/ocr").read(Task(path=image, name="a.png"))
+    outcome = HttpExecutor(f"http://127.0.0.1:{free_port()}/v1/ocr").read(Task(place=image, name="a.png"))
     assert outcome.verdict is Verdict.UNAVAILABLE
 
 
 def test_a_replica_that_dies_of_it(replica: Replica, image: Path) -> None:
     image.write_bytes(b"poison")
-    outcome = HttpExecutor(replica.start().url).read(Task(path=image, name="a.png"))
+    outcome = HttpExecutor(replica.start().url).read(Task(place=image, name="a.png"))
     assert outcome.verdict is Verdict.LOST
 
 
 def test_a_replica_that_never_answers(replica: Replica, image: Path) -> None:
     image.write_bytes(b"hangs")
-    outcome = HttpExecutor(replica.start().url, answer_seconds=0.3).read(Task(path=image, name="a.png"))
+    outcome = HttpExecutor(replica.start().url, answer_seconds=0.3).read(Task(place=image, name="a.png"))
     assert outcome.verdict is Verdict.LOST
     assert "in time" in outcome.reason
 
@@ -104,13 +104,14 @@ def refuser() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
-            client, _ = server.accept()
-            with client:
-                client.recv(1000)
-                client.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                client.shutdown(socket.SHUT_WR)
-                while client.recv(65536):
-                    pass
+            for _ in ("named", "sent"):
+                client, _ = server.accept()
+                with client:
+                    client.recv(1000)
+                    client.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    client.shutdown(socket.SHUT_WR)
+                    while client.recv(65536):
+                        pass
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
@@ -120,7 +121,7 @@ def refuser() -> Iterator[str]:
 
 def test_an_answer_before_the_end_of_the_body_is_heard(refuser: str, image: Path) -> None:
     image.write_bytes(bytes(20_000_000))
-    outcome = HttpExecutor(refuser).read(Task(path=image, name="a.png"))
+    outcome = HttpExecutor(refuser).read(Task(place=image, name="a.png"))
     assert outcome.verdict is Verdict.REFUSED
 
 
@@ -128,4 +129,4 @@ def test_a_proxy_of_the_environment_is_not_asked(
     replica: Replica, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
-    assert HttpExecutor(replica.start().url).read(Task(path=image, name="a.png")).verdict is Verdict.READ
+    assert HttpExecutor(replica.start().url).read(Task(place=image, name="a.png")).verdict is Verdict.READ

@@ -46,7 +46,7 @@ class Echo:
 
     def read(self, task: Task) -> Outcome:
         self.tasks.append(task)
-        content = task.path.read_bytes()
+        content = task.place.read_bytes()
         self.go.wait(30)
         return Outcome(verdict=self.verdict, reason="as told", result={"recognized_text": content.decode()})
 
@@ -223,13 +223,18 @@ def test_every_name_ends_as_one_file_inside_the_destination(
 
 def test_a_name_that_leads_out_is_never_written(tmp_path: Path, ledger: Ledger, running: list[JobRunner]) -> None:
     source = folder(tmp_path / "in", {"a.png": b"a"})
-    names = ["../in/a.png", str(source / "a.png"), "a.png"]  # no folder lists these; a manifest might
+    names = [
+        "../in/a.png",
+        f"{source}/../in/a.png",
+        "sub/../../in/a.png",
+        "a.png",
+    ]  # a list made by hand may have these
     with ledger.write() as tx:
         job_id = jobs.create(tx, "ocr", source, tmp_path / "out", (), names, NOW)
     begin(running, runner(ledger, Echo()))
     job = find(ledger, job_id)
     until(lambda: is_done(ledger, job))
-    assert (find(ledger, job_id).done, find(ledger, job_id).failed) == (1, 2)
+    assert (find(ledger, job_id).done, find(ledger, job_id).failed) == (1, 3)
     assert sorted(path.name for path in source.iterdir()) == ["a.png"]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.errors import Refused
 from orchestrator.jobs import submit
-from orchestrator.jobs.submission import images
+from orchestrator.jobs.sources import images
 from orchestrator.ledger import items, jobs
 from orchestrator.ledger.store import Ledger
 from tests.orchestrator.batch import NOW, folder, numbered, opened
