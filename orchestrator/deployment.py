@@ -225,7 +225,7 @@ def budget_of(wanted: Spec) -> budgets.Budget | None:
     return budgets.Budget(
         monthly_micros=micros(wanted.budget.monthly),
         daily_micros=micros(wanted.budget.daily),
-        at=tuple((share, budgets.Step(step)) for share, step in wanted.budget.at.items()),
+        at=tuple((share, budgets.Brake(step)) for share, step in wanted.budget.at.items()),
     )
 
 

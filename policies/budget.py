@@ -7,7 +7,7 @@ from policies.plan import Target
 from policies.snapshot import Spend
 
 
-class Step(StrEnum):
+class Brake(StrEnum):
     """What a share of the budget sets off."""
 
     WARN = "warn"
@@ -16,7 +16,7 @@ class Step(StrEnum):
     STOP = "stop"
 
 
-SEVERITY = {Step.WARN: 0, Step.SPOT_ONLY: 1, Step.MINIMUM: 2, Step.STOP: 3}
+SEVERITY = {Brake.WARN: 0, Brake.SPOT_ONLY: 1, Brake.MINIMUM: 2, Brake.STOP: 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Budget:
 
     monthly_micros: int | None = None
     daily_micros: int | None = None
-    at: tuple[tuple[float, Step], ...] = ((1.0, Step.STOP),)
+    at: tuple[tuple[float, Brake], ...] = ((1.0, Brake.STOP),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,8 @@ def cap(target: Target, minimum: int, spend: Spend, budget: Budget | None) -> Ca
         )
     _, step, words = max(reached)
     note = f"{words}: {step}"
-    if step is Step.STOP:
+    if step is Brake.STOP:
         return Capped(target=Target(replicas=0, reason=note), stopped=True, note=note)
-    if step is Step.MINIMUM:
+    if step is Brake.MINIMUM:
         return Capped(target=Target(replicas=min(target.replicas, minimum), reason=note), spot_only=True, note=note)
-    return Capped(target=target, spot_only=step is Step.SPOT_ONLY, note=note)
+    return Capped(target=target, spot_only=step is Brake.SPOT_ONLY, note=note)

@@ -10,7 +10,7 @@ from policies.lifecycle import LIVE, Status
 from policies.policy import Policy
 from policies.selection import Ranked
 from policies.snapshot import Instance, Offer, Purchase, Snapshot
-from policies.spot import Source
+from policies.sources import Source
 
 #: a refused offer is left alone for FIRST x 2^(refusals - 1), at most LONGEST; spot pools have a memory of their own
 BACKOFF_FIRST = timedelta(seconds=10)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from policies import mix
-from policies.mix import Answer, Demand, Terms
+from policies.mix import Advice, Demand, Terms
 from policies.policy import Policy
 from policies.program import Limits
 from policies.selection import Ranked
@@ -23,7 +23,7 @@ def fleet(
     least: int,
     most: int,
     today: Mapping[str, int] | None = None,
-) -> Answer:
+) -> Advice:
     """The fleet for this load, `least` to `most` replicas; for no load the smallest, of what is cheapest when busy.
 
     Where the load cannot be carried, the reason says so and the fleet is as large as it may be.
@@ -65,7 +65,7 @@ def first(
     return [*wanted, *rows]
 
 
-def _asked(offers: Sequence[Offer], policy: Policy, ask: Callable[[Sequence[Offer]], Answer]) -> Answer:
+def _asked(offers: Sequence[Offer], policy: Policy, ask: Callable[[Sequence[Offer]], Advice]) -> Advice:
     """The answer of the first provider that has one, of the first two together, and so on."""
     allowed = [offer for offer in offers if policy.allows(offer)]
     answer = ask([])

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from policies.program import Limits, Pool, Solution, Speeds, solve
+from policies.program import Limits, Lot, Solution, Speeds, solve
 from policies.selection import Choice, Ranked, choose, price_in, rank
 from policies.snapshot import Offer, Profile, Purchase
 
@@ -67,7 +67,7 @@ class Mix:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Advice:
     """The fleet to have, the best one without its main GPU and terms, and why; without a winner, what is missing."""
 
     winner: Mix | None
@@ -85,11 +85,11 @@ class _Group:
     bill_micros: int | None  # an hour; None: unknown
     cost_micros: int | None  # that counts: the bill, or what one more hour adds to it
 
-    def pool(self, terms: Terms) -> Pool:
+    def pool(self, terms: Terms) -> Lot:
         """The group as the program sees it. An unknown cost, where nothing else will do, counts as 0."""
         bounds = [offer.capacity for offer in self.offers if offer.capacity is not None]
         cost = self.cost_micros or 0
-        return Pool(
+        return Lot(
             speeds=self.speeds,
             cost_micros=cost,
             start_micros=round(cost * terms.start_seconds / terms.keep_seconds),
@@ -101,7 +101,7 @@ class _Group:
 
 def cheapest(
     offers: Sequence[Offer], demand: Sequence[Demand], terms: Terms, today: Mapping[str, int] | None = None
-) -> Answer:
+) -> Advice:
     """The fleet that carries `demand` at the least cost, given how many machines of each offer run `today`.
 
     Only what was measured carries load. Machines of one's own whose cost is unknown come in when the others cannot
@@ -119,19 +119,19 @@ def cheapest(
         known, winner = groups, _solved(groups, demand, terms)
     if winner is None:
         untried = None if groups else _untried(offers, demand, terms)
-        return untried or Answer(winner=None, runner_up=None, reason=_missing(groups, demand, verdicts, terms))
+        return untried or Advice(winner=None, runner_up=None, reason=_missing(groups, demand, verdicts, terms))
     winner = replace(winner, reason=_why(winner, demand, terms, today))
     runner_up = _runner_up(winner, known, demand, terms)
     alone = winner.main is not None and runner_up is None
     reason = f"{winner.reason}; no other GPU or terms can carry it" if alone else winner.reason
-    return Answer(winner=winner, runner_up=runner_up, reason=reason)
+    return Advice(winner=winner, runner_up=runner_up, reason=reason)
 
 
-def unloaded(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms) -> Answer:
+def unloaded(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms) -> Advice:
     """Where no load is known yet: the minimum, one at least, of the offer that is cheapest per image when busy."""
     choice = _chosen(offers, profiles, terms)
     winner, other = choice.winner, choice.runner_up
-    return Answer(
+    return Advice(
         winner=None if winner is None else _alone(winner, terms, choice.reason),
         runner_up=None if other is None else _alone(other, terms, other.reason),
         reason=choice.reason,
@@ -242,13 +242,13 @@ def _runner_up(winner: Mix, groups: Sequence[_Group], demand: Sequence[Demand], 
     return replace(mix, reason=f"{dearer}, without {gpu} ({purchase})")
 
 
-def _untried(offers: Sequence[Offer], demand: Sequence[Demand], terms: Terms) -> Answer | None:
+def _untried(offers: Sequence[Offer], demand: Sequence[Demand], terms: Terms) -> Advice | None:
     """Where nothing was measured: one's own machines, or one of a GPU that may be tried; None where neither is."""
     choice = _chosen(offers, demand[0].profiles if demand else (), terms)
     row = choice.winner
     if row is None or row.profile is not None:
         return None
-    return Answer(winner=_alone(row, terms, choice.reason), runner_up=None, reason=choice.reason)
+    return Advice(winner=_alone(row, terms, choice.reason), runner_up=None, reason=choice.reason)
 
 
 def _chosen(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms) -> Choice:

@@ -38,7 +38,7 @@ Speeds = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class Lot:
     """Machines that differ in nothing but their names."""
 
     speeds: Speeds
@@ -69,7 +69,7 @@ class Solution:
     too_few: int  # machines missing to the minimum
 
 
-def solve(pools: Sequence[Pool], rates: Sequence[float], limits: Limits, *, short: bool = False) -> Solution | None:
+def solve(pools: Sequence[Lot], rates: Sequence[float], limits: Limits, *, short: bool = False) -> Solution | None:
     """The cheapest counts that carry `rates` (images a second by class, all above 0); None when there are none.
 
     With `short`, rates and minimum may be missed, and the least of that is looked for instead of the least cost.
@@ -109,7 +109,7 @@ def solve(pools: Sequence[Pool], rates: Sequence[float], limits: Limits, *, shor
     )
 
 
-def _bound(pool: Pool, rates: Sequence[float], limits: Limits) -> int:
+def _bound(pool: Lot, rates: Sequence[float], limits: Limits) -> int:
     """More machines than this are of no use, or not to be had."""
     load = sum(rate / speed for rate, speed in zip(rates, pool.speeds, strict=True) if speed > 0)
     useful = math.ceil(load / limits.utilisation) + max(0, limits.minimum, limits.steady)
@@ -118,7 +118,7 @@ def _bound(pool: Pool, rates: Sequence[float], limits: Limits) -> int:
 
 def _carry(
     solver: Any,
-    pools: Sequence[Pool],
+    pools: Sequence[Lot],
     counts: Sequence[Any],
     rates: Sequence[float],
     unmet: Sequence[Any],
@@ -142,7 +142,7 @@ def _carry(
     return shares
 
 
-def _keep_steady(solver: Any, pools: Sequence[Pool], counts: Sequence[Any], bounds: Sequence[int], steady: int) -> None:
+def _keep_steady(solver: Any, pools: Sequence[Lot], counts: Sequence[Any], bounds: Sequence[int], steady: int) -> None:
     """Either so many machines are not of the spot market, or none is of it."""
     if steady <= 0 or not any(pool.spot for pool in pools):
         return
@@ -154,7 +154,7 @@ def _keep_steady(solver: Any, pools: Sequence[Pool], counts: Sequence[Any], boun
             solver.addConstr(count <= bound * enough)
 
 
-def _cost(solver: Any, pools: Sequence[Pool], counts: Sequence[Any]) -> Any:
+def _cost(solver: Any, pools: Sequence[Lot], counts: Sequence[Any]) -> Any:
     """Ten thousand micro-units an hour: the machines, and the starts that today's fleet does not spare."""
     costs = []
     for pool, count in zip(pools, counts, strict=True):

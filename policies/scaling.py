@@ -26,7 +26,7 @@ class Scaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
+class Replicas:
     """The replicas that are up, those still starting included, and what was decided about their number before."""
 
     speeds: tuple[float | None, ...] = ()  # measured images a second of each; None: not measured
@@ -45,7 +45,7 @@ def hold_down_seconds(start_seconds: float) -> float:
     return max(HOLD_DOWN_SECONDS, 2 * start_seconds)
 
 
-def target(load: Load, jobs: Sequence[JobState], fleet: Fleet, bounds: Bounds, scaling: Scaling) -> Target:
+def target(load: Load, jobs: Sequence[JobState], up: Replicas, bounds: Bounds, scaling: Scaling) -> Target:
     """Replicas wanted now, within `bounds`: 0 outside the windows.
 
     Demand is the highest of what is asked for now, of the hold-down window's minutes, and of what is expected one cold
@@ -54,7 +54,7 @@ def target(load: Load, jobs: Sequence[JobState], fleet: Fleet, bounds: Bounds, s
     """
     if not bounds.open and not bounds.prewarm:
         return Target(replicas=0, reason=bounds.reason)
-    need, why = _need(load, fleet, scaling)
+    need, why = _need(load, up, scaling)
     if jobs and need < 1:
         left = sum(job.items_left for job in jobs)
         need, why = 1, f"{left} batch items are waiting"
@@ -72,37 +72,37 @@ def asked(load: Load) -> float:
     return max(rate or 0.0 for rate in rates)
 
 
-def _need(load: Load, fleet: Fleet, scaling: Scaling) -> tuple[int, str]:
+def _need(load: Load, up: Replicas, scaling: Scaling) -> tuple[int, str]:
     if load.images_per_second is None and load.peak_images_per_second is None:
-        return fleet.held, "no evidence of the load, hold"
+        return up.held, "no evidence of the load, hold"
     seen = max(load.images_per_second or 0.0, load.peak_images_per_second or 0.0)
     expected = load.expected_images_per_second or 0.0
-    need, why = _carried(load, fleet, scaling, asked(load))
+    need, why = _carried(load, up, scaling, asked(load))
     if expected > seen:
         why = f"{why}, as on past days"
-    if need >= fleet.held:
+    if need >= up.held:
         return need, why
     if not load.complete:
-        return fleet.held, f"{why}; nobody watched for a while, hold"
-    raised = fleet.raised_seconds_ago
+        return up.held, f"{why}; nobody watched for a while, hold"
+    raised = up.raised_seconds_ago
     if need > 0 and raised is not None and raised < hold_down_seconds(scaling.start_seconds):
-        return fleet.held, f"{why}; the target rose {raised / 60:.0f} min ago, hold"
-    return (fleet.held, f"{why}; {load.waiting} waiting, hold") if load.waiting else (need, why)
+        return up.held, f"{why}; the target rose {raised / 60:.0f} min ago, hold"
+    return (up.held, f"{why}; {load.waiting} waiting, hold") if load.waiting else (need, why)
 
 
-def _carried(load: Load, fleet: Fleet, scaling: Scaling, demand: float) -> tuple[int, str]:
+def _carried(load: Load, up: Replicas, scaling: Scaling, demand: float) -> tuple[int, str]:
     """The smallest fleet that carries the demand, whoever of those that are up stays."""
     if demand == 0 and load.waiting == 0:
         return 0, "no load"
-    measured = [speed for speed in fleet.speeds if speed]
+    measured = [speed for speed in up.speeds if speed]
     slowest = min(measured, default=scaling.images_per_second)
     if slowest is None:
-        need = max(1, fleet.held + 1 if load.waiting and not fleet.starting else fleet.held)
+        need = max(1, up.held + 1 if load.waiting and not up.starting else up.held)
         return need, f"{demand:.2f} images/s, {load.waiting} waiting, throughput not measured"
     # a queue asks for more only when nobody is about to relieve it: what it will be by then is not known yet
-    backlog = 0.0 if fleet.starting else load.waiting / max(1.0, scaling.start_seconds)
+    backlog = 0.0 if up.starting else load.waiting / max(1.0, scaling.start_seconds)
     rest, need = (demand + backlog) / scaling.utilisation, 0
-    for speed in sorted(speed or slowest for speed in fleet.speeds):
+    for speed in sorted(speed or slowest for speed in up.speeds):
         if rest <= ROUNDING * speed:
             break
         rest, need = rest - speed, need + 1

@@ -8,9 +8,10 @@ from orchestrator.errors import Refused
 from orchestrator.ledger import jobs, offers
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger
-from policies import batch, candidates, openings
+from policies import candidates, openings
 from policies.policy import Policy
 from policies.snapshot import Purchase, Snapshot
+from policies.work import Work, speed_of
 
 
 def must_be_possible(ledger: Ledger, row: Deployment, items: int, deadline_at: datetime, now: datetime) -> None:
@@ -43,10 +44,10 @@ def earliest(ledger: Ledger, row: Deployment, items: int, now: datetime) -> date
             offers=offers.known(tx, policy.providers),
             profiles=offers.profiles(tx, policy.model),
         )
-    speed = batch.speed(candidates.eligible(seen, policy))
+    speed = speed_of(candidates.eligible(seen, policy))
     if not speed:
         return None
-    work = batch.Work(
+    work = Work(
         key="",
         items=sum(job.items_left for job in queued) + items,
         seconds=0.0,

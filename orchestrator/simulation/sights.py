@@ -23,7 +23,7 @@ from orchestrator.providers.simulated import SimulatedProvider
 from orchestrator.simulation.month import SimulatedDoor
 from orchestrator.world import World
 from policies import windows
-from policies.budget import Step
+from policies.budget import Brake
 from policies.decide import Policy
 from policies.snapshot import Offer
 
@@ -177,7 +177,7 @@ class Watcher:
         if not policy.wanted or not (bounds.open or bounds.prewarm):
             return True
         limit = policy.limit
-        stops = limit is not None and any(step is Step.STOP for _, step in limit.at)
+        stops = limit is not None and any(step is Brake.STOP for _, step in limit.at)
         if limit is None or limit.daily_micros is None or not stops:
             return False
         if self.clock_sets or self.restored_at:

@@ -8,7 +8,7 @@ from orchestrator.spec.document import Path
 from orchestrator.spec.model import Spec
 from orchestrator.spec.units import is_loopback
 
-_SEVERITY = ("warn", "spot-only", "stop")
+_SEVERITY = ("warn", "spot-only", "minimum", "stop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def _budget(spec: Spec) -> Iterator[Contradiction]:
     for (share, action), (later_share, later) in pairwise(steps):
         if _SEVERITY.index(later) < _SEVERITY.index(action):
             order = f"{later} at {later_share * 100:g}% comes after {action} at {share * 100:g}%"
-            yield Contradiction(("budget", "at"), f"{order}: want warn, then spot-only, then stop")
+            yield Contradiction(("budget", "at"), f"{order}: want warn, then spot-only, then minimum, then stop")
 
 
 def _door(spec: Spec) -> Iterator[Contradiction]:

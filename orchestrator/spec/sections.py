@@ -229,7 +229,7 @@ class Budget(Section):
 
     monthly: Annotated[Money, BeforeValidator(_positive)] | None = None
     daily: Annotated[Money, BeforeValidator(_positive)] | None = None
-    at: dict[Share, Literal["warn", "spot-only", "stop"]] = {0.8: "warn", 0.95: "spot-only", 1.0: "stop"}
+    at: dict[Share, Literal["warn", "spot-only", "minimum", "stop"]] = {0.8: "warn", 0.95: "spot-only", 1.0: "stop"}
 
 
 class Baseline(Section):

@@ -165,5 +165,5 @@ def test_the_loop_meets_it_on_spot_and_on_demand_and_then_rests(home: Path) -> N
     scene.run(60, 20)
     assert scene.market.running() == (), "a batch that is done is no load to hold machines for"
     (kept,) = (row.memory for row in scene.rows("beliefs") if row.policy == "deadline")
-    assert kept["key"] == "" and kept["belief"]["hours"] > 0.5
+    assert kept["begun"] is None and kept["outlooks"]["T4"]["belief"]["hours"] > 0.5
     scene.settle()

@@ -25,7 +25,7 @@ from tests.orchestrator.scene import NOW, QUICK, SPOT, Scene, always, offer
 
 
 def test_a_budget_that_is_spent_closes_and_says_so(home: Path) -> None:
-    limit = budget.Budget(daily_micros=200_000, at=((0.5, budget.Step.WARN), (1.0, budget.Step.STOP)))
+    limit = budget.Budget(daily_micros=200_000, at=((0.5, budget.Brake.WARN), (1.0, budget.Brake.STOP)))
     scene = Scene(home, policy={"limit": limit})
     scene.run(360, 10)  # 1.234567 an hour: a tenth of that is half the budget
     assert any("warn" in note for note in scene.plans[-1].notes)

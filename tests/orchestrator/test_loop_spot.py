@@ -119,7 +119,7 @@ def test_the_night_teaches_nothing_and_the_morning_starts_from_what_was_known(ho
 
 
 def test_a_budget_for_spot_alone_takes_whole_pools_however_young(home: Path) -> None:
-    limit = budget.Budget(daily_micros=1, at=((0.0, budget.Step.SPOT_ONLY),))
+    limit = budget.Budget(daily_micros=1, at=((0.0, budget.Brake.SPOT_ONLY),))
     scene = spotted(home, 4, limit=limit, base_on_demand=1, availability=0.999)
     scene.run(60)
     assert kinds(scene)["on_demand"] == 0

@@ -2,12 +2,12 @@
 
 import pytest
 
-from policies.budget import Budget, Step, cap
+from policies.budget import Brake, Budget, cap
 from policies.plan import Target
 from policies.snapshot import Spend
 
 WANTED = Target(replicas=4, reason="4.00 images/s")
-STEPS = ((0.5, Step.WARN), (0.8, Step.SPOT_ONLY), (0.9, Step.MINIMUM), (1.0, Step.STOP))
+STEPS = ((0.5, Brake.WARN), (0.8, Brake.SPOT_ONLY), (0.9, Brake.MINIMUM), (1.0, Brake.STOP))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.budget import Budget, Step
+from policies.budget import Brake, Budget
 from policies.candidates import BACKOFF_LONGEST, backed_off_until
 from policies.decide import Policy, decide
 from policies.lifecycle import LIVE, OVER, Status
@@ -84,7 +84,7 @@ LONG_AGO = NOW - timedelta(hours=1)
 
 SPOT_PRICE = offer("spot", purchase=Purchase.SPOT, price_per_hour_micros=300_000)
 NEARLY_SPENT = Spend(month_micros=96, currency="CNY")
-SPOT_ONLY_AT_95 = Budget(monthly_micros=100, at=((0.95, Step.SPOT_ONLY),))
+SPOT_ONLY_AT_95 = Budget(monthly_micros=100, at=((0.95, Brake.SPOT_ONLY),))
 UNMEASURED = offer("new", gpu="L4")
 
 CASES: dict[str, tuple[Snapshot, Policy, list[str]]] = {

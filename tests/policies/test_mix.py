@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from policies.mix import Answer, Demand, Mix, Terms, cheapest
-from policies.program import Limits, Pool, solve
+from policies.mix import Advice, Demand, Mix, Terms, cheapest
+from policies.program import Limits, Lot, solve
 from policies.selection import choose
 from policies.snapshot import Offer, Profile, Purchase
 
@@ -217,7 +217,7 @@ def test_each_class_goes_where_it_is_cheap() -> None:
 # --- brute force -----------------------------------------------------------------------------------------------------
 
 
-def carries(pools: Sequence[Pool], fleet: Sequence[int], rates: Sequence[float], utilisation: float) -> bool:
+def carries(pools: Sequence[Lot], fleet: Sequence[int], rates: Sequence[float], utilisation: float) -> bool:
     """Whether two classes fit, by comparative advantage: machines that are better at the first class take it first."""
     first, second = rates
     by_advantage = sorted(
@@ -233,7 +233,7 @@ def carries(pools: Sequence[Pool], fleet: Sequence[int], rates: Sequence[float],
     return first <= 0 and second <= 0
 
 
-def fleets(pools: Sequence[Pool], limits: Limits) -> Iterator[tuple[int, ...]]:
+def fleets(pools: Sequence[Lot], limits: Limits) -> Iterator[tuple[int, ...]]:
     for fleet in product(*(range((pool.capacity or 0) + 1) for pool in pools)):
         total = sum(fleet)
         firm = sum(count for count, pool in zip(fleet, pools, strict=True) if not pool.spot)
@@ -242,7 +242,7 @@ def fleets(pools: Sequence[Pool], limits: Limits) -> Iterator[tuple[int, ...]]:
             yield fleet
 
 
-def cost(pools: Sequence[Pool], fleet: Sequence[int]) -> int:
+def cost(pools: Sequence[Lot], fleet: Sequence[int]) -> int:
     return sum(
         count * pool.cost_micros + max(0, count - pool.today) * pool.start_micros
         for count, pool in zip(fleet, pools, strict=True)
@@ -255,7 +255,7 @@ speeds_of_two = st.tuples(st.sampled_from([0, 1, 2, 3, 5]), st.sampled_from([0, 
 )
 pools_of_two = st.lists(
     st.builds(
-        Pool,
+        Lot,
         speeds=speeds_of_two.filter(any),
         cost_micros=st.integers(0, 40).map(lambda tenth: tenth * 100_000) | st.integers(1, 4_000_000),
         start_micros=st.sampled_from([0, 0, 50_000, 333_333]),
@@ -279,14 +279,14 @@ some_limits = st.builds(
 @given(pools_of_two, rates_of_two, some_limits)
 @example(  # one micro-unit is the difference
     [
-        Pool(speeds=(0.0, 0.5), cost_micros=1, capacity=1, spot=True),
-        Pool(speeds=(1.0, 0.0), cost_micros=200_000, capacity=2),
-        Pool(speeds=(1.0, 0.5), cost_micros=100_000, capacity=2),
+        Lot(speeds=(0.0, 0.5), cost_micros=1, capacity=1, spot=True),
+        Lot(speeds=(1.0, 0.0), cost_micros=200_000, capacity=2),
+        Lot(speeds=(1.0, 0.5), cost_micros=100_000, capacity=2),
     ],
     (0.3, 0.7),
     Limits(steady=3),
 )
-def test_no_fleet_is_cheaper_by_brute_force(pools: list[Pool], rates: tuple[float, float], limits: Limits) -> None:
+def test_no_fleet_is_cheaper_by_brute_force(pools: list[Lot], rates: tuple[float, float], limits: Limits) -> None:
     enough = [fleet for fleet in fleets(pools, limits) if carries(pools, fleet, rates, limits.utilisation)]
     solution = solve(pools, rates, limits)
     if not enough:
@@ -371,7 +371,7 @@ def keeps_every_promise(mix: Mix, classes: Sequence[Demand], limits: Limits, p95
 @settings(max_examples=40, deadline=None)
 @given(catalogue.filter(lambda offers: len(offers) <= 4), classes_of_three, some_limits)
 def test_the_order_of_the_offers_never_matters(offers: list[Offer], classes: list[Demand], limits: Limits) -> None:
-    def said(answer: Answer) -> tuple[object, ...]:
+    def said(answer: Advice) -> tuple[object, ...]:
         return answer.reason, str(answer.winner), str(answer.runner_up)
 
     terms = Terms(model=MODEL, limits=limits, currency="CNY")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from policies.decide import Policy, decide
 from policies.lifecycle import OVER, Status
 from policies.plan import Drain, Launch, Plan, Terminate
-from policies.scaling import Fleet, Scaling, hold_down_seconds, target
+from policies.scaling import Replicas, Scaling, hold_down_seconds, target
 from policies.snapshot import Instance, JobState, Load, Offer, Profile, Purchase, Snapshot
 from policies.windows import Bounds, Schedule
 
@@ -233,8 +233,8 @@ OPEN = Bounds(open=True, prewarm=False, min=0, max=20, reason="open")
 T4 = Scaling(images_per_second=2.0, utilisation=0.7, start_seconds=120)
 
 
-def fleet(ready: int, starting: int = 0, last: int | None = None, raised: float | None = None) -> Fleet:
-    return Fleet(speeds=(2.0,) * (ready + starting), starting=starting, last_target=last, raised_seconds_ago=raised)
+def fleet(ready: int, starting: int = 0, last: int | None = None, raised: float | None = None) -> Replicas:
+    return Replicas(speeds=(2.0,) * (ready + starting), starting=starting, last_target=last, raised_seconds_ago=raised)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def fleet(ready: int, starting: int = 0, last: int | None = None, raised: float 
         "nobody leaves a queue",
     ],
 )
-def test_how_many(load: Load, up: Fleet, scaling: Scaling, replicas: int, words: str) -> None:
+def test_how_many(load: Load, up: Replicas, scaling: Scaling, replicas: int, words: str) -> None:
     decided = target(load, (), up, OPEN, scaling)
     assert (decided.replicas, words in decided.reason) == (replicas, True), decided.reason
 
@@ -317,7 +317,7 @@ def test_how_many(load: Load, up: Fleet, scaling: Scaling, replicas: int, words:
     ],
 )
 def test_mixed_speeds(rate: float, speeds: tuple[float | None, ...], following: float | None, replicas: int) -> None:
-    up = Fleet(speeds=speeds, last_target=len(speeds))
+    up = Replicas(speeds=speeds, last_target=len(speeds))
     assert (
         target(Load(images_per_second=rate), (), up, OPEN, replace(T4, images_per_second=following)).replicas
         == replicas
@@ -327,15 +327,15 @@ def test_mixed_speeds(rate: float, speeds: tuple[float | None, ...], following: 
 @pytest.mark.parametrize(
     ("waiting", "up", "replicas"),
     [
-        (3, Fleet(speeds=(None,), last_target=1), 2),
-        (3, Fleet(speeds=(None, None), starting=1, last_target=2), 2),
-        (0, Fleet(speeds=(None, None), last_target=2), 2),
-        (3, Fleet(), 1),
-        (0, Fleet(speeds=(None, None, None), last_target=2), 2),
+        (3, Replicas(speeds=(None,), last_target=1), 2),
+        (3, Replicas(speeds=(None, None), starting=1, last_target=2), 2),
+        (0, Replicas(speeds=(None, None), last_target=2), 2),
+        (3, Replicas(), 1),
+        (0, Replicas(speeds=(None, None, None), last_target=2), 2),
     ],
     ids=["one more", "one is starting", "none waits", "the first", "an outdated one beside its replacement"],
 )
-def test_without_a_measured_throughput(waiting: int, up: Fleet, replicas: int) -> None:
+def test_without_a_measured_throughput(waiting: int, up: Replicas, replicas: int) -> None:
     unmeasured = replace(T4, images_per_second=None)
     assert target(Load(images_per_second=1.0, waiting=waiting), (), up, OPEN, unmeasured).replicas == replicas
 
@@ -357,7 +357,7 @@ loads = st.builds(
     complete=st.booleans(),
 )
 fleets = st.builds(
-    lambda speeds, starting, last, raised: Fleet(
+    lambda speeds, starting, last, raised: Replicas(
         speeds=speeds, starting=min(starting, len(speeds)), last_target=last, raised_seconds_ago=raised
     ),
     st.lists(st.none() | st.floats(0.1, 20), max_size=8).map(tuple),
@@ -369,7 +369,7 @@ scalings = st.builds(Scaling, images_per_second=st.none() | st.floats(0.1, 20), 
 
 
 @given(loads, fleets, scalings, st.integers(0, 6), st.integers(0, 9))
-def test_bounds_are_never_left(load: Load, up: Fleet, scaling: Scaling, least: int, more: int) -> None:
+def test_bounds_are_never_left(load: Load, up: Replicas, scaling: Scaling, least: int, more: int) -> None:
     bounds = replace(OPEN, min=least, max=least + more)
     assert least <= target(load, (), up, bounds, scaling).replicas <= least + more
     closed = Bounds(open=False, prewarm=False, min=0, max=0, reason="closed")
@@ -377,7 +377,7 @@ def test_bounds_are_never_left(load: Load, up: Fleet, scaling: Scaling, least: i
 
 
 @given(loads, fleets, scalings, st.floats(0, 50))
-def test_more_load_never_means_fewer(load: Load, up: Fleet, scaling: Scaling, more: float) -> None:
+def test_more_load_never_means_fewer(load: Load, up: Replicas, scaling: Scaling, more: float) -> None:
     if load.images_per_second is None:
         return
     heavier = replace(load, images_per_second=load.images_per_second + more)
@@ -385,7 +385,7 @@ def test_more_load_never_means_fewer(load: Load, up: Fleet, scaling: Scaling, mo
 
 
 @given(loads, fleets, scalings)
-def test_it_never_shrinks_in_the_dark_in_a_burst_or_before_a_queue(load: Load, up: Fleet, scaling: Scaling) -> None:
+def test_it_never_shrinks_in_the_dark_in_a_burst_or_before_a_queue(load: Load, up: Replicas, scaling: Scaling) -> None:
     decided = target(load, (), up, replace(OPEN, max=1000), scaling).replicas
     dark = (load.images_per_second is None and load.peak_images_per_second is None) or not load.complete
     raised = up.raised_seconds_ago
@@ -396,7 +396,7 @@ def test_it_never_shrinks_in_the_dark_in_a_burst_or_before_a_queue(load: Load, u
 
 
 @given(loads, fleets, scalings)
-def test_who_stays_always_carries_the_demand(load: Load, up: Fleet, scaling: Scaling) -> None:
+def test_who_stays_always_carries_the_demand(load: Load, up: Replicas, scaling: Scaling) -> None:
     """Whoever leaves: the slowest that stay, and as many new ones as are asked for, are enough."""
     if load.images_per_second is None or None in up.speeds or scaling.images_per_second is None:
         return
@@ -426,6 +426,6 @@ def test_a_steady_load_never_flaps(rates: list[float], boot: float) -> None:
 
 def test_a_queue_before_replicas_that_start_at_once() -> None:
     decided = target(
-        Load(images_per_second=1.0, waiting=3), (), Fleet(), OPEN, Scaling(images_per_second=2.0, start_seconds=0.0)
+        Load(images_per_second=1.0, waiting=3), (), Replicas(), OPEN, Scaling(images_per_second=2.0, start_seconds=0.0)
     )
     assert decided.replicas >= 1
