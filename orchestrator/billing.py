@@ -1,6 +1,6 @@
 """What a stretch of time costs, by integer arithmetic on cumulative micro-units: parts always add up to the whole."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -16,8 +16,8 @@ HOUR = timedelta(hours=1)
 class Terms:
     """What a provider's bill knows besides price and time."""
 
-    minimum_seconds: int = 0  # a machine costs at least so much of its time
-    first_hour_free: bool = False  # a spot machine that the provider takes back within its first hour costs nothing
+    minimum_seconds: int = 0  # a machine costs at least so much of its time, every time it is switched on
+    first_hour_free: bool = False  # a spot machine that is taken back within an hour of its launch costs nothing
     disk_per_hour_micros: int = 0  # of a machine's disk, from its launch to its end, also while it is stopped
 
 
@@ -27,8 +27,19 @@ class Life:
 
     launched_at: datetime
     ended_at: datetime
-    stopped_at: datetime | None = None  # from here on only its disk is paid
+    #: switched off, and on again (None: not before its end), oldest first: between them only its disk is paid
+    stops: tuple[tuple[datetime, datetime | None], ...] = ()
     reclaimed: bool = False  # a spot machine, and the provider took it back
+
+    def spells(self) -> Iterator[tuple[datetime, datetime]]:
+        """When it ran, oldest first."""
+        start = self.launched_at
+        for off, on in self.stops:
+            yield start, min(off, self.ended_at)
+            if on is None or on > self.ended_at:
+                return
+            start = on
+        yield start, self.ended_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +70,20 @@ def due(life: Life, prices: Sequence[tuple[datetime, int]], terms: Terms) -> int
     """Micro-units that a machine's time has cost when it is over, its disk not counted.
 
     `prices` are (in force since, per hour), oldest first, the first one in force at the launch. Each stretch at one
-    price is rounded down by itself, as charges are; what is missing to the minimum costs the last price.
+    price is rounded down by itself, as charges are; what is missing of a spell to the minimum costs its last price.
     """
-    end = life.ended_at if life.stopped_at is None else min(life.stopped_at, life.ended_at)
     if terms.first_hour_free and life.reclaimed and life.ended_at - life.launched_at < HOUR:
         return 0
-    starts = [life.launched_at, *(at for at, _ in prices[1:] if life.launched_at < at < end)]
-    rates = [prices[0][1], *(rate for at, rate in prices[1:] if life.launched_at < at < end)]
-    ends = [*starts[1:], max(end, life.launched_at + timedelta(seconds=terms.minimum_seconds))]
+    minimum = timedelta(seconds=terms.minimum_seconds)
+    return sum(_spell(start, end, prices, minimum) for start, end in life.spells())
+
+
+def _spell(start: datetime, end: datetime, prices: Sequence[tuple[datetime, int]], minimum: timedelta) -> int:
+    """What it cost from when it was switched on until it was switched off, or ended."""
+    first = [rate for at, rate in prices if at <= start] or [prices[0][1]]
+    moves = [(at, rate) for at, rate in prices[1:] if start < at < end]
+    starts, rates = [start, *(at for at, _ in moves)], [first[-1], *(rate for _, rate in moves)]
+    ends = [*starts[1:], max(end, start + minimum)]
     return sum(
         rate * ((finish - start) // MICROSECOND) // MICROSECONDS_PER_HOUR
         for start, finish, rate in zip(starts, ends, rates, strict=True)

@@ -24,14 +24,15 @@ def settle(
         return
     prices = offers.life_prices(tx, after.offer_id, after.launched_at)
     ends = _ends(after, listed)
-    since = _unbooked_since(before, after, now)
+    since = _unbooked_since(before, after, listed, now)
     if since is not None:
-        in_force = [price for price in prices if price.effective_at <= since] or list(prices[:1])
-        price, currency = (in_force[-1].price_per_hour_micros, in_force[-1].currency) if in_force else (None, "")
+        price, currency = charges.in_force(prices, since)
         charges.start(tx, after, price_per_hour_micros=price, currency=currency, started_at=since)
         if terms.disk_per_hour_micros:
             disk = terms.disk_per_hour_micros
             charges.start(tx, after, price_per_hour_micros=disk, currency=currency, started_at=since, kind=charges.DISK)
+    if listed is not None:
+        charges.switch(tx, after, listed.stops, prices)
     charges.follow(tx, after, prices, ends or now)
     if ends is not None:
         charges.close(tx, after, ends, charges.COMPUTE)
@@ -41,7 +42,7 @@ def settle(
         life = Life(
             launched_at=after.launched_at,
             ended_at=after.ended_at,
-            stopped_at=listed.stopped_at,
+            stops=listed.stops,
             reclaimed=listed.preempted and after.purchase is Purchase.SPOT,
         )
         charges.settle(tx, after, life, prices, terms)
@@ -56,12 +57,12 @@ def _ends(machine: Machine, listed: Listed | None) -> datetime | None:
     return machine.missing_since if machine.status is Status.LOST else None
 
 
-def _unbooked_since(before: Machine, after: Machine, now: datetime) -> datetime | None:
+def _unbooked_since(before: Machine, after: Machine, listed: Listed | None, now: datetime) -> datetime | None:
     """Since when a machine costs money that is on no charge yet; None: nothing new."""
     if before.launched_at is None:
         return after.launched_at
     if before.status is Status.LOST and after.status is not Status.LOST:
         return before.missing_since
     if before.status is Status.STOPPED and after.status is Status.DRAINING:
-        return now  # somebody switched it on again; since when is not said
+        return None if listed is not None and listed.stops else now  # it was switched on again; since when is not said
     return before.ended_at if before.status in OVER else None

@@ -156,7 +156,7 @@ def _witnessed(
     changed = after is not before and after != before
     if changed:
         fleet.save(tx, after)
-    if changed or before.offer_id in moved:
+    if changed or before.offer_id in moved or (listed is not None and listed.stops):
         book.settle(tx, before, after, listed, provider.terms, seen.at)
     return after
 

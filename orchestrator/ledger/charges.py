@@ -20,6 +20,8 @@ from orchestrator.ledger.offers import Price
 from policies.snapshot import Purchase
 
 COMPUTE, DISK = "compute", "disk"
+#: when a machine was switched off, and on again, as its provider lists it
+Stops = Sequence[tuple[datetime, datetime | None]]
 FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -84,6 +86,12 @@ RUNNING = sa.select(t.charges).where(
     t.charges.c.ended_at.is_(None),
     t.charges.c.amount_micros.is_(None),
 )
+#: since when it is charged for its time, since it was switched on last, or its price moved
+BEGUN = sa.select(sa.func.max(t.charges.c.started_at, type_=t.Moment)).where(
+    t.charges.c.instance_id == sa.bindparam("machine"),
+    t.charges.c.kind == COMPUTE,
+    t.charges.c.amount_micros.is_(None),
+)
 RUNNING_COMPUTE = RUNNING.where(t.charges.c.kind == COMPUTE)
 END = t.charges.update().where(t.charges.c.id == sa.bindparam("charge"))
 
@@ -138,6 +146,34 @@ def reprice(tx: sa.Connection, machine_id: str, price_per_hour_micros: int | Non
     return True
 
 
+def switch(tx: sa.Connection, machine: Machine, stops: Stops, prices: Sequence[Price]) -> None:
+    """Every time that a machine is switched off ends its charge, and every time it is switched on starts the next.
+
+    What is booked already stays: this may be repeated. What was booked beyond a stop that is told late is corrected
+    when the machine is over.
+    """
+    begun = tx.scalar(BEGUN, {"machine": machine.id})
+    for off, on in stops:
+        if begun is None or (on is not None and (on < begun or (on == begun and _runs(tx, machine)))):
+            continue
+        follow(tx, machine, prices, off)
+        close(tx, machine, off, COMPUTE)
+        if on is not None:
+            price, currency = in_force(prices, on)
+            start(tx, machine, price_per_hour_micros=price, currency=currency, started_at=on)
+            begun = on
+
+
+def _runs(tx: sa.Connection, machine: Machine) -> bool:
+    return tx.execute(RUNNING_COMPUTE, {"machine": machine.id}).first() is not None
+
+
+def in_force(prices: Sequence[Price], at: datetime) -> tuple[int | None, str]:
+    """The price at a moment and its currency, of a life's prices: the first one also before its time."""
+    found = [price for price in prices if price.effective_at <= at] or list(prices[:1])
+    return (found[-1].price_per_hour_micros, found[-1].currency) if found else (None, "")
+
+
 def follow(tx: sa.Connection, machine: Machine, prices: Sequence[Price], until: datetime) -> None:
     """Apply the price moves up to `until` that came after the machine's open charge began, each from its moment on."""
     row = tx.execute(RUNNING_COMPUTE, {"machine": machine.id}).first()
@@ -160,12 +196,12 @@ def settle(tx: sa.Connection, machine: Machine, life: Life, prices: Sequence[Pri
     """Book the difference between what a rented machine has cost and what was charged for it, when it is over.
 
     `prices` as `billing.due` wants them. Nothing is booked where a price is unknown, or where somebody switched the
-    machine off and on again: then it was charged as it was seen.
+    machine off and on again and its provider does not remember when: then it was charged as it was seen.
     """
     rows = tx.execute(OF_MACHINE, {"machine": machine.id}).all()
     compute = [row for row in rows if row.kind == COMPUTE]
     stretches = [row for row in compute if row.amount_micros is None]
-    gaps = any(earlier.ended_at < later.started_at for earlier, later in pairwise(stretches))
+    gaps = not life.stops and any(earlier.ended_at < later.started_at for earlier, later in pairwise(stretches))
     rates = [(one.effective_at, one.price_per_hour_micros) for one in prices if one.price_per_hour_micros is not None]
     if rates and len(rates) == len(prices) and not gaps:
         _correct(tx, compute, billing.due(life, rates, terms))

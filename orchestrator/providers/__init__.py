@@ -41,14 +41,21 @@ class Listed:
     provider_id: str
     token: str
     state: State
-    launched_at: datetime  # billing starts here
+    launched_at: datetime  # billing starts here, however often it is switched off and on again
     ended_at: datetime | None = None  # and ends here
-    stopped_at: datetime | None = None  # from here on only its disk is paid
     preempted: bool = False
     reclaim_at: datetime | None = None
     url: str | None = None  # where its replica answers
     detail: str = ""  # why it is gone, in the provider's words
     tags: Tags = NO_TAGS
+    #: when it was switched off, and on again (None: it still is off, or was when it ended), oldest first, as far as the
+    #: provider remembers: between them only its disk is paid, and every time it is switched on has its own minimum
+    stops: tuple[tuple[datetime, datetime | None], ...] = ()
+
+    @property
+    def stopped_at(self) -> datetime | None:
+        """Since when it is switched off; of one that is gone: was, at its end. None: it is not, or nobody knows."""
+        return self.stops[-1][0] if self.stops and self.stops[-1][1] is None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

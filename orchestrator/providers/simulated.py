@@ -128,7 +128,10 @@ class SimulatedProvider:
             rental.stop(token, self._clock.now())
 
     def start(self, token: str) -> None:
-        """Somebody switches a stopped machine on again: it boots. Without spot capacity it stays off."""
+        """Somebody switches a stopped machine on again: it boots, and costs again from now on, its minimum too.
+
+        Without spot capacity, and of one that is over or runs, nothing happens.
+        """
         with self._market() as rental:
             rental.start(token, self._clock.now())
 
@@ -207,10 +210,10 @@ class SimulatedProvider:
         return machine.ended_at is None or now - machine.ended_at < timedelta(seconds=seconds)
 
     def _listed(self, rental: Rental, machine: Rented, at: datetime) -> Listed:
-        reclaim_at, stopped_at = None, machine.stopped_at
+        reclaim_at = None
         if machine.ended_at is not None:
             state = State.GONE
-        elif stopped_at is not None:
+        elif machine.stopped_at is not None:
             state = State.STOPPED
         else:
             state = State.RUNNING if rental.booted(machine, at) else State.STARTING
@@ -222,12 +225,12 @@ class SimulatedProvider:
             state=state,
             launched_at=machine.launched_at,
             ended_at=machine.ended_at,
-            stopped_at=stopped_at,
             preempted=machine.preempted,
             reclaim_at=reclaim_at,
             url=f"{SCHEME}{machine.token}",
             detail="taken back by the market" if machine.preempted else "",
             tags=machine.tags,
+            stops=machine.stops,
         )
 
     def _answering(self, rental: Rental, url: str) -> Rented | None:

@@ -98,40 +98,42 @@ class Meter:
         if until < machine.launched_at:
             return 0
         if machine.ended_at is None or until < machine.ended_at:
-            parts = _stretches(machine, self._tariff, until)
-            return self._disk(until - machine.launched_at) + sum(_micros(*part) for part in parts)
+            spells = _spells(machine, self._tariff, until)
+            return self._disk(until - machine.launched_at) + sum(_micros(*part) for spell in spells for part in spell)
         if machine.token not in self._final:
             self._final[machine.token] = self._whole(machine, machine.ended_at)
         return self._final[machine.token]
 
     def _whole(self, machine: Rented, end: datetime) -> int:
-        """Of a machine that is over: only now its bill knows of the minimum and of the free first hour."""
+        """Of a machine that is over: only now its bill knows of the minimums and of the free first hour."""
         life, terms = end - machine.launched_at, self._terms
         taken_back = machine.preempted and machine.purchase is Purchase.SPOT
         if taken_back and terms.first_hour_free and life < timedelta(hours=1):
             return self._disk(life)
-        *parts, (price, last) = _stretches(machine, self._tariff, end)
-        used = sum((length for _, length in parts), last)
-        last += max(timedelta(0), timedelta(seconds=terms.minimum_seconds) - used)
-        return self._disk(life) + sum(_micros(*part) for part in (*parts, (price, last)))
+        total, minimum = self._disk(life), timedelta(seconds=terms.minimum_seconds)
+        for spell in _spells(machine, self._tariff, end):
+            *parts, (price, last) = spell
+            last += max(timedelta(0), minimum - sum((length for _, length in parts), last))
+            total += sum(_micros(*part) for part in (*parts, (price, last)))
+        return total
 
     def _disk(self, life: timedelta) -> int:
         return _micros(self._terms.disk_per_hour_micros, life)
 
 
-def _stretches(machine: Rented, tariff: Tariff, until: datetime) -> Iterator[tuple[int, timedelta]]:
-    """(price per hour, time) of each stretch at one price in which the machine ran."""
+def _spells(machine: Rented, tariff: Tariff, until: datetime) -> Iterator[list[tuple[int, timedelta]]]:
+    """(price per hour, time) of each stretch at one price, of each time that the machine ran."""
     moves = tariff.between(machine.offer_id, machine.launched_at, until)
     for start, end in machine.spells(until):
-        price, since = machine.price_per_hour_micros, start
+        price, since, parts = machine.price_per_hour_micros, start, []
         for move in moves:
             if start < move.effective_at:
                 if move.effective_at >= end:
                     break
-                yield price, move.effective_at - since
+                parts.append((price, move.effective_at - since))
                 since = move.effective_at
             price = move.price_per_hour_micros or 0
-        yield price, end - since
+        yield [*parts, (price, end - since)]
 
 
 def _micros(price_per_hour_micros: int, time: timedelta) -> int:

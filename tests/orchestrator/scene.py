@@ -18,7 +18,7 @@ from orchestrator.invariants import (
     nothing_runs,
     the_ledger_equals_the_meter,
 )
-from orchestrator.ledger import fleet, offers
+from orchestrator.ledger import charges, fleet, offers
 from orchestrator.ledger.fleet import Machine
 from orchestrator.ledger.store import Ledger
 from orchestrator.probes import Probes
@@ -201,16 +201,20 @@ class Scene:
 
     def sight(self) -> Sight:
         rented = self.market.rented()
+        with self.ledger.read() as tx:
+            time, disks = charges.booked(tx, charges.COMPUTE), charges.booked(tx, charges.DISK)
         return Sight(
             now=self.truth.now(),
             local_now=self.clock.now(),
             tick_seconds=self.longest_tick,
             listing_seconds=self.market.listing_deadline_seconds,
             machines=self.machines(over=True),
-            charges=booked(self.ledger),
+            charges=time,
+            disks=disks,
             intents=self.rows("intents"),
             launched={one.token: one.launched_at for one in rented},
             ended={one.token: one.ended_at for one in rented if one.ended_at is not None},
+            stopped={one.token: one.stopped_at for one in rented if one.stopped_at is not None},
             meter=self.market.meter(),
             serving=self.door.serving,
             policy=self.policy,

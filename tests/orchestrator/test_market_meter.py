@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import billing
-from orchestrator.billing import Life, Terms
+from orchestrator.billing import MICROSECOND, Life, Terms
 from orchestrator.clock import VirtualClock
 from orchestrator.providers import Priced
 from orchestrator.providers.simulated import Conditions, Move, Outage, SimulatedProvider
@@ -140,10 +140,25 @@ LIVES: dict[str, tuple[int, Steps, dict[str, Any]]] = {
         ((900, "stop"), (1800, "start"), (2700, "end")),
         {"moves": (move(1000, 5), move(1700, 3_600_000))},
     ),
-    "the minimum is of its running time": (
-        micros(PRICE, 10) + micros(PRICE, 50),
+    "every time it is switched on has its minimum": (
+        micros(PRICE, 60) + micros(PRICE, 60),
         ((10, "stop"), (1800, "start"), (1820, "end")),
         {"terms": MINUTE},
+    ),
+    "be it switched on again within it": (
+        micros(PRICE, 60) + micros(PRICE, 70),
+        ((10, "stop"), (20, "start"), (90, "end")),
+        {"terms": MINUTE},
+    ),
+    "not before it is over": (
+        micros(PRICE, 10) + micros(PRICE, 5),
+        ((10, "stop"), (20, "start"), (90, "end")),
+        {"terms": MINUTE, "until": 25},
+    ),
+    "the first hour is free from the launch, whatever was switched": (
+        50_000,
+        ((10, "stop"), (20, "start"), (1800, "lose")),
+        {"terms": FREE},
     ),
 }
 
@@ -229,7 +244,7 @@ def test_the_meter_is_what_the_bill_says(
     whole = Life(
         launched_at=micro(launched),
         ended_at=micro(ended),
-        stopped_at=None if stopped is None else micro(stopped),
+        stops=() if stopped is None else ((micro(stopped), None),),
         reclaimed=reclaimed,
     )
     assert provider.meter() == {"a": billing.due(whole, prices, terms) + terms.disk_per_hour_micros * life // HOUR}
@@ -245,14 +260,15 @@ def test_the_meter_is_what_the_bill_says(
     moves=st.lists(st.tuples(MOMENTS, PRICES), max_size=5),
     turns=st.lists(MOMENTS, min_size=1, max_size=6),
     asked=MOMENTS,
+    terms=TERMS,
 )
 def test_every_spell_of_a_machine_is_billed_as_a_life(
-    moves: list[tuple[int, int]], turns: list[int], asked: int
+    moves: list[tuple[int, int]], turns: list[int], asked: int, terms: Terms
 ) -> None:
-    """Switched off and on again at random, still there when it is asked."""
+    """Switched off and on again at random: what it has cost while it is there, and when it is over."""
     clock = VirtualClock(NOW)
     moved = tuple(Move(offer_id=SPOT.id, at=micro(moment), price_per_hour_micros=price) for moment, price in moves)
-    provider = market(clock, offers=(SPOT,), moves=moved)
+    provider = market(clock, offers=(SPOT,), moves=moved, terms=terms)
     provider.launch(ask())
     edges = [0, *sorted(turns)]
     for number, moment in enumerate(edges[1:]):
@@ -264,4 +280,17 @@ def test_every_spell_of_a_machine_is_billed_as_a_life(
         if start <= asked:
             prices = [(one.effective_at, one.price_per_hour_micros or 0) for one in provider.prices(micro(start)) or ()]
             due += billing.due(Life(launched_at=micro(start), ended_at=micro(min(end, asked))), prices, Terms())
-    assert provider.meter(micro(asked)) == {"a": due}
+    disk = terms.disk_per_hour_micros
+    assert provider.meter(micro(asked)) == {"a": due + disk * asked // HOUR}
+    provider.terminate("m-a")
+    ended = micro(3 * HOUR)
+    (over,) = provider.instances()
+    life = Life(launched_at=NOW, ended_at=ended, stops=over.stops)
+    prices = [(one.effective_at, one.price_per_hour_micros or 0) for one in provider.prices(NOW) or ()]
+    whole = billing.due(life, prices, terms) + disk * 3
+    assert provider.meter() == {"a": whole}
+    runs = sum(
+        max(end - start, timedelta(seconds=terms.minimum_seconds)) // MICROSECOND for start, end in life.spells()
+    )
+    if not moved:
+        assert abs(whole - disk * 3 - PRICE * runs // HOUR) < len(edges)
