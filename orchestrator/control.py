@@ -11,7 +11,7 @@ from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-from orchestrator import prices, spec
+from orchestrator import hosts, prices, spec
 from orchestrator.clock import SystemClock
 from orchestrator.daemon import is_alive, is_dead
 from orchestrator.door.client import Door
@@ -33,7 +33,7 @@ PATIENT_ERRORS = 10
 POLL_SECONDS = 0.1
 #: what this version can do; the spec's language is wider
 BUILT = {
-    "provider": ("local", "simulated"),
+    "provider": ("local", "ssh", "simulated"),
     "model": ("ppocr",),
     "engine.backend": ("auto", "onnxruntime"),
     "engine.precision": ("auto", "fp32"),
@@ -59,7 +59,7 @@ def check(wanted: Spec, home: Path) -> None:
         raise Refused("provider: simulated and real money never mix; name simulated alone, or leave it out")
     asked = {
         "provider": wanted.provider,
-        "model": (wanted.model,) if "local" in wanted.provider else (),
+        "model": (wanted.model,) if {"local", "ssh"} & {*wanted.provider} else (),
         "engine.backend": (wanted.engine.backend,),
         "engine.precision": (wanted.engine.precision,),
         "spot.policy": (wanted.spot.policy,) if wanted.spot else (),
@@ -70,6 +70,8 @@ def check(wanted: Spec, home: Path) -> None:
                 raise Refused(f"{key}: {value} is not part of this version; use {' or '.join(BUILT[key])}")
     if "local" in wanted.provider and not all(find_spec(name) for name in ("onnxruntime", "rapidocr", "uvicorn")):
         raise Refused("provider: local needs the engine on this machine; install it with: pip install 'halve[cpu]'")
+    if "ssh" in wanted.provider:
+        hosts.check(wanted, home)
     door = Door(home, wanted.name).running()
     if wanted.door.port and (door is None or door.listen != wanted.door.listen):
         with socket.socket(socket.AF_INET6 if ":" in wanted.door.host else socket.AF_INET) as probe:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 
-from orchestrator import machine, spec
+from orchestrator import hosts, machine, spec
 from orchestrator.clock import Clock
 from orchestrator.doorway import HttpDoor
 from orchestrator.errors import Refused
@@ -18,6 +18,7 @@ from orchestrator.probes import Health, HttpProbes, Probes
 from orchestrator.providers import Provider
 from orchestrator.providers.local import LocalProvider
 from orchestrator.providers.simulated import SCHEME, Conditions, SimulatedProvider
+from orchestrator.providers.ssh.provider import SshProvider
 from orchestrator.spec import Spec
 from orchestrator.world import World
 from policies import budget as budgets
@@ -104,6 +105,8 @@ def open_providers(wanted: Spec, home: Path, clock: Clock, left: Iterable[str] =
     for name in dict.fromkeys((*wanted.provider, *left)):
         if name == "local":
             opened[name] = LocalProvider(home, clock, local_offer(wanted))
+        elif name == "ssh":
+            opened[name] = SshProvider(home, clock, hosts.offered(wanted), wanted.replica_digest())
         elif name == "simulated":
             conditions = Conditions(
                 offers=simulated_offers(wanted),
@@ -112,7 +115,7 @@ def open_providers(wanted: Spec, home: Path, clock: Clock, left: Iterable[str] =
             )
             opened[name] = SimulatedProvider(clock, conditions, home / "simulated.json")
         else:
-            raise Refused(f"{wanted.name}: provider {name} is not part of this version; local and simulated are")
+            raise Refused(f"{wanted.name}: provider {name} is not part of this version; local, ssh and simulated are")
     return opened
 
 
@@ -205,12 +208,13 @@ def wishes(
 
 
 def electricity(wanted: Spec) -> dict[str, int]:
-    """What one more hour of this machine costs where its electricity is known: its rent is paid anyway."""
+    """What one more hour of a machine of one's own costs where its electricity is known: its rent is paid anyway."""
+    there = hosts.electricity(wanted) if "ssh" in wanted.provider else {}
     if wanted.local.power is None or "local" not in wanted.provider:
-        return {}
+        return there
     power = wanted.local.model_copy(update={"price_per_hour": None, "amortisation_per_hour": None})
     offer = local_offer(wanted.model_copy(update={"local": power}))
-    return {} if offer.price_per_hour_micros is None else {offer.id: offer.price_per_hour_micros}
+    return there if offer.price_per_hour_micros is None else {**there, offer.id: offer.price_per_hour_micros}
 
 
 def budget_of(wanted: Spec) -> budgets.Budget | None:
@@ -235,23 +239,13 @@ def local_offer(wanted: Spec) -> Offer:
     It is charged once however many replicas a deployment has here; but each deployment on it charges it for itself.
     """
     name, measured_watts = machine.device()
-    local = wanted.local
-    parts = [wanted.convert(amount) for amount in (local.price_per_hour, local.amortisation_per_hour) if amount]
-    if local.power is not None:
-        tariff = wanted.convert(local.power.price_per_kwh)
-        watts = measured_watts if local.power.watts == "auto" else local.power.watts
-        if tariff is None or watts is None:
-            parts.append(None)
-        else:
-            parts.append(spec.Money(round(tariff.micros * watts / 1000), wanted.currency))
-    known = [amount.micros for amount in parts if amount is not None]
-    micros = sum(known) if parts and len(known) == len(parts) else None
+    micros = hosts.hourly_micros(wanted, wanted.local, measured_watts)
     return Offer(
         id=f"local/this/{wanted.name}",  # its price is what this spec says, whatever another one does
         provider="local",
         zone="this",
         instance_type="this",
-        gpu=local.gpu or name,
+        gpu=wanted.local.gpu or name,
         purchase=Purchase.OWNED,
         price_per_hour_micros=micros,
         currency=wanted.currency if micros is not None else "",

@@ -1,5 +1,6 @@
 """The parts of a spec as types. Attributes keep the names of the YAML keys."""
 
+import shlex
 from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
@@ -39,6 +40,14 @@ def _auto_watts(value: object) -> float | Literal["auto"]:
     raise ValueError("want auto or a number of watts")
 
 
+def _argv(value: object) -> tuple[str, ...]:
+    """A command and its arguments: no shell ever reads them."""
+    words = shlex.split(value) if isinstance(value, str) else value
+    if isinstance(words, list | tuple) and words and all(isinstance(word, str) and word for word in words):
+        return tuple(words)
+    raise ValueError("want a command: text, or a list of texts")
+
+
 def _positive(value: object, info: ValidationInfo) -> Money:
     amount = _amount(value, info)
     if amount.micros == 0:
@@ -69,6 +78,7 @@ Share = Annotated[float, BeforeValidator(units.percent)]
 Count = Annotated[int, Field(strict=True, ge=0, le=10_000)]
 Some = Annotated[int, Field(strict=True, ge=1, le=10_000)]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
+Command = Annotated[tuple[str, ...], BeforeValidator(_argv)]
 AutoCount = Annotated[int | Literal["auto"], BeforeValidator(_auto_count)]
 
 
@@ -117,10 +127,15 @@ class Host(Section):
     address: Text
     user: Text | None = None
     port: int = Field(default=22, strict=True, ge=1, le=65535)
-    gpu: Text | None = None
+    key: Text | None = None  # path of a private key
+    gpu: Text = "auto"  # as NVML names it there
+    python: Text = "python3"  # of 3.11 or newer; what it has of our packages is used from there
     price_per_hour: Amount | None = None
-    start: Text | None = None
-    stop: Text | None = None
+    power: Power | None = None
+    amortisation_per_hour: Amount | None = None
+    start: Command | None = None
+    stop: Command | None = None
+    command_timeout: Duration = timedelta(minutes=2)
 
 
 class Ssh(Section):

@@ -85,7 +85,7 @@ def test_every_section() -> None:
     assert spec.provider == ("local", "ssh", "aws")
     assert spec.local.price_per_hour == Money(1_800_000, "CNY")
     assert spec.local.power is not None and spec.local.power.price_per_kwh == Money(600_000, "CNY")
-    assert spec.ssh is not None and spec.ssh.hosts[0].stop == "rentctl stop 17"
+    assert spec.ssh is not None and spec.ssh.hosts[0].stop == ("rentctl", "stop", "17")
     assert spec.aws is not None and spec.aws.lease == timedelta(minutes=30)
     assert spec.slo is not None and spec.slo.p95 == timedelta(milliseconds=800)
     assert spec.spot is not None and spec.spot.availability == 0.995

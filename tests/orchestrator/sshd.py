@@ -1,0 +1,173 @@
+"""Real ssh servers on 127.0.0.1, each a host with a home of its own, run by whoever runs the tests."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.processes import birth
+from orchestrator.providers.ssh.host import Host
+from tests.orchestrator.tiny import until
+
+REPOSITORY = Path(__file__).parents[2]
+SERVER = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/sbin")
+
+
+class Server:
+    """One host: its sshd, its keys, and the home of the user that is let in."""
+
+    def __init__(self, folder: Path, home: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.home = home or folder / "home"
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._environment = dict(environment or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+        self.user_key = folder / "user_key"
+        make_key(self.user_key)
+        self.new_host_key()
+
+    @property
+    def far(self) -> Path:
+        """Everything of ours on it."""
+        return self.home / ".halve" / "remote"
+
+    def host(self, **options: object) -> Host:
+        said = {"address": "127.0.0.1", "port": self.port, "key": str(self.user_key), "python": sys.executable}
+        return Host(**{**said, "replica": "tests.orchestrator.tiny_there:command", **options})  # type: ignore[arg-type]
+
+    def new_host_key(self) -> None:
+        """As after a new installation of the machine."""
+        for path in self.folder.glob("host_key*"):
+            path.unlink()
+        make_key(self.folder / "host_key")
+
+    def start(self) -> "Server":
+        """Up and listening. Nothing but this user's key is let in."""
+        assert SERVER is not None
+        packages = self.folder / "packages"
+        packages.mkdir(exist_ok=True)
+        if not (packages / "tests").exists():
+            (packages / "tests").symlink_to(REPOSITORY / "tests")
+        (self.folder / "authorized_keys").write_text(self.user_key.with_suffix(".pub").read_text())
+        (self.folder / "authorized_keys").chmod(0o600)
+        said = {"HOME": str(self.home), "PYTHONPATH": str(packages), **self._environment}
+        lines = {
+            "ListenAddress": f"127.0.0.1:{self.port}",
+            "HostKey": str(self.folder / "host_key"),
+            "AuthorizedKeysFile": str(self.folder / "authorized_keys"),
+            "PidFile": "none",
+            "StrictModes": "no",
+            "UsePAM": "no",
+            "PasswordAuthentication": "no",
+            "KbdInteractiveAuthentication": "no",
+            "PermitRootLogin": "yes",
+            "AllowTcpForwarding": "local",
+            "SetEnv": " ".join(f"{name}={value}" for name, value in said.items()),
+        }
+        config = self.folder / "sshd_config"
+        config.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
+        if os.getuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)  # Debian's asks for it when root runs it
+        with (self.folder / "sshd.log").open("ab") as log:
+            self._process = subprocess.Popen([SERVER, "-D", "-e", "-f", str(config)], stderr=log, cwd=self.folder)
+        until(lambda: answers(self.port), 20, "sshd does not listen")
+        return self
+
+    def kill(self) -> None:
+        """kill -9 of the server and of every connection. What runs on the host goes on."""
+        for process in self._family():
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait(10)
+            self._process = None
+
+    def freeze(self) -> None:
+        """Neither the server nor a connection says anything more, as if the cable was cut."""
+        for process in self._family():
+            process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for process in self._family():
+            process.send_signal(signal.SIGCONT)
+
+    def lose(self) -> None:
+        """The machine is gone with all that runs on it."""
+        self.kill()
+        for process in self.running():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def running(self) -> list[psutil.Process]:
+        """Whatever runs in this host's home, or out of it."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                if alive and str(self.far) in f"{process.cwd()} {' '.join(process.cmdline())}":
+                    found.append(process)
+        return found
+
+    def close(self) -> None:
+        self.kill()
+
+        def none_left() -> bool:
+            left = self.running()
+            for process in left:
+                with suppress(psutil.Error):
+                    process.kill()
+            return not left
+
+        until(none_left)
+
+    def _family(self) -> Sequence[psutil.Process]:
+        """The server and its connections; not what they have started on the host."""
+        if self._process is None or birth(self._process.pid) is None:
+            return ()
+        server = psutil.Process(self._process.pid)
+        found = [server]
+        for child in server.children(recursive=True):
+            with suppress(psutil.Error):
+                if child.name().startswith("sshd"):
+                    found.append(child)
+        return found
+
+
+@contextmanager
+def server(folder: Path, **options: object) -> Iterator[Server]:
+    """One, up, until the block ends. Skips where there is no sshd or no asyncssh."""
+    pytest.importorskip("asyncssh", reason="needs asyncssh: pip install 'halve[ssh]'")
+    if SERVER is None:
+        pytest.skip("needs sshd: apt-get install openssh-server")
+    folder.mkdir(parents=True, exist_ok=True)
+    one = Server(folder, **options)  # type: ignore[arg-type]
+    try:
+        yield one.start()
+    finally:
+        one.close()
+
+
+def make_key(path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
+        connection.settimeout(1)
+        return connection.recv(4) == b"SSH-"
+    return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
