@@ -113,7 +113,12 @@ class Believed:
 
 def believe(tx: Transaction, world: World, seen: Seen) -> Believed:
     """Write what was seen into the ledger: statuses, settled launches, charges, offers and prices, demand."""
-    moved, known = _record_offers(tx, seen)
+    known = _record_offers(tx, seen)
+    moved = {
+        offer_id
+        for offer_id, *paid in charges.paid(tx, world.deployment)
+        if (offer := known.get(offer_id)) and [offer.price_per_hour_micros, offer.currency] != paid
+    }
     leaving = {intent.instance_id for intent in fleet.open_intents(tx, world.deployment) if intent.kind == "terminate"}
     forgotten, returned, strangers = _unexpected(tx, world, seen, known)
     kept, witnessed = [], []
@@ -161,8 +166,8 @@ def _witnessed(
     return after
 
 
-def _record_offers(tx: Transaction, seen: Seen) -> tuple[set[str], dict[str, Offer]]:
-    """Write down offers that are new or changed. Returns the ids of those whose price did, and all that are known."""
+def _record_offers(tx: Transaction, seen: Seen) -> dict[str, Offer]:
+    """Write down offers that are new or changed, and their prices. Returns all that are known, by id."""
 
     def described(offer: Offer) -> Offer:
         offer = replace(offer, refusals=0, refused_at=None, lost_at=None)
@@ -173,12 +178,12 @@ def _record_offers(tx: Transaction, seen: Seen) -> tuple[set[str], dict[str, Off
     offers.describe(tx, [one for one in news if one.provider in seen.prices], seen.at)
     priced_now = [one for one in news if one.provider not in seen.prices]
     offers.record(tx, priced_now, "provider", seen.at)
-    moved = {one.id for one in priced_now if one.id in before}
+    moved = False
     for name, prices in seen.prices.items():
         newest = seen.newest[name]
         moves = [price for price in prices if _is_news(price, before.get(price.offer_id), newest)]
-        moved |= offers.record_prices(tx, moves, "provider", seen.at) if moves else set()
-    return moved, {offer.id: offer for offer in offers.known(tx)} if news or moved else before
+        moved |= bool(moves and offers.record_prices(tx, moves, "provider", seen.at))
+    return {offer.id: offer for offer in offers.known(tx)} if news or moved else before
 
 
 def _is_news(price: Priced, known: Offer | None, newest: datetime | None) -> bool:

@@ -174,6 +174,20 @@ def in_force(prices: Sequence[Price], at: datetime) -> tuple[int | None, str]:
     return (found[-1].price_per_hour_micros, found[-1].currency) if found else (None, "")
 
 
+PAID = (
+    sa.select(t.instances.c.offer_id, t.charges.c.price_per_hour_micros, t.charges.c.currency)
+    .join(t.instances, t.charges.c.instance_id == t.instances.c.id)
+    .where(t.charges.c.deployment == sa.bindparam("deployment"), t.charges.c.kind == COMPUTE)
+    .where(t.charges.c.ended_at.is_(None), t.charges.c.amount_micros.is_(None))
+    .distinct()
+)
+
+
+def paid(tx: sa.Connection, deployment: str) -> Sequence[tuple[str, int | None, str]]:
+    """(offer, price per hour, currency) of what is charged now: where it differs from the offer, that has moved."""
+    return [(row[0], row[1], row[2]) for row in tx.execute(PAID, {"deployment": deployment})]
+
+
 def follow(tx: sa.Connection, machine: Machine, prices: Sequence[Price], until: datetime) -> None:
     """Apply the price moves up to `until` that came after the machine's open charge began, each from its moment on."""
     row = tx.execute(RUNNING_COMPUTE, {"machine": machine.id}).first()
