@@ -71,6 +71,7 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
         "spend": {"month_micros": None, "currency": None},
         "launches": {"last_hour": None, "bound": None, "resumes_at": None},
         "left_alone": [],
+        "ends_unseen": [],
     }
     try:
         policy = policy_of(spec.parse(row.spec, row.source), row, ledger)(now)
@@ -80,6 +81,7 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
     with ledger.read() as tx:
         spent = observe.spend(tx, row.name, now, policy)
         launches, left_alone = _launches(tx, row.name, policy, now), _left_alone(tx, row.name, now)
+        ends_unseen = _ends_unseen(tx, row.name, policy, now)
     return {
         **shown,
         # what the door does is what counts: a spent budget closes it within its hours
@@ -93,6 +95,7 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
         },
         "launches": launches,
         "left_alone": left_alone,
+        "ends_unseen": ends_unseen,
     }
 
 
@@ -102,6 +105,19 @@ def _launches(tx: Transaction, deployment: str, policy: Policy, now: datetime) -
     bound = policy.launches_per_hour(windows.bounds(policy.schedule, now).max)
     resumes_at = recent[len(recent) - bound] + HOUR if len(recent) >= bound else None
     return {"last_hour": len(recent), "bound": bound, "resumes_at": iso(resumes_at)}
+
+
+def _ends_unseen(tx: Transaction, deployment: str, policy: Policy, now: datetime) -> list[dict[str, Any]]:
+    """This month's machines of whose end the provider said nothing any more: until when each is booked, if at all."""
+    local = now.astimezone(policy.schedule.zone)
+    month = local.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return [
+        {
+            "instance": one.id,
+            "booked_until": None if one.launched_at is None else iso(one.ended_at or one.missing_since),
+        }
+        for one in fleet.unseen_ends(tx, deployment, month)
+    ]
 
 
 def _left_alone(tx: Transaction, deployment: str, now: datetime) -> list[dict[str, Any]]:

@@ -65,6 +65,11 @@ def _deployment(console: "Console", one: dict[str, Any]) -> None:
         _say(console, f"until {_at(pool['until'])}, {pool['why']}", 4)
     if more := one["left_alone"][POOLS:]:
         _say(console, f"and {len(more)} more are left alone, the last until {_at(more[-1]['until'])}", 2)
+    for machine in one["ends_unseen"]:
+        booked = (
+            f"it is booked until {_at(machine['booked_until'])}" if machine["booked_until"] else "nothing is booked"
+        )
+        _say(console, f"nobody saw the end of {machine['instance']}: {booked}, see its bill", 2)
     told = {pool["offer"] for pool in one["left_alone"]}
     for note in one["notes"]:
         if not ("left alone until" in note and note.partition(" ")[0] in told):  # said above, and why

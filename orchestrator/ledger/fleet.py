@@ -148,6 +148,24 @@ def by_token(tx: sa.Connection, tokens: Iterable[str]) -> dict[str, Machine]:
     return {machine.token: machine for machine in map(machine_of, tx.execute(BY_TOKEN, {"tokens": list(tokens)}))}
 
 
+UNSEEN_ENDS = (
+    sa.select(t.instances)
+    .where(t.instances.c.deployment == sa.bindparam("deployment"), t.instances.c.purchase != str(Purchase.OWNED))
+    .where(t.instances.c.status.in_([*OVER_VALUES, str(Status.LOST)]))
+    .where(t.instances.c.missing_since >= sa.bindparam("since"))
+    .order_by(t.instances.c.intent_id)
+)
+
+
+def unseen_ends(tx: sa.Connection, deployment: str, since: datetime) -> tuple[Machine, ...]:
+    """Rented machines that were missed since then, and that their provider never listed as gone.
+
+    It forgot them before anybody looked: they are charged until they were missed, which may be more than their bill
+    says; and one that was never listed at all is not charged.
+    """
+    return tuple(map(machine_of, tx.execute(UNSEEN_ENDS, {"deployment": deployment, "since": since})))
+
+
 OPEN_INTENTS = (
     sa.select(*(t.intents.c[one.name] for one in fields(Intent)))
     .where(t.intents.c.deployment == sa.bindparam("deployment"), t.intents.c.state == "open")

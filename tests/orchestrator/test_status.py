@@ -17,13 +17,15 @@ import pytest
 from orchestrator import deployment
 from orchestrator.clock import VirtualClock
 from orchestrator.daemon import identity
-from orchestrator.ledger import backup, deployments, leases, offers
+from orchestrator.ledger import backup, deployments, fleet, leases, offers
 from orchestrator.ledger.store import Ledger, open_ledger
 from orchestrator.providers.simulated import Conditions, Kind, Outage, SimulatedProvider, Trouble
 from orchestrator.scheduler import tick
 from orchestrator.status import status
 from orchestrator.world import World
+from policies.lifecycle import Status
 from policies.plan import Launch
+from tests.orchestrator.bent import Hiding
 from tests.orchestrator.test_control import done, halve
 
 START = datetime(2026, 11, 20, 8, tzinfo=UTC)
@@ -104,6 +106,47 @@ def test_an_offer_that_refuses_is_named_with_its_words_and_its_time(home: Path, 
         assert shown(home, ledger, clock)["left_alone"] == []
 
 
+def test_an_end_that_the_provider_forgot_is_said_to_who_pays(home: Path, ledger: Ledger) -> None:
+    clock = VirtualClock(START)
+    world = opened(home, ledger, clock, ON_DEMAND, listed_after_end_seconds=60.0)
+    market = world.providers["simulated"]
+    assert isinstance(market, SimulatedProvider)
+    for _ in range(3):
+        tick(world)
+        clock.sleep(5)
+    assert shown(home, ledger, clock)["ends_unseen"] == []
+    (token,) = market.running()
+    market.crash(token)
+    clock.sleep(3600)  # nobody looks, and the end is listed for a minute
+    missed = clock.now()
+    for _ in range(4):
+        tick(world)
+        clock.sleep(5)
+    assert shown(home, ledger, clock)["ends_unseen"] == [
+        {"instance": "ocr-1", "booked_until": f"{missed:%Y-%m-%dT%H:%M:%SZ}"}
+    ]
+    clock.jump(START + timedelta(days=30))
+    assert shown(home, ledger, clock)["ends_unseen"] == [], "it is another month's"
+
+
+def test_an_end_that_is_seen_late_is_no_news(home: Path, ledger: Ledger) -> None:
+    clock = VirtualClock(START)
+    world = opened(home, ledger, clock, ON_DEMAND)
+    market = world.providers["simulated"]
+    assert isinstance(market, SimulatedProvider)
+    for _ in range(3):
+        tick(world)
+        clock.sleep(5)
+    (token,) = market.running()
+    hidden = replace(world, providers={"simulated": Hiding(market, {token})})
+    for _ in range(4):
+        tick(hidden)
+        clock.sleep(5)
+    assert len(shown(home, ledger, clock)["ends_unseen"]) == 1
+    tick(world)
+    assert shown(home, ledger, clock)["ends_unseen"] == []
+
+
 def test_another_deployments_refusals_are_not_told(home: Path, ledger: Ledger) -> None:
     clock = VirtualClock(START)
     tick(opened(home, ledger, clock, ON_DEMAND, troubles=(DROUGHT,)))
@@ -150,7 +193,7 @@ def test_the_contracts_keys_are_there_whatever_else_is(home: Path, ledger: Ledge
     assert {"pid", "generation", "last_tick_at", "tick_errors", "last_error"} <= said["daemon"].keys()
     for one in said["deployments"]:
         keys = {"name", "open", "next_edge_at", "target", "door", "instances", "spend", "launches", "left_alone"}
-        assert keys <= one.keys()
+        assert keys | {"ends_unseen"} <= one.keys()
     assert {"month_micros", "currency"} <= said["deployments"][0]["spend"].keys()
 
 
@@ -188,6 +231,8 @@ def test_it_fits_a_terminal_of_80_columns_and_is_whole_in_a_pipe(home: Path, led
         leases.ticked(tx, now, trouble)
         for _ in range(4):
             offers.refused(tx, "simulated/ocr/sim-1/rtx-3060/on_demand", "NoCapacity: no capacity in sim-1", now)
+        (machine,) = fleet.machines(tx, "ocr")
+        fleet.save(tx, replace(machine, status=Status.LOST, missing_since=now))
     backup.keep(backup.place(home), home, now)
     lines = terminal(home, 80)
     assert max(map(len, lines)) <= 80, lines
@@ -199,7 +244,8 @@ def test_it_fits_a_terminal_of_80_columns_and_is_whole_in_a_pipe(home: Path, led
     assert lines[at + 1].startswith("    until ")
     assert any(line.split()[:1] == ["ocr-2"] for line in lines)
     piped = done(halve(home, "status"))
-    (line,) = [line for line in piped.splitlines() if "until" in line]
+    line, unseen = [line for line in piped.splitlines() if "until" in line]
+    assert unseen == f"  nobody saw the end of ocr-2: it is booked until {now:%Y-%m-%d %H:%M:%S} UTC, see its bill"
     assert line.endswith(" UTC, refused 5 times: NoCapacity: no capacity in sim-1")
 
 
