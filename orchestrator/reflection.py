@@ -28,8 +28,8 @@ def reflect(
     if status in OVER and listed.state is State.GONE:
         launched_at = machine.launched_at or listed.launched_at  # it may never have been listed while it lived
         ended_at = max(listed.ended_at or now, launched_at)
-        known = {"launched_at": launched_at, "provider_id": listed.provider_id, "ended_at": ended_at}
-        return replace(machine, **known, missing_since=None)
+        machine = replace(machine, provider_id=listed.provider_id, missing_since=None)
+        return replace(machine, launched_at=launched_at, ended_at=ended_at)
     if status in OVER:
         machine = replace(machine, reason=f"listed again after it had {status}", ended_at=None, draining_at=now)
         status = move(status, Status.DRAINING)
