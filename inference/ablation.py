@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from importlib.util import find_spec
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from inference import images, meters, models
+from inference.agreement import Page, agreement
 from inference.backends import Floats, Precision, Runtime, Session
 from inference.backends.ort import OrtRuntime
 from inference.engine import Engine
@@ -25,12 +24,10 @@ from inference.images import Pixels
 from inference.models import ppocr, weights
 from inference.recognition import Orienter
 
+__all__ = ["SWITCHES", "Page", "Row", "ablate"]
+
 ROUNDS = 2
 FAST_SIDE = 1024  # pixels; the longest side of the quick mode
-
-Written = tuple[str, tuple[tuple[float, float], ...]]
-"""A text and the corners around it, in pixels."""
-Page = list[Written]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +66,8 @@ def ablate(
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             run = process.submit(_measured, switch, files, workers).result()
         first = first or run
-        equal = _agreement(first.pages, run.pages)
-        true = _agreement(truth, run.pages) if truth and any(truth) else (None, None)
+        equal = agreement(first.pages, run.pages)
+        true = agreement(truth, run.pages) if truth and any(truth) else (None, None)
         rows.append(
             Row(
                 switch=switch,
@@ -174,36 +171,6 @@ def _measured(switch: str, files: Sequence[bytes], workers: int) -> _Run:
 
 def _reading(engine: Engine) -> Read:
     return lambda page: [(line.text, line.box) for line in engine.read([page])[0].lines]
-
-
-def _agreement(reference: Sequence[Page], ours: Sequence[Page]) -> tuple[float, float]:
-    """Of the reference's lines, and of its characters, the share found where it stands."""
-    lines = equal = characters = found = 0
-    for expected, page in zip(reference, ours, strict=True):
-        for text, there in zip((text for text, _ in expected), _matched(expected, page), strict=True):
-            lines += 1
-            equal += text == there
-            characters += len(text)
-            blocks = SequenceMatcher(a=text, b=there, autojunk=False).get_matching_blocks()
-            found += sum(block.size for block in blocks)
-    return (equal / lines if lines else 1.0, found / characters if characters else 1.0)
-
-
-def _matched(expected: Page, page: Page) -> list[str]:
-    """The text of the line that overlaps each expected one most, by at least half of the smaller; else nothing."""
-    if not expected or not page:
-        return [""] * len(expected)
-    a, b = _bounds(expected)[:, None], _bounds(page)[None]
-    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(axis=-1)
-    smaller = np.minimum(*((each[..., 2:] - each[..., :2]).prod(axis=-1) for each in (a, b)))
-    overlap = shared / np.maximum(smaller, 1)
-    return [page[i][0] if overlap[row, i] >= 0.5 else "" for row, i in enumerate(overlap.argmax(axis=1))]
-
-
-def _bounds(page: Page) -> NDArray[np.float64]:
-    """n x (left, top, right, bottom)."""
-    corners = [np.array(box, np.float64) for _, box in page]
-    return np.array([[*each.min(axis=0), *each.max(axis=0)] for each in corners])
 
 
 class _Otherwise:

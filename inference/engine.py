@@ -10,7 +10,7 @@ import numpy as np
 from inference import detection
 from inference.detection import Boxes, Detector
 from inference.images import Pixels
-from inference.recognition import Orienter, Recogniser, crop
+from inference.recognition import Orienter, Recogniser, Words, crop
 
 # How an image is brought within bounds before detection: rapidocr 3.10.
 LONGEST_SIDE = 2000
@@ -61,21 +61,20 @@ class Engine:
         started = time.perf_counter()
         framed = [_Frame.around(image) if self.bounded else _Frame.bare(image) for image in images]
         found = self.detector.find([frame.image for frame in framed])
-        lines = [self._lines(frame, boxes) for frame, boxes in zip(framed, found, strict=True)]
+        crops = [self._crops(frame, boxes) for frame, boxes in zip(framed, found, strict=True)]
+        lines = [
+            _lines(frame, boxes, words)
+            for frame, boxes, words in zip(framed, found, self.recogniser.read(crops), strict=True)
+        ]
         seconds = time.perf_counter() - started
         return [
             Reading(width=image.shape[1], height=image.shape[0], lines=those, seconds=seconds)
             for image, those in zip(images, lines, strict=True)
         ]
 
-    def _lines(self, frame: "_Frame", boxes: Boxes) -> tuple[Line, ...]:
+    def _crops(self, frame: "_Frame", boxes: Boxes) -> list[Pixels]:
         crops = [crop(frame.image, box) for box in boxes]
-        words = self.recogniser.read(self.orienter.upright(crops) if self.orienter else crops)
-        return tuple(
-            Line(text=word.text, score=word.score, box=frame.original(box))
-            for word, box in zip(words, boxes, strict=True)
-            if word.text.strip() and word.score >= LEAST_SCORE
-        )
+        return self.orienter.upright(crops) if self.orienter else crops
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +107,14 @@ class _Frame:
         points = (box - (0, self.bar)) * (self.across, self.down)
         points = np.clip(points, 0, (self.width, self.height)).round(1)
         return tuple((float(x), float(y)) for x, y in points)
+
+
+def _lines(frame: _Frame, boxes: Boxes, words: Sequence[Words]) -> tuple[Line, ...]:
+    return tuple(
+        Line(text=word.text, score=word.score, box=frame.original(box))
+        for word, box in zip(words, boxes, strict=True)
+        if word.text.strip() and word.score >= LEAST_SCORE
+    )
 
 
 def _shrunk(image: Pixels) -> Pixels:

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Accelerator = Literal["auto", "cuda", "cpu"]
 """auto tries CUDA and falls back to the CPU, cuda refuses to fall back, cpu does not try."""
-Backend = Literal["auto", "onnxruntime", "torch"]
-"""auto is onnxruntime where it is installed, else torch."""
+Backend = Literal["auto", "onnxruntime", "openvino", "torch"]
+"""auto is onnxruntime for fp32, and otherwise what there is for the device: torch on CUDA, openvino on a CPU."""
 Precision = Literal["fp32", "bf16", "fp16"]
 
 #: distributions whose versions belong beside a measurement
-RUNTIME_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "torch")
+RUNTIME_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 
 
 class NoAccelerator(Exception):

@@ -1,5 +1,6 @@
 """The models that can be read with: by name, or by the path of a model card."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +13,17 @@ from inference.models.weights import WeightsError
 __all__ = ["NAMES", "NoAccelerator", "UnknownModel", "WeightsError", "is_card", "load"]
 
 NAMES = ("ppocr", "cv_resnet18_ocr-detection")
+#: what each backend computes in; onnxruntime runs a model as its file says
+PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
+    "onnxruntime": ("fp32",),
+    "openvino": ("fp32", "bf16"),
+    "torch": ("fp32", "bf16", "fp16"),
+}
+EXTRAS: Mapping[Backend, str] = {
+    "onnxruntime": "halve[cpu]",
+    "openvino": "halve[openvino]",
+    "torch": "halve[torch]",
+}
 CARD_SUFFIXES = (".yaml", ".yml")
 
 
@@ -50,14 +62,28 @@ def is_card(name: str) -> bool:
 
 def _runtime(accelerator: Accelerator, threads: int, backend: Backend, precision: Precision) -> Runtime:
     """A runtime is imported only when it is the one: each takes long."""
-    if backend == "torch" or (backend == "auto" and (precision != "fp32" or find_spec("onnxruntime") is None)):
-        if find_spec("torch") is None:
-            raise UnknownModel(f"precision {precision} by torch: torch is not installed: pip install 'halve[torch]'")
+    backend = _chosen(accelerator, precision) if backend == "auto" else backend
+    if find_spec(backend) is None:
+        raise UnknownModel(f"{precision} by {backend}: {backend} is not installed: pip install '{EXTRAS[backend]}'")
+    if precision not in PRECISIONS[backend]:
+        able = " or ".join(name for name, those in PRECISIONS.items() if precision in those)
+        raise UnknownModel(f"{backend} does not run models in {precision}; use the {able} backend")
+    if backend == "torch":
         from inference.backends.pytorch import TorchRuntime
 
         return TorchRuntime(accelerator=accelerator, threads=threads, precision=precision)
-    if precision != "fp32":
-        raise UnknownModel(f"onnxruntime runs a model as its file says, not in {precision}; use the torch backend")
+    if backend == "openvino":
+        from inference.backends.openvino import OpenVinoRuntime
+
+        return OpenVinoRuntime(accelerator=accelerator, threads=threads, precision=precision)
     from inference.backends.ort import OrtRuntime
 
     return OrtRuntime(accelerator=accelerator, threads=threads)
+
+
+def _chosen(accelerator: Accelerator, precision: Precision) -> Backend:
+    if precision == "fp32":
+        return "onnxruntime" if find_spec("onnxruntime") else "torch"
+    nvidia = accelerator == "cuda" or (accelerator == "auto" and Path("/dev/nvidiactl").exists())
+    able = precision in PRECISIONS["openvino"] and find_spec("openvino") is not None
+    return "openvino" if able and not nvidia else "torch"

@@ -198,7 +198,13 @@ def _recogniser(path: Path, described: RecogniserFile, runtime: Runtime) -> Reco
         rgb=described.channels == "RGB",
         logits=described.logits,
     )
-    return Recogniser(session, together=runtime.on_accelerator, alphabet=alphabet, form=form)
+    return Recogniser(
+        session,
+        together=runtime.on_accelerator,
+        own_widths=runtime.precision != "fp32",
+        alphabet=alphabet,
+        form=form,
+    )
 
 
 def _file(path: Path, described: Normalised) -> bytes:

@@ -45,7 +45,8 @@ def orienter(runtime: Runtime) -> Orienter:
 
 def recogniser(runtime: Runtime) -> Recogniser:
     """Raises weights.WeightsError."""
-    return Recogniser(_opened(runtime, RECOGNISER, HEIGHT, LEAST_WIDTH), together=runtime.on_accelerator)
+    session = _opened(runtime, RECOGNISER, HEIGHT, LEAST_WIDTH)
+    return Recogniser(session, together=runtime.on_accelerator, own_widths=runtime.precision != "fp32")
 
 
 def _opened(runtime: Runtime, file: tuple[str, str], height: int, width: int) -> Session:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from inference import ablation, bench, images
-from inference.ablation import Page
+from inference.agreement import Page, agreement
 from inference.engine import Engine
 
 
@@ -32,13 +32,13 @@ def written(*texts: str) -> Page:
     ],
 )
 def test_agreement(ours: Page, lines: float, characters: float) -> None:
-    assert ablation._agreement([written("甲方", "乙方")], [ours]) == (lines, characters)
+    assert agreement([written("甲方", "乙方")], [ours]) == (lines, characters)
 
 
 def test_the_drawn_pages_say_what_was_drawn_on_them(engine: Engine) -> None:
     for file, truth in zip(bench.drawn_pages(), bench.drawn_texts(), strict=True):
         found = [(line.text, line.box) for line in engine.read([images.decode(file)])[0].lines]
-        assert ablation._agreement([truth], [found])[1] > 0.97
+        assert agreement([truth], [found])[1] > 0.97
 
 
 @pytest.mark.slow
