@@ -74,7 +74,7 @@ def test_without_cuda_the_cpu_runs_and_that_is_said() -> None:
 
 
 def test_a_precision_that_a_backend_lacks_is_refused() -> None:
-    with pytest.raises(models.UnknownModel, match="use the torch backend"):
+    with pytest.raises(models.UnknownModel, match="use the openvino or torch backend"):
         models.load(backend="onnxruntime", precision="bf16")
 
 
