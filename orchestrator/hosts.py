@@ -1,10 +1,14 @@
 """The hosts of a spec: how each is reached, and what is offered of it at which price."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+from orchestrator import spec
 from orchestrator.errors import Refused
+from orchestrator.ledger import deployments, fleet
+from orchestrator.ledger.store import Ledger
 from orchestrator.providers.ssh import host
 from orchestrator.providers.ssh.provider import Offered, Offering
 from orchestrator.spec import Money, Spec
@@ -35,13 +39,33 @@ def reached(one: Host) -> host.Host:
 
 def check(wanted: Spec, home: Path) -> None:
     """Raise Refused for a host whose key nobody has confirmed, and where ssh cannot be spoken at all."""
-    if find_spec("asyncssh") is None:
-        raise Refused("provider: ssh needs the package asyncssh; install it with: pip install 'halve[ssh]'")
+    check_installed()
     from orchestrator.providers.ssh import keys
 
     for one in offered(wanted):
         if keys.trusted(home, one.host) is None:
             raise Refused(f"ssh.hosts: {keys.refusal(home, one.host)}")
+
+
+def check_installed() -> None:
+    """Raise Refused where ssh cannot be spoken."""
+    if find_spec("asyncssh") is None:
+        raise Refused("hosts reached by ssh need the package asyncssh; install it with: pip install 'halve[ssh]'")
+
+
+def check_unused(ledger: Ledger, name: str) -> None:
+    """Raise Refused while a deployment that is up names this host, or still has a machine there."""
+    with ledger.read() as tx:
+        rows = deployments.known(tx)
+        there = {one.deployment for one in fleet.machines(tx) if one.offer_id.startswith(f"ssh/{name}/")}
+    for row in rows:
+        if row.name in there:
+            raise Refused(f"{row.name} runs on {name}; halve down {row.name} first, or take it out of its spec")
+        with suppress(Refused):  # a spec that means nothing any more names no host
+            if row.wanted == "up" and any(one.host.name == name for one in offered(spec.parse(row.spec, row.source))):
+                there.add(row.name)
+    if there:
+        raise Refused(f"the spec of {min(there)} names {name}; take it out of there first")
 
 
 def electricity(wanted: Spec) -> dict[str, int]:

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "override": ("orchestrator.cli.override", "override", "Hold a deployment open or closed until a time."),
     "windows": ("orchestrator.cli.windows", "windows", "List when a spec is open."),
     "gpus": ("orchestrator.cli.gpus", "gpus", "Compare GPUs by price over measured throughput."),
+    "hosts": ("orchestrator.cli.hosts", "app", "Machines of one's own: trust, look at, let go of them."),
     "job": ("orchestrator.cli.job", "app", "Submit and follow batches."),
     "report": ("orchestrator.cli.report", "report", "Print what a month cost and what was saved."),
     "backtest": ("orchestrator.cli.backtest", "app", "Replay spot policies over traces against the offline optimum."),

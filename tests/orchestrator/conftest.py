@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.orchestrator.sshd import Server, server
 from tests.orchestrator.tiny import end_all
 
 
@@ -15,3 +16,10 @@ def home(tmp_path: Path) -> Iterator[Path]:
     path.mkdir()
     yield path
     end_all(path)
+
+
+@pytest.fixture(scope="session")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One host reached by ssh, for as long as the tests last: what is installed there stays."""
+    with server(tmp_path_factory.mktemp("box")) as one:
+        yield one

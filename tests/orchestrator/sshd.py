@@ -13,8 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestrator.clock import Clock, SystemClock
 from orchestrator.processes import birth
+from orchestrator.providers import Unreachable
 from orchestrator.providers.ssh.host import Host
+from orchestrator.providers.ssh.provider import Offered, SshProvider
+from policies.snapshot import Offer, Purchase
 from tests.orchestrator.tiny import until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -154,6 +158,43 @@ def server(folder: Path, **options: object) -> Iterator[Server]:
         yield one.start()
     finally:
         one.close()
+
+
+def offer_of(host: Host) -> Offer:
+    return Offer(
+        id=f"ssh/{host.name}/ocr",
+        provider="ssh",
+        zone=host.name,
+        instance_type="host",
+        gpu="tiny",
+        purchase=Purchase.OWNED,
+        price_per_hour_micros=1_800_000,
+        currency="CNY",
+        capacity=1,
+    )
+
+
+def ssh(home: Path, *hosts: Host, clock: Clock | None = None, digest: str = "") -> SshProvider:
+    """The provider over hosts whose keys are trusted by now."""
+    from orchestrator.providers.ssh import keys
+
+    for host in hosts:
+        if keys.trusted(home, host) is None:
+            keys.trust(home, host, keys.offered(host))
+    offered = [Offered(host=host, offer=lambda gpu, watts, host=host: offer_of(host)) for host in hosts]
+    return SshProvider(home, clock or SystemClock(), offered, digest)
+
+
+def reached(provider: SshProvider, hosts: int = 1) -> SshProvider:
+    """Once so many of its hosts are connected."""
+
+    def offers() -> int:
+        with suppress(Unreachable):
+            return len(provider.offers())
+        return 0
+
+    until(lambda: offers() >= hosts, why="the hosts are not reached")
+    return provider
 
 
 def make_key(path: Path) -> None:

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.clock import VirtualClock
@@ -29,8 +31,10 @@ from orchestrator.providers import (
 )
 from orchestrator.providers.local import is_held
 from orchestrator.providers.simulated import Conditions, SimulatedProvider
+from orchestrator.providers.ssh.host import installation, known
 from policies.snapshot import Offer, Purchase
-from tests.orchestrator.tiny import THIS_MACHINE, local, replicas, until
+from tests.orchestrator.sshd import offer_of, reached, ssh
+from tests.orchestrator.tiny import THIS_MACHINE, end_all, living, local, replicas, until
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SIMULATED = Offer(
@@ -54,6 +58,8 @@ class Rig:
     offer: Offer
     home: Path
     end: Callable[[str], None]  # a machine ends by itself
+    far: Path  # where its replicas are kept
+    full: Callable[[], AbstractContextManager[None]]  # no disk has room that a launch needs
 
     def request(self, token: str, **payload: object) -> Request:
         said = {"deployment": "ocr", "offer": self.offer.id, "digest": "first", "model": "tiny", "engine": {}}
@@ -61,34 +67,53 @@ class Rig:
 
     def running(self) -> int:
         """How many machines really are up, whatever the provider says."""
-        if self.offer is THIS_MACHINE:
-            locks = list((self.home / "replicas").glob("*/lock"))
+        if self.offer.purchase is Purchase.OWNED:
+            locks = list((self.far / "replicas").glob("*/lock"))
             # a process that has just been started has no environment for an instant
-            until(lambda: len(replicas(self.home)) >= sum(map(is_held, locks)))
-            return len(replicas(self.home))
+            until(lambda: len(replicas(self.far)) >= sum(map(is_held, locks)))
+            return len(replicas(self.far))
         provider = self.anew()
         assert isinstance(provider, SimulatedProvider)
         return len(provider.running())
 
 
-@pytest.fixture(params=["local", "simulated"])
-def rig(request: pytest.FixtureRequest, home: Path) -> Rig:
+@pytest.fixture(params=["local", "simulated", "ssh"])
+def rig(request: pytest.FixtureRequest, home: Path) -> Iterator[Rig]:
     clock = VirtualClock(NOW)
     conditions = Conditions(offers=(SIMULATED,), boot_seconds=0)
-
-    def kill(token: str) -> None:
-        for process in replicas(home):
-            if process.environ()["HALVE_REPLICA"] == str(home / "replicas" / token):
-                process.kill()
-                process.wait(5)
-
-    if request.param == "local":
-        return Rig(anew=lambda: local(home, clock=clock), clock=clock, offer=THIS_MACHINE, home=home, end=kill)
 
     def market() -> SimulatedProvider:
         return SimulatedProvider(clock, conditions, home / "simulated.json")
 
-    return Rig(anew=market, clock=clock, offer=SIMULATED, home=home, end=lambda token: market().crash(token))
+    if request.param == "simulated":
+        crash = lambda token: market().crash(token)  # noqa: E731
+        yield Rig(anew=market, clock=clock, offer=SIMULATED, home=home, end=crash, far=home, full=no_room)
+    elif request.param == "local":
+        kill = partial(kill_replica, home)
+        anew = partial(local, home, clock=clock)
+        yield Rig(anew=anew, clock=clock, offer=THIS_MACHINE, home=home, end=kill, far=home, full=no_room)
+    else:
+        box = request.getfixturevalue("box")
+        far = box.far / "homes" / installation(home)
+        anew = partial(ssh, home, box.host(), clock=clock)
+        reached(anew())
+        yield Rig(
+            anew=anew,
+            clock=clock,
+            offer=offer_of(box.host()),
+            home=home,
+            end=partial(kill_replica, far),
+            far=far,
+            full=partial(no_room_there, far),
+        )
+        end_all(far)
+
+
+def kill_replica(far: Path, token: str) -> None:
+    for process in replicas(far):
+        if process.environ()["HALVE_REPLICA"] == str(far / "replicas" / token):
+            process.kill()
+            until(lambda one=process: not one.is_running() or one.status() == psutil.STATUS_ZOMBIE)
 
 
 def listed(provider: Provider, token: str) -> Listed:
@@ -203,14 +228,16 @@ launch_from_outside(*sys.argv[1:])
 
 
 def launch_from_outside(kind: str, home: str) -> None:
-    clock = VirtualClock(NOW)
-    conditions = Conditions(offers=(SIMULATED,), boot_seconds=0)
-    outside = (
-        local(Path(home), clock=clock)
-        if kind == "local"
-        else SimulatedProvider(clock, conditions, Path(home) / "simulated.json")
-    )
-    offer = THIS_MACHINE if kind == "local" else SIMULATED
+    clock, path = VirtualClock(NOW), Path(home)
+    outside: Provider
+    if kind == "local":
+        outside, offer = local(path, clock=clock), THIS_MACHINE
+    elif kind == "ssh":
+        (host,) = known(path)
+        outside, offer = ssh(path, host, clock=clock), offer_of(host)
+    else:
+        conditions = Conditions(offers=(SIMULATED,), boot_seconds=0)
+        outside, offer = SimulatedProvider(clock, conditions, path / "simulated.json"), SIMULATED
     print(outside.launch(Request(token="a", offer=offer, payload={"model": "tiny", "engine": {}})), flush=True)
 
 
@@ -295,14 +322,14 @@ def test_everything_outlives_the_provider_object(rig: Rig) -> None:
 
 def test_a_home_that_cannot_be_written_is_a_typed_error(rig: Rig) -> None:
     """Nothing but ProviderError leaves a provider. A file where the folder should be stops root as well."""
-    (rig.home / "replicas").write_text("in the way")
+    (rig.far / "replicas").write_text("in the way")
     (rig.home / "simulated.lock").mkdir()
     provider = rig.anew()
-    with pytest.raises(NoCapacity if provider.name == "local" else Unreachable):
+    with pytest.raises(Unreachable if provider.name == "simulated" else NoCapacity):
         provider.launch(rig.request("a"))
     with suppress(ProviderError):
         provider.terminate("a")
-    (rig.home / "replicas").unlink()
+    (rig.far / "replicas").unlink()
     (rig.home / "simulated.lock").rmdir()
     provider.launch(rig.request("a"))
     assert [one.token for one in provider.instances()] == ["a"]
@@ -321,9 +348,21 @@ def no_room() -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, ignored)
 
 
+@contextmanager
+def no_room_there(far: Path) -> Iterator[None]:
+    """The same for the agent on the host, which is a process of this machine."""
+    (agent,) = [one for one in living(far) if "orchestrator.providers.ssh.agent" in one.cmdline()]
+    _, most = agent.rlimit(psutil.RLIMIT_FSIZE)
+    agent.rlimit(psutil.RLIMIT_FSIZE, (0, most))
+    try:
+        yield
+    finally:
+        agent.rlimit(psutil.RLIMIT_FSIZE, (most, most))
+
+
 def test_a_full_disk_is_a_typed_error_and_nothing_is_half_launched(rig: Rig) -> None:
     provider = rig.anew()
-    with no_room(), pytest.raises(ProviderError):
+    with rig.full(), pytest.raises(ProviderError):
         provider.launch(rig.request("a"))
     assert rig.running() == 0
     assert all(one.state is State.GONE for one in provider.instances())

@@ -117,6 +117,7 @@ class LinkServer:
             "why": "" if self._session is not None else str(self._why),
             "can_start": self._can_start(),
             "off": self._power.off_since is not None,
+            "busy": isinstance(self._why, Throttled),
             "hello": self._hello,
             "listed": self._rows,
         }
@@ -274,7 +275,9 @@ class LinkServer:
             session = await connect(self._host, self._home)
             self._why = Throttled(f"{self._host.name}: being installed")
             package = await asyncio.to_thread(wheel.packed, self._home.absolute() / "hosts" / "wheels")
-            self._hello = await session.prepare(package)
+            hello = await session.prepare(package)
+            ahead = datetime.fromisoformat(hello["clock"]) - datetime.now(UTC)
+            self._hello = {**hello, "clock_ahead_seconds": round(ahead.total_seconds(), 1)}
             self._keep_seen()
             self._session = session
             log.info("%s: connected: %s", self._host.name, json.dumps(self._hello))
