@@ -23,7 +23,7 @@ from policies.snapshot import Instance, Offer
 from policies.sources import Answer, Plain, Source, events, is_spot
 from policies.work import TICK_SECONDS, Work, overhead_seconds
 
-#: what the starts of a move to another GPU cost must come in again within so long: so long prices are taken to stand
+#: what a start costs that a move from pool to pool needs must come in again within so long: so long prices stand
 KEEP_SECONDS = 3600.0
 #: what runs, where it is no pool's name
 WORDS = {IDLE: "", ON_DEMAND: "on-demand"}
@@ -62,16 +62,15 @@ def gpu(sources: Sequence[Source], machines: Sequence[Instance], start_seconds: 
         return next(iter(gpus.values()), None)
     best, here = sources[0].offer.gpu, held.most_common(1)[0][0]
     cheapest = {name: min(one.price for one in sources if one.offer.gpu == name) for name in (best, here)}
-    pays = cheapest[best] * (1 + overhead_seconds(start_seconds) / KEEP_SECONDS) < cheapest[here]
-    return best if pays else here
+    return best if _pays(cheapest[best], cheapest[here], overhead_seconds(start_seconds)) else here
 
 
 def propose(job: Job, market: Market, belief: Belief) -> Step:
-    """As learned; but no pool is left for another that is not cheaper, for only what is tried is known."""
+    """As learned; but no pool is left for another unless its price pays for the start: only what is tried is known."""
     step, here = learned.propose(job, market, belief), job.running
-    if step.run < 0 or here < 0 or step.run == here or market.zones[step.run].price < market.zones[here].price:
+    if step.run < 0 or here < 0 or step.run == here or shielded_ticks(job, market, here) == 0:
         return step
-    if shielded_ticks(job, market, here) == 0:
+    if _pays(market.zones[step.run].price, market.zones[here].price, job.overhead_seconds):
         return step
     return Step(run=here, reason=f"spot in {market.zones[here].name}, which is as good as another")
 
@@ -135,6 +134,11 @@ def _market(sources: Sequence[Source], on_demand_price: float | None, view: Outl
             for source, up in zip(sources, view.up, strict=True)
         ),
     )
+
+
+def _pays(price: float, here: float, overhead_seconds: int) -> bool:
+    """Whether an hour there, its start included, costs less than one here."""
+    return price * (1 + overhead_seconds / KEEP_SECONDS) < here
 
 
 def _answer(

@@ -411,6 +411,20 @@ def test_a_hair_of_a_price_moves_no_batch_to_another_gpu() -> None:
     assert watched_hours(one) == pytest.approx(2, abs=0.05), "nothing was forgotten"
 
 
+@pytest.mark.parametrize(("price", "launches"), [(299_000, 1), (200_000, 2)])
+def test_a_hair_of_a_price_moves_no_batch_to_another_pool(price: int, launches: int) -> None:
+    one = farm(8, 12, always)
+    one.tick()
+    (held,) = one.machines.values()
+    other = "b" if held.offer_id == "a" else "a"
+    for _ in range(360):
+        one.tick()
+        one.offers[other] = replace(one.offers[other], price_per_hour_micros=price)
+        one.tick()
+        one.offers[other] = replace(one.offers[other], price_per_hour_micros=301_000)
+    assert one.launches == launches, "there and no way back: the other is not so much cheaper"
+
+
 def test_a_move_that_pays_for_its_start_is_made_once_and_back_again_nothing_is_forgotten() -> None:
     one = of_two_gpus(400_000)
     for _ in range(180):
