@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 SCHEME = "s3://"
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 60
+KEY_BYTES_MAX = 1024
 #: requests at once: as many as items may be under way
 CONNECTIONS = 64
 
@@ -47,7 +48,7 @@ class Address:
 def read(address: Address) -> bytes:
     """The object's bytes."""
     with _as_files_do(address):
-        return bytes(_client().get_object(Bucket=address.bucket, Key=address.key)["Body"].read())
+        return bytes(_client().get_object(Bucket=address.bucket, Key=_sendable(address.key))["Body"].read())
 
 
 def write(address: Address, content: bytes) -> None:
@@ -77,8 +78,11 @@ def below(address: Address) -> Iterator[str]:
 
 
 def _sendable(key: str) -> str:
-    """A key is UTF-8: bytes of a file name that are not become escapes that lose nothing."""
-    return key.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A key is UTF-8: bytes of a file name that are not become escapes that lose nothing. Raises OSError: too long."""
+    sendable = key.encode("utf-8", "backslashreplace")
+    if len(sendable) > KEY_BYTES_MAX:
+        raise OSError(errno.ENAMETOOLONG, "a key of S3 has at most 1024 bytes", key)
+    return sendable.decode("utf-8")
 
 
 @lru_cache(maxsize=1)
@@ -107,8 +111,6 @@ def _as_files_do(address: Address) -> Iterator[None]:
         code = str(error.response.get("Error", {}).get("Code"))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         words = str(error.response.get("Error", {}).get("Message") or code)
-        if code == "KeyTooLongError":
-            raise OSError(errno.ENAMETOOLONG, words, str(address)) from None
         if status == 404:
             raise FileNotFoundError(errno.ENOENT, words, str(address)) from None
         if status == 403:

@@ -3,7 +3,7 @@
 What it does with an image depends on its bytes: `corrupt` is a 400, `broken` a 500, `hangs` never answers, and `poison`
 kills the process. It writes a line per image read to the file it is given.
 
-    python -m tests.orchestrator.fake_engine PORT LOG [SECONDS_PER_IMAGE [AT_ONCE]]
+    python -m tests.orchestrator.fake_engine PORT LOG SECONDS_PER_IMAGE AT_ONCE SOURCE_THAT_IT_MAY_READ
 """
 
 import json
@@ -16,6 +16,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -28,18 +29,28 @@ class Engine(BaseHTTPRequestHandler):
     log_path: Path
     seconds: float
     turn: threading.Semaphore
+    allowed: str
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        source = ""
         if self.headers["Content-Type"] == "application/json":
-            return self._answer(403, {"error": "not within what this replica may read"})
-        found = NAME.search(body)
-        assert found is not None
-        name = found.group(1)
-        content = body.split(b"\r\n\r\n", 2 if FIELDS.search(body) else 1)[-1]
+            source = json.loads(body)["image"]["source"]
+            if not (self.allowed and source.startswith(self.allowed)):
+                return self._answer(403, {"error": f"{source}: not within what this replica may read"})
+            name = Path(source).name.encode()
+            try:
+                content = Path(unquote(source.removeprefix("file://"))).read_bytes()
+            except OSError as error:
+                return self._answer(404, {"error": f"{source}: {error.strerror}"})
+        else:
+            found = NAME.search(body)
+            assert found is not None
+            name = found.group(1)
+            content = body.split(b"\r\n\r\n", 2 if FIELDS.search(body) else 1)[-1]
         with self.log_path.open("ab") as log:
             asked = {"name": name.decode("utf-8", "replace"), "priority": self.headers["X-Halve-Priority"]}
-            log.write(json.dumps(asked).encode() + b"\n")
+            log.write(json.dumps(asked | ({"source": source} if source else {})).encode() + b"\n")
         with self.turn:
             time.sleep(self.seconds)
         if b"poison" in content:
@@ -94,11 +105,11 @@ class Server(ThreadingHTTPServer):
 class Replica:
     """The engine as a child process on one port: killed, and started again there."""
 
-    def __init__(self, folder: Path, seconds: float = 0.0, at_once: int = 64) -> None:
+    def __init__(self, folder: Path, seconds: float = 0.0, at_once: int = 64, allowed: str = "") -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v1/ocr"
         self.log = folder / "engine.log"
-        self._pace = (str(seconds), str(at_once))
+        self._pace = (str(seconds), str(at_once), allowed)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "Replica":
@@ -141,6 +152,7 @@ def free_port() -> int:
 def main() -> None:
     Engine.log_path, Engine.seconds = Path(sys.argv[2]), float(sys.argv[3])
     Engine.turn = threading.Semaphore(int(sys.argv[4]))
+    Engine.allowed = sys.argv[5]
     server = Server(("127.0.0.1", int(sys.argv[1])), Engine)
     print("ready", flush=True)
     server.serve_forever()

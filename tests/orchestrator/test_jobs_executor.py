@@ -1,5 +1,6 @@
 """Whose fault an answer is: the door's and the engine's words, over real HTTP."""
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from orchestrator.executors import Task, Verdict
 from orchestrator.executors.http import HttpExecutor, judged
+from tests.orchestrator.batch import folder
 from tests.orchestrator.fake_engine import Replica, free_port, replica
 
 __all__ = ["replica"]
@@ -96,6 +98,75 @@ def test_a_replica_that_never_answers(replica: Replica, image: Path) -> None:
     outcome = HttpExecutor(replica.start().url, answer_seconds=0.3).read(Task(place=image, name="a.png"))
     assert outcome.verdict is Verdict.LOST
     assert "in time" in outcome.reason
+
+
+def test_a_replica_that_may_read_it_where_it_lies_is_only_told_where(tmp_path: Path) -> None:
+    source = folder(tmp_path / "in", {f"{number} 深.png": f"text {number}".encode() for number in range(3)})
+    engine = Replica(tmp_path, allowed=source.as_uri()).start()
+    try:
+        executor = HttpExecutor(engine.url)
+        for number in range(3):
+            outcome = executor.read(Task(place=source / f"{number} 深.png", name="z.png"))
+            assert outcome.result["recognized_text"] == f"text {number}"
+        assert [one["source"] for one in engine.seen()] == [(source / f"{n} 深.png").as_uri() for n in range(3)]
+        assert {one["priority"] for one in engine.seen()} == {"batch"}
+    finally:
+        engine.kill()
+
+
+def test_one_that_may_not_is_sent_the_bytes_and_asked_once(tmp_path: Path, replica: Replica, image: Path) -> None:
+    asked = []
+    executor = HttpExecutor(replica.start().url)
+    executor._client.event_hooks["request"].append(
+        lambda request: asked.append(request.headers["Content-Type"].partition(";")[0])
+    )
+    for _ in range(3):
+        assert executor.read(Task(place=image, name="a.png")).verdict is Verdict.READ
+    assert asked == ["application/json", *["multipart/form-data"] * 3]
+
+
+def test_one_that_does_not_find_it_is_sent_the_bytes(tmp_path: Path) -> None:
+    """A host that may read the same folder, and has none of it: whatever refuses the address, the bytes decide."""
+    engine = Replica(tmp_path, allowed="file:///").start()
+    try:
+        raw = tmp_path / os.fsdecode(b"caf\xe9.png")  # its name is none that an address says alike everywhere
+        raw.write_bytes(b"text")
+        assert HttpExecutor(engine.url).read(Task(place=raw, name="a.png")).verdict is Verdict.READ
+        (tmp_path / "b.png").write_bytes(b"corrupt")
+        outcome = HttpExecutor(engine.url).read(Task(place=tmp_path / "b.png", name="b.png"))
+        assert (outcome.verdict, outcome.reason) == (Verdict.REFUSED, "400 damaged PNG image")
+    finally:
+        engine.kill()
+
+
+def test_what_kills_by_its_address_is_not_sent_after_it(tmp_path: Path, image: Path) -> None:
+    image.write_bytes(b"poison")
+    engine = Replica(tmp_path, allowed="file:///").start()
+    try:
+        assert HttpExecutor(engine.url).read(Task(place=image, name="a.png")).verdict is Verdict.LOST
+        assert len(engine.seen()) == 1
+    finally:
+        engine.kill()
+
+
+def test_the_engine_understands_how_an_image_is_named(tmp_path: Path, image: Path) -> None:
+    """The body as it is sent, read by the engine's own code."""
+    pytest.importorskip("starlette")
+    from inference.sources import Sources
+    from inference.uploads import _from_json
+
+    bodies: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.read())
+        return httpx.Response(200, text=RESULT)
+
+    executor = HttpExecutor("http://door/v1/ocr")
+    executor._client = httpx.Client(transport=httpx.MockTransport(answer))
+    assert executor.read(Task(place=image, name="a.png", fields=("甲方", "金额"))).verdict is Verdict.READ
+    upload = _from_json(bodies[0], Sources([tmp_path.as_uri()]), 10**6)
+    assert upload.files[0].content == b"some text"
+    assert list(upload.wanted) == ["甲方", "金额"]
 
 
 @pytest.fixture

@@ -126,7 +126,9 @@ def test_no_name_leads_out_of_the_destination(parts: list[str], head: str) -> No
 
 
 @given(st.lists(st.text(alphabet="a./s3:", min_size=1, max_size=8), max_size=6, unique=True))
-def test_a_manifest_never_has_two_names_for_one_result(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+def test_a_manifest_never_has_two_names_for_one_result(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
     manifest = tmp_path_factory.mktemp("manifest") / "l.jsonl"
     manifest.write_text("".join(f"{json.dumps(name)}\n" for name in names))
     try:
