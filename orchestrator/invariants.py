@@ -24,6 +24,16 @@ from policies.snapshot import Purchase
 HOUR = timedelta(hours=1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overspent:
+    """A limit at which everything stops, and which is passed."""
+
+    limit: str  # in words
+    since: datetime  # kept until then
+    micros: int  # beyond the limit, by the market's meter
+    allowed_micros: int  # what one tick, the drain and the minimums of what ran cost
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sight:
     """Everything at one instant, the truth of the market included."""
@@ -52,6 +62,8 @@ class Sight:
     most: int = 1  # the largest maximum that the spec has had
     clock_sets: int = 0  # how often somebody has set the daemon's clock
     unseen: frozenset[str] = frozenset()  # tokens of machines whose end the provider never listed
+    strangers: Mapping[str, str] = field(default_factory=dict)  # others' machines: token -> what was done to it, or ""
+    overspent: Sequence[Overspent] = ()  # hard limits that could be kept, and are passed
 
     @property
     def grace(self) -> timedelta:
@@ -89,6 +101,16 @@ def one_token_one_machine(sight: Sight) -> Iterator[str]:
     for machine in sight.machines:
         if sight.restored_at is None and machine.reason.startswith("adopted"):
             yield f"{machine.id} was adopted, and no ledger was restored"
+
+
+def others_are_left_alone(sight: Sight) -> Iterator[str]:
+    """What does not bear our tag, or bears that of a deployment that this ledger never had."""
+    for token, harm in sight.strangers.items():
+        if harm:
+            yield f"{token} is somebody else's, and was {harm}"
+    for machine in sight.machines:
+        if machine.token in sight.strangers:
+            yield f"{machine.id} is in the ledger, and is somebody else's"
 
 
 def what_costs_has_an_open_charge(sight: Sight) -> Iterator[str]:
@@ -129,6 +151,16 @@ def nothing_outlives_what_is_wanted(sight: Sight) -> Iterator[str]:
     if sight.lasting(sight.unwanted_since) > sight.leave:
         for token in sight.launched.keys() - sight.ended.keys():
             yield f"{token} runs, and nothing has been wanted since {sight.unwanted_since:%H:%M:%S} UTC"
+
+
+def a_hard_budget_holds(sight: Sight) -> Iterator[str]:
+    """It is passed by what runs in one tick and the drain, and by billing minimums; the amount counts."""
+    for one in sight.overspent:
+        if one.micros > one.allowed_micros:
+            yield (
+                f"the {one.limit} micro-units, kept until {one.since:%d %H:%M:%S} UTC, is passed by {one.micros}; "
+                f"a tick, the drain and the minimums may cost {one.allowed_micros}"
+            )
 
 
 def no_more_run_than_may(sight: Sight) -> Iterator[str]:
@@ -226,8 +258,10 @@ Invariant = Callable[[Sight], Iterator[str]]
 #: whatever became of the tick
 ANYTIME: tuple[Invariant, ...] = (
     one_token_one_machine,
+    others_are_left_alone,
     what_costs_has_an_open_charge,
     nothing_outlives_what_is_wanted,
+    a_hard_budget_holds,
     no_more_run_than_may,
     what_is_over_has_nothing_left_to_be_done,
     one_intent_of_a_kind,

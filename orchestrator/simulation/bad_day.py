@@ -2,17 +2,23 @@
 
 import random
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from orchestrator.billing import Terms
 from orchestrator.errors import Refused
 from orchestrator.providers.simulated import Conditions, Kind, Move, Outage, Trouble
-from policies.snapshot import Offer
+from orchestrator.simulation.shared_market import Late, Neighbour, Tag
+from orchestrator.simulation.wanted import NAME, specs
+from policies.snapshot import Offer, Purchase
 
-NAME = "ocr"
+SECOND_NAME = f"{NAME}-2"
 ZONES = ("sim-1", "sim-2", "sim-3")
+#: a price is published at the latest so many hours after it came into force
+PUBLISHED_HOURS = 3.0
+#: seconds; a machine that is listed only after the time that a start may take is one of the rare troubles
+LISTING_DELAYS = (0.0, 0.0, 0.0, 5.0, 5.0, 5.0, 30.0, 30.0, 30.0, 900.0)
 #: faults are over at the latest so many hours after the start
 HOURS = 16.0
 
@@ -33,6 +39,7 @@ class Fault(StrEnum):
     STORM = "storm"  # spot machines are taken back again and again
     DROUGHT = "drought"  # there are no machines, on demand neither
     PRICE = "price"  # prices jump
+    LATE_PRICE = "late-price"  # prices jump, and it is published hours later, in any order
     NETWORK = "network"  # the provider and all its machines cannot be reached
     THROTTLING = "throttling"
     SILENCE = "silence"  # calls take effect and their answers are lost
@@ -44,6 +51,7 @@ class Fault(StrEnum):
     LOSS = "loss"  # one machine is taken back without a notice
     DEATH = "death"  # one machine ends by itself
     SWITCH_OFF = "switch-off"  # somebody switches one machine off
+    POISON = "poison"  # an item of a batch ends every machine that reads it
 
 
 ALL = frozenset(Fault)
@@ -60,6 +68,8 @@ MOMENTS = (
     Fault.DEATH,
     Fault.SWITCH_OFF,
 )
+#: these happen once or not at all
+ONCE = (Fault.DST, Fault.QUOTA, Fault.POISON)
 SPELLS = {
     Fault.NETWORK: (Kind.UNREACHABLE,),
     Fault.THROTTLING: (Kind.THROTTLED,),
@@ -78,14 +88,10 @@ CHANGES = (
     ("America/New_York", datetime(2026, 10, 31, 18, tzinfo=UTC)),
     ("Australia/Lord_Howe", datetime(2026, 4, 4, 4, tzinfo=UTC)),
 )
-WINDOWS = (
-    (),
-    ("Mon-Sun 08:00-20:00",),
-    ("Mon-Sun 07:30-12:00", "Mon-Sun 13:00-18:00"),
-    ("Mon-Sun 22:00-06:00",),
-    ("Mon-Sun 01:30-03:30", "Mon-Sun 09:00-24:00"),
-)
-BUDGETS = ("", "", "", "budget: {daily: 5}", "budget: {daily: 9, at: {60%: spot-only, 100%: stop}}")
+#: how a batch of the day may be
+ITEMS = (0, 0, 40, 200)
+#: names that others give their machines: ours, or almost
+NAMES = (NAME, f"{NAME}-", f"{NAME}-3", NAME.upper(), "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,17 +104,31 @@ class Incident:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Deployed:
+    """One deployment of a day."""
+
+    name: str
+    specs: tuple[str, ...]  # the versions of its spec, in the order in which they are put up
+    items: int  # of a batch that is submitted at the start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Day:
     """Everything about a day that its seed decides. Beyond `end` nothing goes wrong any more."""
 
     seed: int
     start: datetime
     end: datetime
-    specs: tuple[str, ...]  # the versions of the spec, in the order in which they are put up
+    deployed: tuple[Deployed, ...]
     conditions: Conditions
+    neighbours: tuple[Neighbour, ...]  # what others have in the same market
+    late: tuple[Late, ...]
     incidents: tuple[Incident, ...]
-    items: int  # of a batch that is submitted at the start
     faults: tuple[Fault, ...]  # that were drawn, each as often as it happens
+
+    @property
+    def poisoned(self) -> bool:
+        return Fault.POISON in self.faults
 
 
 def faults_of(names: str) -> frozenset[Fault]:
@@ -130,6 +150,7 @@ class _Draft:
     outages: list[Outage] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
+    late: list[Late] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     quota: int | None = None
 
@@ -154,11 +175,11 @@ def draw(seed: int, faults: Collection[Fault], offers_of: Callable[[str], Sequen
     kinds = chance.sample(allowed, min(len(allowed), chance.randint(1, 6)))
     zone, start = _when(chance, kinds)
     draft = _Draft(chance=chance, start=start)
-    specs = _specs(chance, zone)
-    offers = tuple(offers_of(specs[0]))
+    deployed = _deployed(chance, zone, ITEMS[-2:] if Fault.POISON in kinds else ITEMS)
+    offers = tuple(offers_of(deployed[0].specs[0]))
     drawn: list[Fault] = []
     for fault in kinds:
-        often = 1 if fault in (Fault.DST, Fault.QUOTA) else chance.randint(1, 5 if fault in MOMENTS else 2)
+        often = 1 if fault in ONCE else chance.randint(1, 5 if fault in MOMENTS else 2)
         drawn += [fault] * often
         for _ in range(often):
             _happen(draft, fault, offers)
@@ -170,7 +191,7 @@ def draw(seed: int, faults: Collection[Fault], offers_of: Callable[[str], Sequen
     conditions = Conditions(
         offers=offers,
         boot_seconds=chance.choice((20.0, 45.0, 90.0)),
-        listing_delay_seconds=chance.choice((0.0, 5.0, 30.0)),
+        listing_delay_seconds=chance.choice(LISTING_DELAYS),
         listed_after_end_seconds=chance.choice((3600.0, 172_800.0, 172_800.0)),
         notice_seconds=chance.choice((0.0, 120.0)),
         outages=tuple(draft.outages),
@@ -183,10 +204,11 @@ def draw(seed: int, faults: Collection[Fault], offers_of: Callable[[str], Sequen
         seed=seed,
         start=start,
         end=start + timedelta(hours=HOURS),
-        specs=specs,
+        deployed=deployed,
         conditions=conditions,
+        neighbours=_neighbours(draft, offers),
+        late=tuple(draft.late),
         incidents=tuple(sorted(draft.incidents, key=lambda one: (one.at, one.fault, one.size))),
-        items=chance.choice((0, 0, 40, 200)),
         faults=tuple(drawn),
     )
 
@@ -195,59 +217,40 @@ def _when(chance: random.Random, kinds: Collection[Fault]) -> tuple[str, datetim
     if Fault.DST in kinds:
         return chance.choice(CHANGES)
     day = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=chance.randrange(300), minutes=chance.randrange(1440))
+    if chance.random() < 0.2:  # its night is a month's edge
+        day = (day.replace(day=1) + timedelta(days=32)).replace(day=1) - timedelta(hours=chance.uniform(1.0, 12.0))
+        day = day.replace(microsecond=0)
     return chance.choice(("UTC", "Asia/Shanghai", "Europe/Berlin", "America/New_York")), day
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """What the versions of a day's spec differ in, and its prices, in which they do not."""
-
-    windows: tuple[str, ...]
-    least: int
-    more: int
-    surge: int
-    threads: int
-    spot: str
-    budget: str
-
-
-def _specs(chance: random.Random, zone: str) -> tuple[str, ...]:
-    """Three versions: another size, other windows, another engine, spot or not, a budget or none."""
+def _deployed(chance: random.Random, zone: str, items: Sequence[int]) -> tuple[Deployed, ...]:
+    """One deployment, or two in the same market and ledger."""
+    names = (NAME, SECOND_NAME) if chance.random() < 0.25 else (NAME,)
     prices = round(chance.uniform(0.4, 1.6), 6), round(chance.uniform(0.1, 0.39), 6)
-    versions = [_wanted(chance)]
-    for _ in range(2):
-        other = _wanted(chance)
-        changed = {one.name: getattr(other, one.name) for one in fields(other) if chance.random() < 0.4}
-        versions.append(replace(versions[-1], **changed))
-    return tuple(_text(zone, prices, version) for version in versions)
-
-
-def _wanted(chance: random.Random) -> _Wanted:
-    return _Wanted(
-        windows=chance.choice(WINDOWS),
-        least=chance.choice((0, 1, 1, 2)),
-        more=chance.choice((0, 1, 2)),
-        surge=chance.choice((0, 1, 1)),
-        threads=chance.randint(1, 4),
-        spot=chance.choice(("", "spot: {}", "spot: {base_on_demand: 1}", "spot: {availability: 99.9%}")),
-        budget=chance.choice(BUDGETS),
+    return tuple(
+        Deployed(name=name, specs=specs(chance, name, zone, prices), items=chance.choice(items)) for name in names
     )
 
 
-def _text(zone: str, prices: tuple[float, float], wanted: _Wanted) -> str:
-    windows = ", ".join(f'"{one}"' for one in wanted.windows)
-    return f"""\
-name: {NAME}
-model: ppocr
-provider: simulated
-currency: USD
-engine: {{threads: {wanted.threads}}}
-simulated: {{gpu: T4, price_per_hour: {prices[0]}, spot_price_per_hour: {prices[1]}, zones: 3, images_per_second: 2}}
-schedule: {{timezone: {zone}, {f"windows: [{windows}], " if windows else ""}prewarm: 2m}}
-replicas: {{min: {wanted.least}, max: {max(1, wanted.least + wanted.more)}, surge: {wanted.surge}}}
-{wanted.spot}
-{wanted.budget}
-"""
+def _neighbours(draft: _Draft, offers: Sequence[Offer]) -> tuple[Neighbour, ...]:
+    """On half of the days somebody else has machines in the market, from the start on or later."""
+    chance = draft.chance
+    on_demand = [offer.id for offer in offers if offer.purchase is Purchase.ON_DEMAND]
+    count = chance.choice((0, 0, 1, 2, 3, 4))
+    found = []
+    for _ in range(count):
+        tag = chance.choice(tuple(Tag))
+        names = [name for name in NAMES if tag is not Tag.ALIKE or name not in ("", NAME)]
+        found.append(
+            Neighbour(
+                token=f"{chance.getrandbits(160):040x}",
+                offer_id=chance.choice(on_demand),
+                arrives_at=draft.start if chance.random() < 0.5 else draft.moment(),
+                tag=tag,
+                deployment="" if tag is Tag.NONE else chance.choice(names),
+            )
+        )
+    return tuple(found)
 
 
 def _happen(draft: _Draft, fault: Fault, offers: Sequence[Offer]) -> None:
@@ -268,10 +271,14 @@ def _happen(draft: _Draft, fault: Fault, offers: Sequence[Offer]) -> None:
             if at < over:
                 draft.outages.append(Outage(zone=zone, start=at, end=over, notice=notice))
             at = over + timedelta(seconds=round(chance.lognormvariate(6.5, 1.0)))
-    elif fault is Fault.PRICE:
+    elif fault in (Fault.PRICE, Fault.LATE_PRICE):
         for _ in range(chance.randint(1, 4)):
             offer = chance.choice(offers)
             price = round((offer.price_per_hour_micros or 1) * chance.lognormvariate(0.0, 0.8))
-            draft.moves.append(Move(offer_id=offer.id, at=draft.moment(), price_per_hour_micros=price))
+            move = Move(offer_id=offer.id, at=draft.moment(), price_per_hour_micros=price)
+            draft.moves.append(move)
+            if fault is Fault.LATE_PRICE:
+                after = timedelta(seconds=round(60 + chance.random() * PUBLISHED_HOURS * 3600))
+                draft.late.append(Late(move=move, published_at=move.at + after))
     elif fault is Fault.QUOTA:
         draft.quota = chance.randint(1, 2)

@@ -1,12 +1,13 @@
 """The eyes of a simulated day: what every tick met with, and the truth beside what the ledger says."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from orchestrator.clock import Clock, VirtualClock
-from orchestrator.invariants import Sight
+from orchestrator.invariants import Overspent, Sight
 from orchestrator.ledger import charges, fleet
 from orchestrator.ledger.store import Ledger
 from orchestrator.providers import (
@@ -19,11 +20,12 @@ from orchestrator.providers import (
     Request,
     State,
 )
-from orchestrator.providers.simulated import SimulatedProvider
+from orchestrator.providers.simulated import Rented, SimulatedProvider
 from orchestrator.simulation.month import SimulatedDoor
+from orchestrator.simulation.purse import Purse
+from orchestrator.simulation.shared_market import SharedMarket
 from orchestrator.world import World
 from policies import windows
-from policies.budget import Brake
 from policies.decide import Policy
 from policies.snapshot import Offer
 
@@ -88,14 +90,15 @@ class WatchedProvider:
 class Watcher:
     """Looks at everything after each tick. What lasts is dated when it is first seen."""
 
-    def __init__(self, market: SimulatedProvider, truth: Clock, clock: Clock, door: SimulatedDoor) -> None:
+    def __init__(self, deployment: str, market: SharedMarket, truth: Clock, clock: Clock, door: SimulatedDoor) -> None:
+        self._deployment = deployment
         self._market = market
         self._provider = WatchedProvider(market)
         self._truth = truth
         self._clock = clock
         self._door = door
-        self._started_at = truth.now()
-        self._went_well = (self._started_at, self._started_at)  # the last two ticks that did
+        self._purse = Purse(market)
+        self._went_well = (truth.now(), truth.now())  # the last two ticks that did
         self._calm_since: datetime | None = None
         self._unwanted_since: datetime | None = None
         self._crowded_since: datetime | None = None
@@ -103,6 +106,7 @@ class Watcher:
         self._most = 1
         self.restored_at: datetime | None = None
         self.clock_sets = 0
+        self.tried: Counter[str] = Counter()  # how often an invariant had something to look at
 
     def watched(self, world: World) -> World:
         """The same world, its provider overheard."""
@@ -134,15 +138,18 @@ class Watcher:
             self._went_well = (self._went_well[1], now)
             self._told |= self._provider.gone  # else nobody could write it down
         with ledger.read() as tx:
-            machines = fleet.machines(tx, over=True)
+            machines = fleet.machines(tx, self._deployment, over=True)
             intents = fleet.intents(tx, world.deployment)
             time, disks = charges.booked(tx, charges.COMPUTE), charges.booked(tx, charges.DISK)
-        rented = self._market.rented()
+        rented = self._market.ours(self._deployment)
+        meter = self._market.meter()
         policy = world.policy(self._clock.now())
         running = [one for one in rented if one.ended_at is None]
         bounds = windows.bounds(policy.schedule, self._clock.now())
         self._most = max(self._most, bounds.max)
-        self._unwanted_since = self._since(self._unwanted_since, self._unwanted(policy, bounds))
+        overspent = self._overspent(rented, policy, good)
+        wanted = policy.wanted and (bounds.open or bounds.prewarm) and not overspent
+        self._unwanted_since = self._since(self._unwanted_since, not wanted)
         self._crowded_since = self._since(self._crowded_since, len(running) > bounds.max + policy.surge)
         return Sight(
             now=now,
@@ -156,7 +163,7 @@ class Watcher:
             launched={one.token: one.launched_at for one in rented},
             ended={one.token: one.ended_at for one in rented if one.ended_at is not None},
             stopped={one.token: one.stopped_at for one in rented if one.stopped_at is not None},
-            meter=self._market.meter(),
+            meter={one.token: meter[one.token] for one in rented},
             serving=self._door.serving,
             policy=policy,
             digest=world.digest,
@@ -167,22 +174,23 @@ class Watcher:
             most=self._most,
             clock_sets=self.clock_sets,
             unseen=frozenset(one.token for one in rented if one.token not in self._told),
+            strangers=self._market.neighbours(),
+            overspent=overspent,
         )
 
     def _since(self, before: datetime | None, holds: bool) -> datetime | None:
         return (before or self._truth.now()) if holds else None
 
-    def _unwanted(self, policy: Policy, bounds: windows.Bounds) -> bool:
-        """Whether nothing may run: it was taken down, it is closed, or the day's money is spent."""
-        if not policy.wanted or not (bounds.open or bounds.prewarm):
-            return True
-        limit = policy.limit
-        stops = limit is not None and any(step is Brake.STOP for _, step in limit.at)
-        if limit is None or limit.daily_micros is None or not stops:
-            return False
-        if self.clock_sets or self.restored_at:
-            return False  # which day it is, and what was spent, the daemon cannot know
-        local = self._clock.now().astimezone(policy.schedule.zone)
-        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
-        spent = sum(self._market.meter().values()) - sum(self._market.meter(midnight).values())
-        return spent > limit.daily_micros
+    def _overspent(self, rented: Sequence[Rented], policy: Policy, good: bool) -> tuple[Overspent, ...]:
+        """Once a clock was set, or the ledger put back, nobody knows which day it is, or what was spent."""
+        unknown = self.clock_sets or self.restored_at is not None or self._market.owes_prices()
+        found = self._purse.passed(
+            rented,
+            policy,
+            self._truth.now(),
+            local_now=self._clock.now(),
+            unlisted=timedelta(seconds=2 * self._market.listing_deadline_seconds),
+            knowable=good and not unknown and self._calm_since != self._truth.now(),
+        )
+        self.tried["a_hard_budget_holds"] += len(found)
+        return found

@@ -10,7 +10,8 @@ from typing import Any
 
 from orchestrator.errors import Refused
 from orchestrator.simulation.bad_day import Fault
-from orchestrator.simulation.trial import Outcome, Violation, live
+from orchestrator.simulation.outcome import Outcome, Violation
+from orchestrator.simulation.trial import live
 
 #: seeds that a process is handed at once
 PORTION = 4
@@ -25,6 +26,7 @@ class Report:
     launches: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     effects: Counter[str] = field(default_factory=Counter)  # before or after which a daemon died
+    tried: Counter[str] = field(default_factory=Counter)  # how often what holds only under conditions was looked at
     violations: list[Violation] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
@@ -33,6 +35,7 @@ class Report:
         self.launches += outcome.launches
         self.faults += outcome.faults
         self.effects += outcome.effects
+        self.tried += outcome.tried
         if outcome.violation is not None:
             self.violations.append(outcome.violation)
 

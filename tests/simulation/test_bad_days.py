@@ -18,7 +18,8 @@ from orchestrator.ledger.store import Ledger
 from orchestrator.providers import Request
 from orchestrator.simulation import trials
 from orchestrator.simulation.bad_day import ALL, Fault, draw, faults_of
-from orchestrator.simulation.trial import live, offers_of
+from orchestrator.simulation.tenant import offers_of
+from orchestrator.simulation.trial import live
 from policies import budget, disruption
 from policies.lifecycle import Status, move
 from policies.plan import Hours
