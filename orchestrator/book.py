@@ -1,10 +1,12 @@
 """What a change in a machine's life means for its launch intent and for its charges."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from orchestrator.billing import Life, Terms
 from orchestrator.ledger import charges, fleet, offers
 from orchestrator.ledger.fleet import Machine
+from orchestrator.ledger.offers import Price
 from orchestrator.ledger.store import Transaction
 from orchestrator.providers import Listed, State
 from policies.lifecycle import OVER, Status
@@ -38,14 +40,40 @@ def settle(
         charges.close(tx, after, ends, charges.COMPUTE)
     if after.status in OVER or after.status is Status.LOST:
         charges.close(tx, after, after.ended_at or after.missing_since or now)
-    if listed is not None and listed.state is State.GONE and after.purchase is not Purchase.OWNED and after.ended_at:
-        life = Life(
-            launched_at=after.launched_at,
-            ended_at=after.ended_at,
-            stops=listed.stops,
-            reclaimed=listed.preempted and after.purchase is Purchase.SPOT,
-        )
-        charges.settle(tx, after, life, prices, terms)
+    if listed is not None and listed.state is State.GONE:
+        _as_billed(tx, after, listed.stops, listed.preempted, prices, terms)
+
+
+def rebook(tx: Transaction, machine: Machine, listed: Listed | None, terms: Terms) -> None:
+    """What a machine that is over has cost, by prices that were learned since: where it is no longer listed, by what
+    the ledger knows of its life.
+    """
+    if machine.launched_at is None:
+        return
+    prices = offers.life_prices(tx, machine.offer_id, machine.launched_at)
+    gone = listed if listed is not None and listed.state is State.GONE else None
+    stops = charges.stops(tx, machine) if gone is None else gone.stops
+    _as_billed(tx, machine, stops, machine.status is Status.PREEMPTED, prices, terms)
+
+
+def _as_billed(
+    tx: Transaction,
+    machine: Machine,
+    stops: charges.Stops,
+    preempted: bool,
+    prices: Sequence[Price],
+    terms: Terms,
+) -> None:
+    """Bring the charges of a rented machine that is over to what the bill will say."""
+    if machine.launched_at is None or machine.ended_at is None or machine.purchase is Purchase.OWNED:
+        return
+    life = Life(
+        launched_at=machine.launched_at,
+        ended_at=machine.ended_at,
+        stops=stops,
+        reclaimed=preempted and machine.purchase is Purchase.SPOT,
+    )
+    charges.settle(tx, machine, life, prices, terms)
 
 
 def _ends(machine: Machine, listed: Listed | None) -> datetime | None:

@@ -26,6 +26,8 @@ RECENT = timedelta(minutes=10)
 MINUTE = timedelta(minutes=1)
 #: a ledger that knows no price of a provider asks for those of this long ago on
 PRICES_BACK = timedelta(days=1)
+#: a price is published at the latest so long after it came into force, and so may ones before it
+PUBLISHED_WITHIN = timedelta(hours=6)
 FAN_OUT = 16
 
 T = TypeVar("T")
@@ -39,7 +41,7 @@ class Seen:
     at: datetime
     offers: tuple[Offer, ...]
     prices: Mapping[str, Sequence[Priced]]  # by provider, of those that keep a history; the others' are in their offers
-    newest: Mapping[str, datetime | None]  # since when the newest price known of each provider is in force
+    prices_since: Mapping[str, datetime]  # from when on each provider was asked for prices
     listed: Mapping[str, Listed]  # by token
     health: Mapping[str, Health | None]  # by token, of those that have an address
     unreachable: Mapping[str, str]  # provider -> why
@@ -56,10 +58,11 @@ def look(world: World) -> Seen:
     with world.ledger.read() as tx:
         ours = fleet.live_tokens(tx, world.deployment)
         newest = {name: offers.newest_price_at(tx, name) for name in world.providers}
+    since = {name: now - PRICES_BACK if at is None else at - PUBLISHED_WITHIN for name, at in newest.items()}
     for name, provider in world.providers.items():
         try:
             found += provider.offers()
-            history = provider.prices(newest[name] or now - PRICES_BACK)
+            history = provider.prices(since[name])
             if history is not None:
                 prices[name] = history
             for one in sorted(provider.instances(), key=_last_word):
@@ -76,7 +79,7 @@ def look(world: World) -> Seen:
         at=now,
         offers=tuple(found),
         prices=prices,
-        newest=newest,
+        prices_since=since,
         listed=listed,
         health=dict(zip(urls, answers, strict=True)),
         unreachable=unreachable,
@@ -113,7 +116,7 @@ class Believed:
 
 def believe(tx: Transaction, world: World, seen: Seen) -> Believed:
     """Write what was seen into the ledger: statuses, settled launches, charges, offers and prices, demand."""
-    known = _record_offers(tx, seen)
+    learned, known = _record_offers(tx, seen)
     moved = {
         offer_id
         for offer_id, *paid in charges.paid(tx, world.deployment)
@@ -130,6 +133,7 @@ def believe(tx: Transaction, world: World, seen: Seen) -> Believed:
             witnessed.append((before, after))
         if after.status not in OVER and after.deployment == world.deployment:
             kept.append(after)
+    _rebook_what_is_over(tx, world, seen, learned)
     if seen.load is not None:
         deployments.record_loads(tx, seen.load.minutes)
     if returned:
@@ -143,6 +147,15 @@ def believe(tx: Transaction, world: World, seen: Seen) -> Believed:
         closing=frozenset(leaving),
         strangers=alive - known_by_now,
     )
+
+
+def _rebook_what_is_over(tx: Transaction, world: World, seen: Seen, learned: Collection[str]) -> None:
+    """What a machine has cost that ended before its price was published, whichever deployment's it was."""
+    if not learned:
+        return
+    for machine in fleet.over_of(tx, learned, min(seen.prices_since.values())):
+        if provider := world.providers.get(machine.provider):
+            book.rebook(tx, machine, seen.listed.get(machine.token), provider.terms)
 
 
 def _witnessed(
@@ -166,8 +179,11 @@ def _witnessed(
     return after
 
 
-def _record_offers(tx: Transaction, seen: Seen) -> dict[str, Offer]:
-    """Write down offers that are new or changed, and their prices. Returns all that are known, by id."""
+def _record_offers(tx: Transaction, seen: Seen) -> tuple[set[str], dict[str, Offer]]:
+    """Write down offers that are new or changed, and their prices.
+
+    Returns the ids of those of whose history something was learned, and all that are known.
+    """
 
     def described(offer: Offer) -> Offer:
         offer = replace(offer, refusals=0, refused_at=None, lost_at=None)
@@ -178,19 +194,20 @@ def _record_offers(tx: Transaction, seen: Seen) -> dict[str, Offer]:
     offers.describe(tx, [one for one in news if one.provider in seen.prices], seen.at)
     priced_now = [one for one in news if one.provider not in seen.prices]
     offers.record(tx, priced_now, "provider", seen.at)
-    moved = False
+    learned: set[str] = set()
     for name, prices in seen.prices.items():
-        newest = seen.newest[name]
-        moves = [price for price in prices if _is_news(price, before.get(price.offer_id), newest)]
-        moved |= bool(moves and offers.record_prices(tx, moves, "provider", seen.at))
-    return {offer.id: offer for offer in offers.known(tx)} if news or moved else before
+        recorded = offers.prices_since(tx, name, seen.prices_since[name])
+        moves = [one for one in prices if one not in recorded and _is_news(one, before, seen.prices_since[name])]
+        learned |= offers.record_prices(tx, moves, "provider", seen.at) if moves else set()
+    return learned, {offer.id: offer for offer in offers.known(tx)} if news or learned else before
 
 
-def _is_news(price: Priced, known: Offer | None, newest: datetime | None) -> bool:
-    """Whether a price may be unknown still. One of before the newest one of its provider may be published late."""
-    if known is None or newest is None or price.effective_at > newest:
+def _is_news(price: Priced, known: Mapping[str, Offer], since: datetime) -> bool:
+    """Whether a price that is not recorded may be unknown: a move since then, or what was in force and is not now."""
+    offer = known.get(price.offer_id)
+    if offer is None or price.effective_at >= since:
         return True
-    return (price.price_per_hour_micros, price.currency) != (known.price_per_hour_micros, known.currency)
+    return (price.price_per_hour_micros, price.currency) != (offer.price_per_hour_micros, offer.currency)
 
 
 def _unexpected(

@@ -206,6 +206,21 @@ OF_MACHINE = (
 )
 
 
+def stops(tx: sa.Connection, machine: Machine) -> Stops:
+    """When a machine that is over was switched off, and on again, by the stretches of its time that were charged."""
+    rows = tx.execute(OF_MACHINE, {"machine": machine.id}).all()
+    stretches = [row for row in rows if row.kind == COMPUTE and row.amount_micros is None]
+    found: list[tuple[datetime, datetime | None]] = [
+        (earlier.ended_at, later.started_at)
+        for earlier, later in pairwise(stretches)
+        if earlier.ended_at < later.started_at
+    ]
+    ends = stretches[-1].ended_at if stretches else None
+    if ends is not None and machine.ended_at is not None and ends < machine.ended_at:
+        found.append((ends, None))
+    return tuple(found)
+
+
 def settle(tx: sa.Connection, machine: Machine, life: Life, prices: Sequence[Price], terms: Terms) -> None:
     """Book the difference between what a rented machine has cost and what was charged for it, when it is over.
 

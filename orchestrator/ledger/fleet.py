@@ -129,6 +129,19 @@ def machines(tx: sa.Connection, deployment: str | None = None, *, over: bool = F
     return tuple(map(machine_of, tx.execute(_machines(deployment is not None, over), asked)))
 
 
+OVER_OF = (
+    sa.select(t.instances)
+    .where(t.instances.c.offer_id.in_(sa.bindparam("offers", expanding=True)))
+    .where(t.instances.c.status.in_(OVER_VALUES), t.instances.c.ended_at > sa.bindparam("since", type_=t.Moment))
+    .order_by(t.instances.c.intent_id)
+)
+
+
+def over_of(tx: sa.Connection, offer_ids: Iterable[str], since: datetime) -> tuple[Machine, ...]:
+    """Machines of these offers, of any deployment, that are over and ended after a moment."""
+    return tuple(map(machine_of, tx.execute(OVER_OF, {"offers": sorted(offer_ids), "since": since})))
+
+
 LIVE_TOKENS = sa.select(t.instances.c.token).where(t.ALIVE)
 LIVE_TOKENS_OF_ONE = LIVE_TOKENS.where(t.instances.c.deployment == sa.bindparam("deployment"))
 

@@ -98,6 +98,19 @@ def record_prices(tx: sa.Connection, prices: Iterable[Priced], source: str, now:
     return moved
 
 
+PRICES_SINCE = (
+    sa.select(*(t.prices.c[field.name] for field in fields(Priced)))
+    .join(t.offers, t.prices.c.offer_id == t.offers.c.id)
+    .where(t.offers.c.provider == sa.bindparam("provider"), t.prices.c.effective_at >= sa.bindparam("since"))
+)
+
+
+def prices_since(tx: sa.Connection, provider: str, since: datetime) -> frozenset[Priced]:
+    """The prices of a provider that are recorded as in force from some moment since then on."""
+    rows = tx.execute(PRICES_SINCE, {"provider": provider, "since": since})
+    return frozenset(Priced(**row._mapping) for row in rows)
+
+
 #: one step in the index for each offer, however long its history
 NEWEST_PRICE_AT = sa.select(
     sa.func.max(

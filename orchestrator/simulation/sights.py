@@ -98,6 +98,7 @@ class Watcher:
         self._clock = clock
         self._door = door
         self._purse = Purse(market)
+        self._owed = False  # prices were in force that nobody had published
         self._went_well = (truth.now(), truth.now())  # the last two ticks that did
         self._calm_since: datetime | None = None
         self._unwanted_since: datetime | None = None
@@ -182,8 +183,12 @@ class Watcher:
         return (before or self._truth.now()) if holds else None
 
     def _overspent(self, rented: Sequence[Rented], policy: Policy, good: bool) -> tuple[Overspent, ...]:
-        """Once a clock was set, or the ledger put back, nobody knows which day it is, or what was spent."""
-        unknown = self.clock_sets or self.restored_at is not None or self._market.owes_prices()
+        """Nobody knows which day it is once a clock was set, nor what was spent once the ledger was put back.
+
+        A price that is published late is made good when its machine is over.
+        """
+        self._owed = self._owed or self._market.owes_prices()
+        unknown = self.clock_sets or self.restored_at is not None or self._owed
         found = self._purse.passed(
             rented,
             policy,

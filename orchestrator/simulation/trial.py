@@ -283,6 +283,8 @@ class Trial:
     def _usurp(self, name: str, seconds: float) -> None:
         """In the middle of a tick the daemon falls asleep; another one takes over and ticks; then the first wakes."""
         self.chronicle.say(self.truth.now(), f"the daemon stalls {name}, and another one takes over")
+        for tenant in self.tenants:
+            tenant.watcher.slept()
         self._start_daemon()
         for _ in range(4):
             self.truth.sleep(seconds / 4)

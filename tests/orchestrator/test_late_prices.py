@@ -1,0 +1,69 @@
+"""Prices that are published hours after they came into force, in any order: the ledger comes to what the bill says."""
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from orchestrator import billing
+from orchestrator.ledger import deployments
+from orchestrator.providers.simulated import Conditions, Move
+from orchestrator.scheduler import tick
+from orchestrator.simulation.shared_market import Late, SharedMarket
+from tests.orchestrator.scene import NOW, Scene, booked, offer
+
+MINUTE = timedelta(minutes=1)
+HERE, THERE = offer(), offer(zone=2, price=9_000_000)
+
+
+def move(id: str, minutes: int, price: int) -> Move:
+    return Move(offer_id=id, at=NOW + minutes * MINUTE, price_per_hour_micros=price)
+
+
+def scene(home: Path, moves: tuple[Move, ...], published: dict[int, int]) -> Scene:
+    """A market whose moves at those minutes are published at these."""
+    late = [
+        Late(move=one, published_at=NOW + published[minute] * MINUTE)
+        for one in moves
+        if (minute := (one.at - NOW) // MINUTE) in published
+    ]
+    found = Scene(home)
+    conditions = Conditions(offers=(HERE, THERE), boot_seconds=20.0, moves=moves)
+    found.market = found.provider = found.probes = SharedMarket(found.truth, conditions, (), late)
+    return found
+
+
+def booked_and_metered(scene: Scene) -> tuple[int, int]:
+    rows = [row for rows in booked(scene.ledger).values() for row in rows]
+    return sum(billing.accrued(row, scene.clock.now()) or 0 for row in rows), sum(scene.market.meter().values())
+
+
+def test_a_price_that_is_published_when_its_machine_is_over_is_booked(home: Path) -> None:
+    here = scene(home, (move(HERE.id, 10, 5_000_000),), {10: 180})
+    here.run(1200, 60.0)
+    here.policy = replace(here.policy, wanted=False)
+    here.run(120)
+    assert not here.market.running()
+    booked_then, metered = booked_and_metered(here)
+    assert booked_then < metered, "nobody could know the price yet"
+    here.clock.sleep(180 * 60)
+    here.tick()
+    booked_now, metered = booked_and_metered(here)
+    assert booked_now == metered
+
+
+def test_two_prices_that_are_published_after_a_later_one_are_both_booked(home: Path) -> None:
+    moves = move(HERE.id, 10, 5_000_000), move(HERE.id, 20, 7_000_000), move(THERE.id, 30, 8_000_000)
+    here = scene(home, moves, {10: 50, 20: 40})
+    here.run(3600, 60.0)
+    here.settle()
+
+
+def test_a_price_is_booked_for_every_deployment_whoever_learns_of_it(home: Path) -> None:
+    here = scene(home, (move(HERE.id, 10, 5_000_000),), {})
+    with here.ledger.write() as tx:
+        deployments.put_up(tx, "other", "", "other.yaml", NOW)
+    here.run(300, 60.0)
+    here.clock.sleep(360.0)
+    tick(replace(here.world, deployment="other"))
+    charge = booked(here.ledger)["ocr-1"]
+    assert [row.price_per_hour_micros for row in charge] == [HERE.price_per_hour_micros, 5_000_000]
