@@ -70,7 +70,7 @@ def _as_billed(
     life = Life(
         launched_at=machine.launched_at,
         ended_at=machine.ended_at,
-        stops=stops,
+        stops=tuple(stops),
         reclaimed=preempted and machine.purchase is Purchase.SPOT,
     )
     charges.settle(tx, machine, life, prices, terms)
