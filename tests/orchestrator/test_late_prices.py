@@ -5,9 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from orchestrator import billing
-from orchestrator.ledger import deployments
 from orchestrator.providers.simulated import Conditions, Move
-from orchestrator.scheduler import tick
 from orchestrator.simulation.shared_market import Late, SharedMarket
 from tests.orchestrator.scene import NOW, Scene, booked, offer
 
@@ -56,14 +54,3 @@ def test_two_prices_that_are_published_after_a_later_one_are_both_booked(home: P
     here = scene(home, moves, {10: 50, 20: 40})
     here.run(3600, 60.0)
     here.settle()
-
-
-def test_a_price_is_booked_for_every_deployment_whoever_learns_of_it(home: Path) -> None:
-    here = scene(home, (move(HERE.id, 10, 5_000_000),), {})
-    with here.ledger.write() as tx:
-        deployments.put_up(tx, "other", "", "other.yaml", NOW)
-    here.run(300, 60.0)
-    here.clock.sleep(360.0)
-    tick(replace(here.world, deployment="other"))
-    charge = booked(here.ledger)["ocr-1"]
-    assert [row.price_per_hour_micros for row in charge] == [HERE.price_per_hour_micros, 5_000_000]
