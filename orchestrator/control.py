@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 
-from orchestrator import hosts, prices, spec
+from orchestrator import engines, hosts, prices, spec
 from orchestrator.clock import SystemClock
 from orchestrator.daemon import is_alive, is_dead
 from orchestrator.door.client import Door
@@ -34,9 +33,6 @@ POLL_SECONDS = 0.1
 #: what this version can do; the spec's language is wider
 BUILT = {
     "provider": ("local", "ssh", "simulated"),
-    "model": ("ppocr",),
-    "engine.backend": ("auto", "onnxruntime"),
-    "engine.precision": ("auto", "fp32"),
     "spot.policy": tuple(POLICIES),
 }
 
@@ -59,17 +55,14 @@ def check(wanted: Spec, home: Path) -> None:
         raise Refused("provider: simulated and real money never mix; name simulated alone, or leave it out")
     asked = {
         "provider": wanted.provider,
-        "model": (wanted.model,) if {"local", "ssh"} & {*wanted.provider} else (),
-        "engine.backend": (wanted.engine.backend,),
-        "engine.precision": (wanted.engine.precision,),
         "spot.policy": (wanted.spot.policy,) if wanted.spot else (),
     }
     for key, values in asked.items():
         for value in values:
             if value not in BUILT[key]:
                 raise Refused(f"{key}: {value} is not part of this version; use {' or '.join(BUILT[key])}")
-    if "local" in wanted.provider and not all(find_spec(name) for name in ("onnxruntime", "rapidocr", "uvicorn")):
-        raise Refused("provider: local needs the engine on this machine; install it with: pip install 'halve[cpu]'")
+    if {"local", "ssh"} & {*wanted.provider}:
+        engines.check(wanted, home)
     if "ssh" in wanted.provider:
         hosts.check(wanted, home)
     door = Door(home, wanted.name).running()

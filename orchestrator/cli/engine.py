@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, cast
 from orchestrator.errors import Refused
 
 if TYPE_CHECKING:
-    from inference.backends import Backend
+    from inference.backends import Backend, Precision
     from inference.engine import Engine
 
-BACKENDS = ("auto", "onnxruntime", "torch")
+BACKENDS = ("auto", "onnxruntime", "openvino", "torch")
+PRECISIONS = ("fp32", "bf16", "fp16")
+BACKEND_HELP = "auto, onnxruntime, openvino or torch."
+PRECISION_HELP = "fp32, bf16 or fp16; the backend must have it."
 MODEL_HELP = "ppocr, cv_resnet18_ocr-detection, or a model card's path."
 
 
@@ -20,18 +23,26 @@ def require_engine() -> None:
         raise Refused(f"the engine is not installed ({', '.join(absent)} missing): pip install 'halve[cpu]'")
 
 
-def load_engine(model: str = "ppocr", threads: int = 1, backend: str = "auto") -> "Engine":
+def load_engine(model: str = "ppocr", threads: int = 1, backend: str = "auto", precision: str = "fp32") -> "Engine":
     """The model, loaded. Raises Refused with the reason when it cannot be."""
     require_engine()
     from inference import models
 
     try:
-        return models.load(model, threads=threads, backend=_backend(backend))
+        return models.load(model, threads=threads, backend=backend_named(backend), precision=precision_named(precision))
     except (models.UnknownModel, models.WeightsError) as error:
         raise Refused(str(error)) from None
 
 
-def _backend(name: str) -> "Backend":
+def backend_named(name: str) -> "Backend":
+    """Raises Refused for a word that is none."""
     if name not in BACKENDS:
         raise Refused(f"--backend {name}: it is one of {', '.join(BACKENDS)}")
     return cast("Backend", name)
+
+
+def precision_named(name: str) -> "Precision":
+    """Raises Refused for a word that is none."""
+    if name not in PRECISIONS:
+        raise Refused(f"--precision {name}: it is one of {', '.join(PRECISIONS)}")
+    return cast("Precision", name)

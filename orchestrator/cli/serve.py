@@ -2,7 +2,7 @@
 
 import typer
 
-from orchestrator.cli.engine import MODEL_HELP
+from orchestrator.cli.engine import BACKEND_HELP, MODEL_HELP, PRECISION_HELP
 from orchestrator.errors import Refused
 
 
@@ -12,25 +12,40 @@ def serve(
     workers: int = typer.Option(None, "--workers", min=1, help="Images read at once. Default: one per core."),
     threads: int = typer.Option(1, "--threads", min=1, help="Threads per worker."),
     model: str = typer.Option("ppocr", "--model", help=MODEL_HELP),
+    backend: str = typer.Option("auto", "--backend", help=BACKEND_HELP),
+    precision: str = typer.Option("fp32", "--precision", help=PRECISION_HELP),
+    sources: list[str] = typer.Option(
+        [], "--allow-source", help="Where requests may point instead of sending: file:///scans, s3://bucket/prefix."
+    ),
 ) -> None:
     """Serve the engine over HTTP in the foreground.
 
     Ctrl-C finishes the requests in flight, then ends.
 
+    /healthz says which backend, device and precision really run.
+
     Example: halve serve --port 7860, then: curl -F file=@invoice.png http://127.0.0.1:7860/v1/ocr
     """
     import logging
 
-    from orchestrator.cli.engine import require_engine
+    from orchestrator.cli.engine import backend_named, precision_named, require_engine
 
     require_engine()
     from inference import listener
     from inference.service import Settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    settings = Settings(
+        model=model,
+        backend=backend_named(backend),
+        precision=precision_named(precision),
+        workers=workers,
+        threads=threads,
+        sources=tuple(sources),
+    )
     try:
         listener.serve(
-            Settings(model=model, workers=workers, threads=threads),
+            settings,
             host=host,
             port=port,
             listening=lambda url: print(f"{url}  (POST /v1/ocr, GET /healthz, GET /metrics)", flush=True),

@@ -40,7 +40,18 @@ KILL_AFTER = timedelta(seconds=10)
 #: folders of replicas that ended longer ago than this are removed
 KEEP_ENDED = timedelta(days=3)
 #: environment variables that a replica is given; nothing else of the daemon's is its business
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "TMPDIR")
+PASSED_ON = (
+    "PATH",
+    "HOME",
+    "HALVE_HOME",  # where checkpoints lie
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "VIRTUAL_ENV",
+    "TMPDIR",
+)
 #: the variable that names a replica's folder to its processes, and so tells that they are ours
 REPLICA = "HALVE_REPLICA"
 
@@ -51,7 +62,7 @@ def engine_command(payload: Mapping[str, Any], announce: Path) -> list[str]:
     """The engine's command line: a pure function of the frozen payload and of where it should announce itself."""
     command = [sys.executable, "-m", "inference", "--host", "127.0.0.1", "--port", "0", "--announce", str(announce)]
     command += ["--model", str(payload["model"])]
-    for name in ("workers", "threads"):
+    for name in ("backend", "precision", "workers", "threads"):
         if name in payload["engine"]:
             command += [f"--{name}", str(payload["engine"][name])]
     return command

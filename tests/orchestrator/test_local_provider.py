@@ -186,3 +186,6 @@ def test_the_engines_command_is_a_function_of_the_payload(tmp_path: Path) -> Non
     assert command == engine_command(again, tmp_path / "announce.json")
     assert command[1:3] == ["-m", "inference"]
     assert command[-6:] == ["--model", "ppocr", "--workers", "2", "--threads", "1"]
+    payload = {"model": "/cards/a.yaml", "engine": {"threads": 1, "precision": "bf16", "backend": "openvino"}}
+    wanted = ["--model", "/cards/a.yaml", "--backend", "openvino", "--precision", "bf16", "--threads", "1"]
+    assert engine_command(payload, tmp_path / "announce.json")[-8:] == wanted
