@@ -48,3 +48,7 @@ class Executor(Protocol):
     def read(self, task: Task) -> Outcome:
         """Have one image read. Blocks, within a bound of its own. Raises OSError when the image file cannot be read."""
         ...
+
+    def answers(self) -> bool:
+        """Whether somebody is there who would answer. Blocks for a few seconds at most."""
+        return True

@@ -13,6 +13,7 @@ from orchestrator.executors import Outcome, Task, Verdict, contents
 from orchestrator.s3 import Address
 
 CONNECT_SECONDS = 5.0
+HEALTH_SECONDS = 5.0
 #: the door may hold a request for half a minute before a replica takes it
 ANSWER_SECONDS = 120.0
 #: a replica that may not read images where they lie is sent them for so long before it is asked again
@@ -32,6 +33,7 @@ class HttpExecutor:
 
     def __init__(self, url: str, token: str | None = None, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         self.url = url
+        self._health = str(httpx.URL(url).join("/healthz"))
         self._silent_until: dict[str, float] = {}  # by scheme: images are sent and not named until then
         headers = {"X-Halve-Priority": "batch"}
         if token:
@@ -58,6 +60,13 @@ class HttpExecutor:
         if address is not None and outcome.verdict is Verdict.READ:  # sending did what naming did not
             self._silent_until[_scheme(address)] = time.monotonic() + UNREACHABLE_SECONDS
         return outcome
+
+    def answers(self) -> bool:
+        """Whether a replica answers at all."""
+        try:
+            return self._client.get(self._health, timeout=HEALTH_SECONDS).status_code < 500
+        except httpx.HTTPError:
+            return False
 
     def _reachable(self, place: Path | Address) -> str | None:
         address = contents.address(place)

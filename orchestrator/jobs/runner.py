@@ -291,6 +291,10 @@ class JobRunner:
 
     def _finish(self, job: Job) -> None:
         """Every item is settled: assemble the results, then say so."""
+        with self._ledger.read() as tx:
+            present = jobs.get(tx, job.id)
+        if present is None or present.state is not State.RUNNING:
+            return  # a pass that had looked before the last one finished it
         try:
             gone = results.assemble(job, results.settled(self._ledger, job.id))
         except results.Unwritable as error:
@@ -332,6 +336,9 @@ class JobRunner:
         job, item = errand.job, errand.item
         try:
             sources.kept_as(item.name)
+            if item.suspect and not executor.answers():
+                # what is lost alone counts against the item: so not while nothing would come through anyhow
+                return Outcome(verdict=Verdict.UNAVAILABLE, reason="nobody answers")
             place = sources.location(job, item.name)
             seen = sources.version(place)
             outcome = executor.read(Task(place=place, name=PurePosixPath(item.name).name, fields=job.fields))

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from orchestrator.clock import SystemClock
-from orchestrator.executors import Outcome, Task, Verdict
+from orchestrator.executors import Executor, Outcome, Task, Verdict
 from orchestrator.executors.http import HttpExecutor
 from orchestrator.jobs import JobRunner, submit
 from orchestrator.ledger import items, jobs
@@ -80,7 +80,7 @@ def timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-class OneAtATime:
+class OneAtATime(Executor):
     """An engine that reads one image at a time in exactly 50 ms, if it is kept busy."""
 
     def __init__(self) -> None:

@@ -31,6 +31,9 @@ class Engine(BaseHTTPRequestHandler):
     turn: threading.Semaphore
     allowed: str
 
+    def do_GET(self) -> None:
+        self._answer(200, {"status": "ready"})
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         source = ""

@@ -139,10 +139,10 @@ def test_results_into_a_pipe_that_closes(tmp_path: Path, home: Path) -> None:
     names = {f"{number}.png": b"x" * 5000 for number in range(100)}
     halve(home, "submit", folder(tmp_path / "in", names), "--out", tmp_path / "out")
 
-    class Copy:
-        def read(self, task):
-            from orchestrator.executors import Outcome, Verdict
+    from orchestrator.executors import Executor, Outcome, Verdict
 
+    class Copy(Executor):
+        def read(self, task):
             return Outcome(verdict=Verdict.READ, result={"recognized_text": task.place.read_text()})
 
     running = runner(ledger, Copy())

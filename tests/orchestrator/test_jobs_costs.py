@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Refused
-from orchestrator.executors import Outcome, Task, Verdict
+from orchestrator.executors import Executor, Outcome, Task, Verdict
 from orchestrator.jobs import JobRunner, asking, costs, submit
 from orchestrator.ledger import deployments, items, jobs
 from orchestrator.ledger.items import Step
@@ -163,7 +163,7 @@ def test_the_rest_costs_what_the_first_part_did(ledger: Ledger) -> None:
     assert find(ledger, job.id).cost_to_go_micros == 9 * CNY
 
 
-class Slow:
+class Slow(Executor):
     """Takes its time, and notes what it was sent."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.clock import SystemClock
-from orchestrator.executors import Outcome, Task, Verdict
+from orchestrator.executors import Executor, Outcome, Task, Verdict
 from orchestrator.executors.http import HttpExecutor
 from orchestrator.jobs import JobRunner, results, submit
 from orchestrator.jobs.retry import FAILURES_MAX
@@ -35,7 +35,7 @@ from tests.orchestrator.fake_engine import Replica, replica
 __all__ = ["replica"]
 
 
-class Echo:
+class Echo(Executor):
     """An executor without a network: reads text files, and can be told to hold still."""
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ def test_a_poison_item_fails_alone_and_the_rest_is_read(
 def test_a_suspect_is_read_with_nothing_beside_it(tmp_path: Path, ledger: Ledger, running: list[JobRunner]) -> None:
     suspects = {"first0.png", "first1.png", "first2.png"}
 
-    class Crowd:
+    class Crowd(Executor):
         """Notes who is being read at the same time as whom."""
 
         def __init__(self) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator import s3
 from orchestrator.errors import Refused
+from orchestrator.executors import Executor
 from orchestrator.executors.http import HttpExecutor
 from orchestrator.jobs import JobRunner, submit
 from orchestrator.jobs.asking import result_lines
@@ -226,7 +227,7 @@ def test_an_s3_that_cannot_be_reached_fails_no_image(
         s3.write(Address(bucket, f"scans/{number:02d}.png"), b"text")
     job = submit(ledger, None, f"s3://{bucket}/scans", tmp_path / "out", [], NOW)
 
-    class Cut:
+    class Cut(Executor):
         """S3 answers while it is set."""
 
         def __init__(self) -> None:
