@@ -31,8 +31,10 @@ GPU_BUCKETS = (
     Bucket(name="middle", up_to=1280, at_once=2),
     Bucket(name="large", up_to=float("inf"), at_once=1),
 )
-#: on a CPU a batch is no faster per image than its images one by one (measured), and makes the first one wait
-CPU_BUCKETS = (Bucket(up_to=float("inf"), at_once=1),)
+#: on a CPU a batch is no faster per image than its images one by one (measured), and makes the first one wait; the
+#: buckets are only taken in turns
+CPU_BUCKETS = tuple(replace(bucket, at_once=1) for bucket in GPU_BUCKETS)
+FIRST_GUESS_SECONDS = 0.5  # what a job takes, before any was seen
 
 
 class QueueFull(Exception):
@@ -67,8 +69,21 @@ class _Waiting(Generic[Job, Outcome]):
     outcome: asyncio.Future[Outcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
+@dataclass(slots=True, eq=False)
+class _Queue(Generic[Job, Outcome]):
+    """The waiting jobs of one bucket. `spent` is the workers' time it has had, in seconds of all buckets' common clock;
+    `seconds` what one of its jobs takes, a moving average."""
+
+    bucket: Bucket
+    jobs: deque[_Waiting[Job, Outcome]] = field(default_factory=deque)
+    spent: float = 0.0
+    seconds: float = FIRST_GUESS_SECONDS
+
+
 class Batcher(Generic[Job, Outcome]):
-    """Hands jobs to `workers` threads, the longest waiting bucket first.
+    """Hands jobs to `workers` threads. The next batch is of the bucket that had the least of their time so far, of two
+    that had the same the one whose first job waits longer: a small image waits for the large one that runs, but not for
+    all that came before it (start-time fair queueing; Goyal, Vin, Cheng, SIGCOMM 1996).
 
     `work` gets a batch and answers with as many outcomes; an exception among them fails that job alone. When it raises,
     the batch is tried again in halves, and a bucket that ran out of memory stays with the smaller number. A job whose
@@ -85,35 +100,50 @@ class Batcher(Generic[Job, Outcome]):
     ) -> None:
         self.batches = 0  # run so far
         self._work = work
-        self._buckets = list(buckets)
-        self._queues: list[deque[_Waiting[Job, Outcome]]] = [deque() for _ in buckets]
+        self._queues = [_Queue[Job, Outcome](bucket) for bucket in buckets]
+        self._clock = 0.0  # `spent` of the queue that was served last, as it then was
         self._capacity = capacity
         self._workers = workers
         self._idle = workers
         self._numbers = count()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="engine")
         self._running: set[asyncio.Task[None]] = set()
-        self._seconds_per_job = 0.5  # a first guess, then a moving average
 
     @property
     def waiting(self) -> int:
-        return sum(not waiting.outcome.done() for queue in self._queues for waiting in queue)
+        return sum(not waiting.outcome.done() for queue in self._queues for waiting in queue.jobs)
+
+    @property
+    def at_once(self) -> tuple[int, ...]:
+        """How many of each bucket may run together, as far as it is known by now."""
+        return tuple(queue.bucket.at_once for queue in self._queues)
 
     async def submit(self, jobs: Sequence[tuple[Job, float]], deadline: float) -> list[Outcome]:
         """The outcomes of all (job, longest side), in order; all of them are queued, or none.
 
         Raises QueueFull at once, DeadlinePassed when `deadline` (of time.monotonic) comes first, and what the work
-        raised for the first job that failed. When the caller is cancelled, what still waits is dropped.
+        raised for the first job that failed. When the caller is cancelled, what still waits is dropped. The largest of
+        the jobs begin first, so that at the end no worker is left alone with a long one.
         """
+        outcomes = await self.outcomes(jobs, deadline, at_first_failure=True)
+        return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+    async def outcomes(
+        self, jobs: Sequence[tuple[Job, float]], deadline: float, *, at_first_failure: bool = False
+    ) -> list[Outcome | BaseException]:
+        """As submit; but what the work raised for a job stands in that job's place."""
         if self.waiting + len(jobs) > self._capacity:
             raise QueueFull(self._retry_after_seconds())
         queued = [_Waiting[Job, Outcome](job, deadline, next(self._numbers)) for job, _ in jobs]
-        for waiting, (_, longest_side) in zip(queued, jobs, strict=True):
-            self._queues[bucket_of(longest_side, self._buckets)].append(waiting)
+        sides = [longest_side for _, longest_side in jobs]
+        for i in sorted(range(len(jobs)), key=lambda i: -sides[i]):
+            self._enqueue(queued[i], sides[i])
         self._start()
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
-                return await asyncio.gather(*(waiting.outcome for waiting in queued))
+                return await asyncio.gather(
+                    *(waiting.outcome for waiting in queued), return_exceptions=not at_first_failure
+                )
         except TimeoutError:
             raise DeadlinePassed(f"{len(jobs)} image(s) not read before the deadline") from None
         finally:
@@ -125,6 +155,12 @@ class Batcher(Generic[Job, Outcome]):
         await asyncio.gather(*self._running)
         self._threads.shutdown()
 
+    def _enqueue(self, waiting: _Waiting[Job, Outcome], longest_side: float) -> None:
+        queue = self._queues[bucket_of(longest_side, [queue.bucket for queue in self._queues])]
+        if not queue.jobs:  # time in which it wanted nothing is not owed to it
+            queue.spent = max(queue.spent, self._clock)
+        queue.jobs.append(waiting)
+
     def _start(self) -> None:
         while self._idle and (batch := self._take()):
             self._idle -= 1
@@ -132,23 +168,27 @@ class Batcher(Generic[Job, Outcome]):
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    def _take(self) -> tuple[int, list[_Waiting[Job, Outcome]]] | None:
-        """The next batch and its bucket: the one whose head has waited longest."""
+    def _take(self) -> tuple[_Queue[Job, Outcome], list[_Waiting[Job, Outcome]]] | None:
+        """The next batch, and the queue it is from."""
         now = time.monotonic()
-        for i, queue in enumerate(self._queues):
-            self._queues[i] = deque(it for it in queue if not it.outcome.done() and it.deadline > now)
-        heads = [(queue[0].number, i) for i, queue in enumerate(self._queues) if queue]
-        if not heads:
+        for queue in self._queues:
+            queue.jobs = deque(it for it in queue.jobs if not it.outcome.done() and it.deadline > now)
+        waiting = [queue for queue in self._queues if queue.jobs]
+        if not waiting:
             return None
-        i = min(heads)[1]
-        queue = self._queues[i]
-        return i, [queue.popleft() for _ in range(how_many(len(queue), self._buckets[i], self._idle))]
+        queue = min(waiting, key=lambda queue: (queue.spent, queue.jobs[0].number))
+        self._clock = queue.spent
+        batch = [queue.jobs.popleft() for _ in range(how_many(len(queue.jobs), queue.bucket, self._idle))]
+        queue.spent += queue.seconds * len(batch)
+        return queue, batch
 
-    async def _run(self, i: int, batch: list[_Waiting[Job, Outcome]]) -> None:
-        started = time.monotonic()
-        outcomes = await self._outcomes(i, [waiting.job for waiting in batch])
+    async def _run(self, queue: _Queue[Job, Outcome], batch: list[_Waiting[Job, Outcome]]) -> None:
+        started, charged = time.monotonic(), queue.seconds * len(batch)
+        outcomes = await self._outcomes(queue, [waiting.job for waiting in batch])
         self._idle += 1
-        self._seconds_per_job += 0.2 * ((time.monotonic() - started) / len(batch) - self._seconds_per_job)
+        seconds = time.monotonic() - started
+        queue.spent += seconds - charged
+        queue.seconds += 0.2 * (seconds / len(batch) - queue.seconds)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.outcome.done():
                 continue
@@ -158,8 +198,8 @@ class Batcher(Generic[Job, Outcome]):
                 waiting.outcome.set_result(outcome)
         self._start()
 
-    async def _outcomes(self, i: int, jobs: Sequence[Job]) -> Sequence[Outcome | Exception]:
-        """Of a batch from bucket `i`; a batch that cannot be run whole is run in halves."""
+    async def _outcomes(self, queue: _Queue[Job, Outcome], jobs: Sequence[Job]) -> Sequence[Outcome | Exception]:
+        """Of a batch from this queue; a batch that cannot be run whole is run in halves."""
         self.batches += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._work, jobs)
@@ -167,14 +207,15 @@ class Batcher(Generic[Job, Outcome]):
             if len(jobs) == 1:
                 return [error]
             half = len(jobs) // 2
-            if out_of_memory(error) and half < self._buckets[i].at_once:
-                self._buckets[i] = replace(self._buckets[i], at_once=half)
+            if out_of_memory(error) and half < queue.bucket.at_once:
+                queue.bucket = replace(queue.bucket, at_once=half)
                 log.warning("out of memory with %d images at once: from now on at most %d", len(jobs), half)
-            return [*await self._outcomes(i, jobs[:half]), *await self._outcomes(i, jobs[half:])]
+            return [*await self._outcomes(queue, jobs[:half]), *await self._outcomes(queue, jobs[half:])]
 
     def _retry_after_seconds(self) -> int:
         """About how long until half of the queue is worked off."""
-        return max(1, min(60, round(self._seconds_per_job * self.waiting / self._workers / 2)))
+        seconds = sum(queue.seconds * len(queue.jobs) for queue in self._queues)
+        return max(1, min(60, round(seconds / self._workers / 2)))
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -65,13 +65,13 @@ def header(content: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_
         return Header(format=image.format or "", width=image.width, height=image.height)
 
 
-def pixels_in(path: Path) -> int:
-    """Width times height as the file's header claims, read from the header alone; 0 when it is no image we read."""
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height as the file's header claims, read from the header alone; 0, 0 when it is no image we read."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            return image.width * image.height
+            return image.size
     except Exception:  # noqa: BLE001  decoders raise anything on hostile bytes
-        return 0
+        return 0, 0
 
 
 def decode(content: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Pixels:

@@ -23,9 +23,10 @@ from starlette.routing import Route
 
 from inference import reception, uploads
 from inference.images import File
+from inference.pages import Page
 from inference.reception import Answer, as_json
 from inference.refusals import Refusal
-from inference.service import Page, Service
+from inference.service import Service
 from inference.uploads import MAX_FILES, Upload
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

@@ -15,8 +15,9 @@ from starlette.responses import Response
 from inference import uploads
 from inference.batching import DeadlinePassed, QueueFull
 from inference.images import BadImage
+from inference.pages import Page
 from inference.refusals import Refusal
-from inference.service import Page, Service
+from inference.service import Service
 from inference.uploads import Upload
 
 RECEIVE_SECONDS = 60.0  # for the whole body

@@ -1,21 +1,26 @@
-"""A folder of images -> a folder of JSON, with as many workers as cores and the longest work first."""
+"""A folder of images -> a folder of JSON: grouped by size, the longest work first, resumable, as the service reads."""
 
+import asyncio
 import errno
 import json
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
-from inference import fields, images, schema
+from inference import images, pages, schema
+from inference.batching import CPU_BUCKETS, GPU_BUCKETS, Batcher, Bucket, bucket_of
 from inference.engine import Engine
 from inference.images import BadImage, File
+from inference.pages import Asked, Page
 
+IN_FLIGHT = 3
 RETRIES = 2
+DRAWN = "drawn"  # the folder in the output folder
+UNFINISHED = ".unfinished"  # lies in the output folder while a run is not over; holds what was asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,19 +32,20 @@ class Summary:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What is asked of every image: the values by name (None: all pairs), and a drawing of what was found."""
+
+    fields: tuple[str, ...] | None = None
+    visualize: bool = False
+
+
 def page_of(engine: Engine, file: File, wanted: Sequence[str] | None = None) -> dict[str, Any]:
     """One image file as JSON-ready values. Raises BadImage."""
-    started = time.perf_counter()
-    reading = engine.read([images.decode(file.content)])[0]
-    structured = fields.extract(reading.lines, wanted)
-    return schema.page(
-        file.name,
-        reading,
-        structured,
-        milliseconds=(time.perf_counter() - started) * 1000,
-        model=engine.model,
-        precision=engine.precision,
-    )
+    (page,) = pages.read(engine, [Asked(file=file, wanted=None if wanted is None else tuple(wanted))])
+    if isinstance(page, BadImage):
+        raise page
+    return page.content
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -48,137 +54,231 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
 
+def unfinished(engine: Engine, output: Path, wish: Wish) -> bool:
+    """Whether a run into this folder was interrupted that asked the same of the same model."""
+    try:
+        return (output / UNFINISHED).read_text(encoding="utf-8") == _terms(engine, wish)
+    except (OSError, ValueError):
+        return False
+
+
 def run(
     engine: Engine,
     inputs: Sequence[Path],
     output: Path,
     *,
     workers: int,
+    in_flight: int | None = None,
+    retries: int = RETRIES,
+    wish: Wish = Wish(),
     resume: bool = False,
-    done: Callable[[int], None] = lambda count: None,
+    done: Callable[[int, float], None] = lambda count, share: None,
 ) -> Summary:
-    """Write `<file name>.json` for each image, each in one piece, and a line to results.jsonl or errors.jsonl.
+    """Write `<file name>.json` for each image, each in one piece, and a line to results.jsonl or errors.jsonl; where
+    one is wished, drawn/<file name>.png.
 
-    A bad image is a line in errors.jsonl and stops nothing. With `resume`, what an interrupted run has read is kept and
-    only the rest is read, its errors too. `done` hears how many images are behind us.
-    Raises OSError when the output cannot be written; what was written before stays.
+    `in_flight` images (groups of like size, on an accelerator) are worked on or waited for at once, three by default
+    or as many as there are workers; their files are read when their turn comes. What fails is tried `retries` times
+    again; a bad image is a line in errors.jsonl and stops nothing. With `resume`, what an interrupted run has read is
+    kept and only the rest is read, its errors too. `done` hears how many images are behind us, and which share of all
+    pixels; first of what was kept. Raises OSError when the output cannot be written; what was written before stays.
     """
+    return asyncio.run(
+        _run(engine, inputs, output, workers, in_flight or max(IN_FLIGHT, workers), retries, wish, resume, done)
+    )
+
+
+async def _run(
+    engine: Engine,
+    inputs: Sequence[Path],
+    output: Path,
+    workers: int,
+    in_flight: int,
+    retries: int,
+    wish: Wish,
+    resume: bool,
+    done: Callable[[int, float], None],
+) -> Summary:
+    clock = asyncio.get_running_loop().time
+    started = clock()
     output.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    kept = _finished(output) if resume else {}
-    rest = [path for path in inputs if schema.printable(path.name) not in kept]
-    # the most pixels first: at the end no worker is left alone with a long one
-    queue = deque(sorted(rest, key=images.pixels_in, reverse=True))
-    with (output / "results.jsonl").open("w") as results, (output / "errors.jsonl").open("w") as errors:
-        results.writelines(f"{line}\n" for line in kept.values())
-        shelf = _Shelf(output, results, errors, done, behind=len(inputs) - len(rest))
-        _work_off(engine, queue, shelf, workers)
-    return Summary(images=len(inputs), failed=shelf.failed, seconds=round(time.perf_counter() - started, 3))
+    kept = _finished(output, inputs) if resume else {}
+    _written(output / UNFINISHED, _terms(engine, wish))
+    _written(output / "results.jsonl", "".join(f"{line}\n" for line in kept.values()))
+    sizes = {path: images.size_of(path) for path in inputs}
+    rest = [path for path in inputs if path not in kept]
+    buckets = GPU_BUCKETS if engine.on_accelerator else CPU_BUCKETS
+    with (output / "results.jsonl").open("a") as results, (output / "errors.jsonl").open("w") as errors:
+        shelf = _Shelf(output, results, errors, done, {path: width * height for path, (width, height) in sizes.items()})
+        shelf.behind(*kept)
+        groups = _grouped(rest, sizes, buckets)
+        await _work_off(engine, groups, shelf, buckets, min(workers, in_flight), in_flight, retries, wish)
+    (output / UNFINISHED).unlink()
+    return Summary(images=len(inputs), failed=shelf.failed, seconds=round(clock() - started, 3))
 
 
-def _finished(output: Path) -> dict[str, str]:
-    """File name -> its line, for what is both in results.jsonl, whole, and a file of its own."""
+def _terms(engine: Engine, wish: Wish) -> str:
+    """A result can be kept for a run that would give the same."""
+    return json.dumps([engine.model, engine.precision, wish.fields, wish.visualize])
+
+
+def _grouped(
+    paths: Sequence[Path], sizes: Mapping[Path, tuple[int, int]], buckets: Sequence[Bucket]
+) -> list[list[tuple[Path, int]]]:
+    """Groups that may run together of (path, longest side), the most pixels first: at the end no worker is left alone
+    with a long one."""
+
+    def bucket(path: Path) -> int:
+        return bucket_of(max(sizes[path]), buckets)
+
+    ordered = sorted(paths, key=lambda path: (bucket(path), sizes[path][0] * sizes[path][1]), reverse=True)
+    groups: list[list[tuple[Path, int]]] = []
+    for i, members in groupby(ordered, key=bucket):
+        those = [(path, max(sizes[path])) for path in members]
+        groups += [those[j : j + buckets[i].at_once] for j in range(0, len(those), buckets[i].at_once)]
+    return sorted(groups, key=lambda group: sizes[group[0][0]][0] * sizes[group[0][0]][1], reverse=True)
+
+
+async def _work_off(
+    engine: Engine,
+    groups: Sequence[list[tuple[Path, int]]],
+    shelf: "_Shelf",
+    buckets: Sequence[Bucket],
+    workers: int,
+    in_flight: int,
+    retries: int,
+    wish: Wish,
+) -> None:
+    """The first that cannot be written stops all."""
+    waiting = iter(groups)
+    batcher = Batcher[Path, Page](
+        lambda paths: _read(engine, paths, wish), workers=workers, capacity=sum(map(len, groups)), buckets=buckets
+    )
+
+    async def consume() -> None:
+        for group in waiting:
+            await _settle(batcher, group, shelf, retries)
+
+    tasks = [asyncio.create_task(consume()) for _ in range(in_flight)]
     try:
-        lines = (output / "results.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await batcher.close()
+
+
+async def _settle(batcher: Batcher[Path, Page], group: list[tuple[Path, int]], shelf: "_Shelf", retries: int) -> None:
+    """Put a group on the shelf. A device may fail once, memory may be short for a moment: what failed is tried again;
+    a bad image stays one."""
+    outcomes = await batcher.outcomes(group, float("inf"))
+    again = []
+    for (path, side), outcome in zip(group, outcomes, strict=True):
+        if isinstance(outcome, Page):
+            shelf.put(path, outcome)
+        elif isinstance(outcome, BadImage):
+            shelf.put_error(path, outcome.reason)
+        elif isinstance(outcome, OSError):
+            shelf.put_error(path, outcome.strerror or str(outcome))
+        elif retries:
+            again.append((path, side))
+        else:
+            shelf.put_error(path, f"reading failed: {outcome}")
+    if again:
+        await _settle(batcher, again, shelf, retries - 1)
+
+
+def _read(engine: Engine, paths: Sequence[Path], wish: Wish) -> list[Page | Exception]:
+    outcomes: dict[int, Page | Exception] = {}
+    asked: dict[int, Asked] = {}
+    for i, path in enumerate(paths):
+        try:
+            asked[i] = Asked(file=File(path.name, path.read_bytes()), wanted=wish.fields, visualize=wish.visualize)
+        except OSError as error:
+            outcomes[i] = error
+    outcomes |= zip(asked, pages.read(engine, list(asked.values())), strict=True)
+    return [outcomes[i] for i in range(len(paths))]
+
+
+def _finished(output: Path, inputs: Sequence[Path]) -> dict[Path, str]:
+    """Input -> its line, for what is both in results.jsonl, whole, and a file of its own.
+
+    Names that JSON cannot hold may look alike there: such inputs are kept only all together.
+    """
+    try:
+        lines = (output / "results.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
         return {}
-    found: dict[str, str] = {}
+    by_name: dict[str, list[str]] = {}
     for line in lines:
-        try:
-            name = str(json.loads(line)["original_filename"])
-        except (ValueError, KeyError, TypeError):  # the run was interrupted in the middle of it
-            continue
-        if (output / f"{name}.json").is_file():
-            found[name] = line
+        with suppress(ValueError, KeyError, TypeError):  # the run was interrupted in the middle of it
+            by_name.setdefault(str(json.loads(line)["original_filename"]), []).append(line)
+    alike = Counter(schema.printable(path.name) for path in inputs)
+    found: dict[Path, str] = {}
+    for path in inputs:
+        name = schema.printable(path.name)
+        if len(by_name.get(name, ())) == alike[name] and (output / f"{path.name}.json").is_file():
+            found[path] = by_name[name][len([one for one in found if schema.printable(one.name) == name])]
     return found
 
 
-class _Shelf:
-    """Where results go. Several workers put things there."""
+def _written(file: Path, text: str) -> None:
+    """In one piece."""
+    partial = file.with_name(".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
-    def __init__(self, folder: Path, results: TextIO, errors: TextIO, done: Callable[[int], None], behind: int) -> None:
+
+class _Shelf:
+    """Where results go. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        folder: Path,
+        results: TextIO,
+        errors: TextIO,
+        done: Callable[[int, float], None],
+        pixels: Mapping[Path, int],
+    ) -> None:
         self.failed = 0
         self._folder = folder
         self._results = results
         self._errors = errors
         self._done = done
-        self._count = behind
-        self._lock = threading.Lock()
+        self._pixels = pixels
+        self._total = max(1, sum(pixels.values()))
+        self._count = self._read_pixels = 0
 
-    def put(self, name: str, page: dict[str, Any]) -> None:
-        partial = self._folder / f".{threading.get_ident()}.partial"
+    def put(self, path: Path, page: Page) -> None:
+        """The drawing first, the JSON next, the line last: what has its line has everything."""
         try:
-            partial.write_text(json.dumps(page, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-            partial.replace(self._folder / f"{name}.json")
-        finally:
-            partial.unlink(missing_ok=True)
-        self._line(self._results, page)
-
-    def put_error(self, name: str, reason: str) -> None:
-        with self._lock:
-            self.failed += 1
-        self._line(self._errors, {"original_filename": schema.printable(name), "error": reason})
-
-    def _line(self, file: TextIO, content: dict[str, Any]) -> None:
-        with self._lock:
-            file.write(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
-            file.flush()
-            self._count += 1
-            self._done(self._count)
-
-
-def _work_off(engine: Engine, queue: deque[Path], shelf: _Shelf, workers: int) -> None:
-    """Every worker takes from the one queue until it is empty. The first that cannot write stops all."""
-
-    def work() -> None:
-        try:
-            while (path := _next(queue)) is not None:
-                _read_one(engine, path, shelf)
-        except BaseException:
-            queue.clear()
-            raise
-
-    with ThreadPoolExecutor(workers, thread_name_prefix="engine") as threads:
-        running = [threads.submit(work) for _ in range(workers)]
-        try:
-            for worker in running:
-                worker.result()
-        finally:
-            queue.clear()
-
-
-def _next(queue: deque[Path]) -> Path | None:
-    try:
-        return queue.popleft()
-    except IndexError:
-        return None
-
-
-def _read_one(engine: Engine, path: Path, shelf: _Shelf) -> None:
-    try:
-        page = _page_of(engine, File(path.name, path.read_bytes()), RETRIES)
-    except BadImage as bad:
-        shelf.put_error(path.name, bad.reason)
-    except OSError as error:
-        shelf.put_error(path.name, error.strerror or str(error))
-    except Exception as error:  # noqa: BLE001  one page the networks choke on must not take the others with it
-        shelf.put_error(path.name, f"reading failed: {error}")
-    else:
-        try:
-            shelf.put(path.name, page)
+            if page.drawn is not None:
+                (self._folder / DRAWN).mkdir(exist_ok=True)
+                (self._folder / DRAWN / f"{path.name}.png").write_bytes(page.drawn)
+            text = json.dumps(page.content, ensure_ascii=False, indent=2)
+            _written(self._folder / f"{path.name}.json", text + "\n")
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
-            shelf.put_error(path.name, "read, but its name is too long to add .json to")
+            self.put_error(path, "read, but its name is too long to add .json to")
+        else:
+            self._line(self._results, page.content)
+            self.behind(path)
 
+    def put_error(self, path: Path, reason: str) -> None:
+        self.failed += 1
+        self._line(self._errors, {"original_filename": schema.printable(path.name), "error": reason})
+        self.behind(path)
 
-def _page_of(engine: Engine, file: File, retries: int) -> dict[str, Any]:
-    """A device may fail once, memory may be short for a moment; a bad image stays one."""
-    try:
-        return page_of(engine, file)
-    except BadImage:
-        raise
-    except Exception:
-        if not retries:
-            raise
-        return _page_of(engine, file, retries - 1)
+    def behind(self, *paths: Path) -> None:
+        self._count += len(paths)
+        self._read_pixels += sum(self._pixels[path] for path in paths)
+        self._done(self._count, self._read_pixels / self._total)
+
+    def _line(self, file: TextIO, content: dict[str, Any]) -> None:
+        file.write(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n")
+        file.flush()

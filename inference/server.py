@@ -14,8 +14,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from inference import kserve, reception, uploads
+from inference.pages import Page
 from inference.reception import Answer
-from inference.service import Page, Service
+from inference.service import Service
 from inference.uploads import Upload
 
 log = logging.getLogger(__name__)

@@ -6,15 +6,16 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from inference import drawing, fields, images, models, schema
+from inference import bench, images, models, pages, tuning
 from inference.backends import Accelerator, Backend, Precision
-from inference.batching import CPU_BUCKETS, GPU_BUCKETS, Batcher, QueueFull
-from inference.engine import Engine, Reading
+from inference.batching import CPU_BUCKETS, GPU_BUCKETS, Batcher, Bucket, QueueFull
+from inference.engine import Engine
 from inference.images import BadImage, File
 from inference.metrics import Metrics
+from inference.pages import Asked, Page
 from inference.sources import Sources
 from inference.uploads import Upload
 
@@ -39,24 +40,14 @@ class Settings:
     max_pixels: int = images.MAX_PIXELS
     max_body_bytes: int = 64 * 2**20  # of one request
     max_held_bytes: int = 512 * 2**20  # of all requests that wait or run; the next byte gets 429
+    batch_seconds: float = 1.0  # what a batch may take, on an accelerator
+    tuning_seconds: float = 30.0  # of the start, for finding the fastest batches there; 0: those of the policy
     sources: tuple[str, ...] = ()  # what requests may name instead of sending: file:///folder, s3://bucket/prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """One image read: its JSON-ready values, its drawing (a PNG) where one was wished, and what it took."""
-
-    content: dict[str, Any]
-    drawn: bytes | None
-    waited_seconds: float
-    worked_seconds: float  # of its batch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    file: File
-    wanted: tuple[str, ...] | None
-    visualize: bool
+    asked: Asked
     since: float  # time.monotonic()
 
 
@@ -108,12 +99,28 @@ class Service:
             precision=settings.precision,
         )
         log.info("%s loaded in %.1f s on %s", engine.model, time.monotonic() - started, engine.provider)
+        buckets = CPU_BUCKETS
+        if engine.on_accelerator:
+            buckets = await asyncio.to_thread(self._tuned, engine)
+        self.start(engine, buckets)
+
+    def start(self, engine: Engine, buckets: Sequence[Bucket] = CPU_BUCKETS) -> None:
+        """Be ready, with this engine."""
         self.engine = engine
         self._batcher = Batcher(
             lambda jobs: self._work(engine, jobs),
             workers=self.workers,
-            capacity=settings.queue,
-            buckets=GPU_BUCKETS if engine.on_accelerator else CPU_BUCKETS,
+            capacity=self.settings.queue,
+            buckets=buckets,
+        )
+
+    def _tuned(self, engine: Engine) -> tuple[Bucket, ...]:
+        return tuning.tuned(
+            engine.read,
+            GPU_BUCKETS,
+            bench.drawn_pages(),
+            latency_seconds=self.settings.batch_seconds,
+            total_seconds=self.settings.tuning_seconds,
         )
 
     def drain(self) -> None:
@@ -153,63 +160,43 @@ class Service:
         sides = await asyncio.to_thread(self._longest_sides, upload.files)
         now = time.monotonic()
         jobs = [
-            (_Job(file=file, wanted=upload.wanted, visualize=upload.visualize, since=now), side)
+            (_Job(asked=Asked(file=file, wanted=upload.wanted, visualize=upload.visualize), since=now), side)
             for file, side in zip(upload.files, sides, strict=True)
         ]
-        pages = await self._batcher.submit(jobs, deadline)
-        for page in pages:
+        read = await self._batcher.submit(jobs, deadline)
+        for page in read:
             self.metrics.read(page.waited_seconds, page.worked_seconds)
-        return pages
+        return read
 
     def _longest_sides(self, files: Sequence[File]) -> list[int]:
         """In a thread, because a hostile file may hold a million chunks before its first pixel."""
         limits = self.settings
         sides = []
         for file in files:
-            with _named(file):
+            try:
                 header = images.header(file.content, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
-                sides.append(header.longest_side)
+            except BadImage as bad:
+                raise _of_file(file, bad) from None
+            sides.append(header.longest_side)
         return sides
 
     def _work(self, engine: Engine, jobs: Sequence[_Job]) -> list[Page | Exception]:
         started = time.monotonic()
-        outcomes: dict[int, Page | Exception] = {}
-        pixels: dict[int, images.Pixels] = {}
-        for i, job in enumerate(jobs):
-            try:
-                with _named(job.file):
-                    pixels[i] = images.decode(
-                        job.file.content, max_bytes=self.settings.max_bytes, max_pixels=self.settings.max_pixels
-                    )
-            except BadImage as bad:
-                outcomes[i] = bad
-        readings = engine.read(list(pixels.values()))
-        for (i, page), reading in zip(pixels.items(), readings, strict=True):
-            outcomes[i] = _page(engine, jobs[i], page, reading, started)
-        return [outcomes[i] for i in range(len(jobs))]
+        limits = self.settings
+        outcomes = pages.read(
+            engine, [job.asked for job in jobs], max_bytes=limits.max_bytes, max_pixels=limits.max_pixels
+        )
+        return [
+            _of_file(job.asked.file, one)
+            if isinstance(one, BadImage)
+            else replace(one, waited_seconds=started - job.since)
+            for job, one in zip(jobs, outcomes, strict=True)
+        ]
 
 
-def _page(engine: Engine, job: _Job, pixels: images.Pixels, reading: Reading, started: float) -> Page:
-    structured = fields.extract(reading.lines, job.wanted)
-    drawn = drawing.drawn(pixels, reading.lines) if job.visualize else None
-    worked = time.monotonic() - started
-    content = schema.page(
-        job.file.name,
-        reading,
-        structured,
-        milliseconds=worked * 1000,
-        model=engine.model,
-        precision=engine.precision,
-    )
-    return Page(content=content, drawn=drawn, waited_seconds=started - job.since, worked_seconds=worked)
-
-
-@contextlib.contextmanager
-def _named(file: File) -> Iterator[None]:
-    try:
-        yield
-    except BadImage as bad:
-        raise BadImage(f"{file.name}: {bad.reason}", bad.status) from None
+def _of_file(file: File, bad: BadImage) -> BadImage:
+    """One of several files has to be named."""
+    return BadImage(f"{file.name}: {bad.reason}", bad.status)
 
 
 def cores() -> int:

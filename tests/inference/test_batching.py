@@ -18,7 +18,8 @@ SMALL, MIDDLE, LARGE = 0, 1, 2
 )
 def test_buckets_by_longest_side(longest_side: int, expected: int) -> None:
     assert bucket_of(longest_side, GPU_BUCKETS) == expected
-    assert bucket_of(longest_side, CPU_BUCKETS) == 0
+    assert bucket_of(longest_side, CPU_BUCKETS) == expected  # taken in turns there too
+    assert {bucket.at_once for bucket in CPU_BUCKETS} == {1}
 
 
 @pytest.mark.parametrize(
@@ -114,17 +115,58 @@ def test_work_whose_caller_left_or_whose_deadline_passed_never_runs() -> None:
     asyncio.run(scenario())
 
 
-def test_the_longest_waiting_bucket_is_next_and_sizes_are_not_mixed() -> None:
+def test_sizes_are_not_mixed_and_of_equals_the_longest_waiting_is_next() -> None:
     async def scenario() -> None:
         gate = Gate()
         batcher = Batcher(gate, workers=1, capacity=20, buckets=GPU_BUCKETS)
-        tasks = [await started(batcher, "running")]
+        tasks = [await started(batcher, "running", side=1000)]
         tasks += [await started(batcher, "large", side=2000)]
-        tasks += [await started(batcher, "small1", "small2"), await started(batcher, "middle", side=1000)]
+        tasks += [await started(batcher, "small1", "small2")]
         tasks += [await started(batcher, "small3")]
         gate.open.set()
         await asyncio.gather(*tasks)
-        assert gate.batches == [["running"], ["large"], ["small1", "small2", "small3"], ["middle"]]
+        assert gate.batches == [["running"], ["large"], ["small1", "small2", "small3"]]
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("buckets", [CPU_BUCKETS, GPU_BUCKETS], ids=["cpu", "gpu"])
+def test_large_images_that_came_first_do_not_block_small_ones(buckets: Sequence[Bucket]) -> None:
+    """A small image waits for the large one that runs, and no longer, however many are before it; and the large ones
+    are not starved by small ones that keep coming."""
+    gate, order = threading.Event(), list[str]()
+
+    def work(jobs: Sequence[str]) -> list[str | Exception]:
+        assert gate.wait(10)
+        time.sleep(0.01)
+        order.extend(jobs)
+        return list(jobs)
+
+    async def scenario() -> None:
+        batcher = Batcher(work, workers=1, capacity=200, buckets=buckets)
+        tasks = [await started(batcher, "middle", side=1000)]
+        tasks += [await started(batcher, f"large{i}", side=3000) for i in range(20)]
+        tasks += [await started(batcher, f"small{i}", side=300) for i in range(40)]
+        gate.set()
+        await asyncio.gather(*tasks)
+        await batcher.close()
+
+    asyncio.run(scenario())
+    first, last = order.index("small0"), order.index("small39")
+    assert first == 2  # after the one that ran, and the first of the flood, which came before
+    assert "large19" not in order[:last]
+    assert [job for job in order[first:last] if job.startswith("large")]
+
+
+def test_of_one_request_the_largest_begin_first() -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        gate.open.set()
+        batcher = Batcher(gate, workers=1, capacity=20, buckets=[Bucket(up_to=float("inf"), at_once=1)])
+        jobs = [("b", 200), ("d", 400), ("a", 100), ("c", 300)]
+        assert await batcher.submit(jobs, soon()) == ["B", "D", "A", "C"]
+        assert gate.batches == [["d"], ["c"], ["b"], ["a"]]
         await batcher.close()
 
     asyncio.run(scenario())
@@ -146,23 +188,60 @@ def test_a_failure_of_the_whole_batch_reaches_everyone_in_it_and_the_worker_goes
     asyncio.run(scenario())
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_the_bucket_remembers() -> None:
+class OutOfMemoryError(RuntimeError):
+    """Named and derived as torch's."""
+
+
+class RuntimeException(Exception):
+    """As onnxruntime's."""
+
+
+OUT_OF_MEMORY: dict[str, Exception] = {
+    "torch": OutOfMemoryError("CUDA out of memory. Tried to allocate 2.86 GiB. GPU 0 has a total capacity of 5.93 GiB"),
+    "onnxruntime": RuntimeException(
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. "
+        "bfc_arena.cc:359 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, Stream*) "
+        "Failed to allocate memory for requested buffer of size 3070230528"
+    ),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+    "host": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+def test_a_batch_that_does_not_fit_is_halved_and_the_bucket_remembers(error: Exception) -> None:
     sizes: list[int] = []
 
     def work(jobs: Sequence[str]) -> list[str | Exception]:
         sizes.append(len(jobs))
         if len(jobs) > 2:
-            raise RuntimeError("CUDA out of memory")
+            raise error
         return [job.upper() for job in jobs]
 
     async def scenario() -> None:
-        batcher = Batcher(work, workers=1, capacity=100, buckets=[Bucket(up_to=float("inf"), at_once=8)])
+        batcher = Batcher(work, workers=1, capacity=100, buckets=GPU_BUCKETS)
         for _ in range(2):
             assert await batcher.submit([(name, 1) for name in "abcdefgh"], soon()) == list("ABCDEFGH")
+        assert batcher.at_once == (2, 2, 1)
         await batcher.close()
 
     asyncio.run(scenario())
     assert sizes == [8, 4, 2, 2, 4, 2, 2, *[2] * 4]
+
+
+def test_another_failure_is_not_remembered_as_a_lack_of_memory() -> None:
+    def work(jobs: Sequence[str]) -> list[str | Exception]:
+        if len(jobs) > 2:
+            raise RuntimeError("CUDA error: misaligned address")
+        return list(jobs)
+
+    async def scenario() -> None:
+        batcher = Batcher(work, workers=1, capacity=100, buckets=GPU_BUCKETS)
+        assert await batcher.submit([(name, 1) for name in "abcdefgh"], soon()) == list("abcdefgh")
+        assert batcher.at_once == (8, 2, 1)
+        await batcher.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_poisonous_job_fails_alone() -> None:

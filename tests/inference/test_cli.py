@@ -110,6 +110,37 @@ def test_run_on_ctrl_c_keeps_what_was_written(pages: Path, tmp_path: Path) -> No
     written = sorted(path.name for path in output.glob("*.json"))
     assert 0 < len(written) < 40
     assert len((output / "results.jsonl").read_text(encoding="utf-8").splitlines()) == len(written)
+    assert [path.name for path in output.glob(".*")] == [".unfinished"]
+
+
+def test_run_after_kill_9_reads_the_rest_and_nothing_twice(pages: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(12):
+        (tmp_path / "in" / f"{i} 页.png").symlink_to(pages / "packaging.png")
+    output = tmp_path / "out"
+    command = [*HALVE, "run", str(tmp_path / "in"), str(output), "--fields", "净含量"]
+    for times in (1, 2):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+            end = time.monotonic() + 60
+            while len(list(output.glob("*.png.json"))) < 2 * times:
+                assert time.monotonic() < end
+                assert running.poll() is None
+                time.sleep(0.01)
+            running.kill()
+    before = {path.name: path.stat().st_mtime_ns for path in output.glob("*.png.json")}
+    listed = {
+        json.loads(line)["original_filename"]
+        for line in (output / "results.jsonl").read_text(encoding="utf-8").split("\n")
+        if line.endswith("}")
+    }
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(done.stdout)["images"] == 12
+    assert done.stderr == ""  # no progress bar where there is no terminal
+    after = {path.name: path.stat().st_mtime_ns for path in output.glob("*.png.json")}
+    assert len(after) == 12
+    assert all(after[f"{name}.json"] == before[f"{name}.json"] for name in listed)
+    names = [json.loads(line)["original_filename"] for line in (output / "results.jsonl").read_text().splitlines()]
+    assert sorted(names) == sorted(path.name for path in (tmp_path / "in").iterdir())
     assert not list(output.glob(".*"))
 
 

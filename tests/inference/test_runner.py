@@ -2,13 +2,17 @@
 
 import json
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from inference import runner
-from inference.engine import Engine
+from inference.engine import Engine, Reading
 from inference.images import BadImage, File
+from tests.inference.files import encoded
 
 LONG_NAME = "x" * 250 + ".png"  # 254 bytes: .json does not fit behind it
 ODD_NAMES = ["发票 一.png", "two words.PNG", "line\nbreak.png", "quote'\".png", "-dash.png"]
@@ -38,13 +42,15 @@ def inputs(tmp_path: Path, pages: Path) -> Path:
 
 def test_everything_readable_is_written_and_the_rest_is_an_error(engine: Engine, inputs: Path, tmp_path: Path) -> None:
     output = tmp_path / "out" / "deep"
-    heard: list[int] = []
+    heard: list[tuple[int, float]] = []
     found = runner.images_in(inputs)
-    summary = runner.run(engine, found, output, workers=2, done=heard.append)
+    summary = runner.run(engine, found, output, workers=2, done=lambda *how_far: heard.append(how_far))
 
     assert (summary.images, summary.failed) == (10, 4)
     assert summary.seconds > 0
-    assert heard == list(range(1, 11))
+    assert [count for count, _ in heard] == list(range(11))
+    assert [share for _, share in heard] == sorted(share for _, share in heard)
+    assert heard[-1][1] == pytest.approx(1)
     good = [*ODD_NAMES, os.fsdecode(b"latin-\xe9.png")]
     assert {path.name for path in output.iterdir()} == {
         "results.jsonl",
@@ -106,28 +112,138 @@ def test_an_interrupted_run_is_resumed(engine: Engine, pages: Path, tmp_path: Pa
         results.write('{"original_filename":"half')
     marks = {path: path.stat().st_mtime_ns for path in output.glob("*.png.json")}
     heard: list[int] = []
-    summary = runner.run(engine, found, output, workers=1, resume=True, done=heard.append)
-    assert (summary.images, summary.failed, heard) == (5, 0, [3, 4, 5])
+    done = lambda count, _: heard.append(count)  # noqa: E731
+    summary = runner.run(engine, found, output, workers=1, resume=True, done=done)
+    assert (summary.images, summary.failed, heard) == (5, 0, [2, 3, 4, 5])
     assert all(path.stat().st_mtime_ns == mark for path, mark in marks.items())
     names = [str(page["original_filename"]) for page in lines_of(output / "results.jsonl")]
     assert sorted(names) == [path.name for path in found]
     assert len(set(first) & set((output / "results.jsonl").read_text(encoding="utf-8").splitlines())) >= 2
 
 
-def test_a_device_that_fails_twice_is_tried_again(engine: Engine, pages: Path, tmp_path: Path) -> None:
-    class Flaky:
-        model, precision = "flaky", "fp32"
+class Fake:
+    """An engine that finds nothing, fails as often as it is told to, and notes what came together."""
 
-        def __init__(self, failing: int) -> None:
-            self.failing = failing
+    model, precision, on_accelerator = "fake", "fp32", False
 
-        def read(self, some: list[object]) -> object:
+    def __init__(
+        self, *, on_accelerator: bool = False, failing: int = 0, most: int = 100, seconds: float = 0.0
+    ) -> None:
+        self.on_accelerator = on_accelerator
+        self.failing, self.most, self.seconds = failing, most, seconds
+        self.batches: list[int] = []
+        self.now = self.peak = 0
+
+    def read(self, some: list[Any]) -> list[Reading]:
+        self.batches.append(len(some))
+        if self.failing:
             self.failing -= 1
-            if self.failing >= 0:
-                raise RuntimeError("the device is gone for a moment")
-            return engine.read(some)  # type: ignore[arg-type]
+            raise RuntimeError("the device is gone for a moment")
+        if len(some) > self.most:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        self.now += 1
+        self.peak = max(self.peak, self.now)
+        time.sleep(self.seconds)
+        self.now -= 1
+        return [Reading(width=p.shape[1], height=p.shape[0], lines=(), seconds=0.0) for p in some]
 
-    for failing, failed in ((2, 0), (3, 1)):
-        flaky, one = Flaky(failing), runner.images_in(pages)[:1]
-        summary = runner.run(flaky, one, tmp_path / "out", workers=1)  # type: ignore[arg-type]
-        assert summary.failed == failed
+
+def blank(folder: Path, **sizes: int) -> list[Path]:
+    """Blank pages by name, so many pixels a side."""
+    folder.mkdir(exist_ok=True)
+    for name, side in sizes.items():
+        (folder / f"{name}.png").write_bytes(encoded(Image.new("L", (side, side))))
+    return runner.images_in(folder)
+
+
+def run(fake: Fake, some: list[Path], output: Path, **options: Any) -> runner.Summary:
+    return runner.run(fake, some, output, **options)  # type: ignore[arg-type]
+
+
+def test_images_are_grouped_by_size_on_an_accelerator(tmp_path: Path) -> None:
+    small = blank(tmp_path / "in", **{f"s{i}": 300 + i for i in range(16)})
+    found = blank(tmp_path / "in", m1=700, m2=1000, m3=1280, l1=1300, l2=1400)
+    fake = Fake(on_accelerator=True)
+    assert run(fake, found, tmp_path / "out", workers=1).failed == 0
+    assert sorted(fake.batches) == [1, 1, 1, 2, 8, 8]  # two large ones, three in the middle, sixteen small
+    assert len(small) == 16
+
+
+def test_what_does_not_fit_is_read_in_halves_from_then_on(tmp_path: Path) -> None:
+    found = blank(tmp_path / "in", **{f"s{i}": 300 + i for i in range(16)})
+    fake = Fake(on_accelerator=True, most=4)
+    assert run(fake, found, tmp_path / "out", workers=1, retries=0).failed == 0
+    assert fake.batches == [8, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize(("workers", "in_flight", "expected"), [(8, 2, 2), (2, 8, 2), (8, None, 8), (2, None, 2)])
+def test_no_more_at_once_than_wished(tmp_path: Path, workers: int, in_flight: int | None, expected: int) -> None:
+    found = blank(tmp_path / "in", **{f"s{i}": 300 for i in range(16)})
+    fake = Fake(seconds=0.05)
+    run(fake, found, tmp_path / "out", workers=workers, in_flight=in_flight)
+    assert fake.peak == expected
+
+
+def test_files_are_read_when_their_turn_comes(tmp_path: Path) -> None:
+    """Three in flight: what lies behind them is not in memory yet."""
+    found = blank(tmp_path / "in", **{f"s{i}": 300 for i in range(8)})
+    seen: list[int] = []
+
+    def done(count: int, _: float) -> None:
+        if count == 1:
+            for path in found[5:]:
+                path.unlink()
+        seen.append(count)
+
+    summary = run(Fake(), found, tmp_path / "out", workers=1, done=done)
+    assert (summary.failed, seen[-1]) == (3, 8)
+
+
+def test_names_that_look_alike_are_told_apart_when_resumed(tmp_path: Path) -> None:
+    """Both are `latin-?.png` in JSON; one was read before the run was interrupted."""
+    blank(tmp_path / "in", x=300)
+    names = [os.fsdecode(b"latin-\xe9.png"), os.fsdecode(b"latin-\xe8.png")]
+    for name in names:
+        (tmp_path / "in" / name).write_bytes((tmp_path / "in" / "x.png").read_bytes())
+    found, output = runner.images_in(tmp_path / "in"), tmp_path / "out"
+    run(Fake(), [found[0]], output, workers=1)
+    summary = run(Fake(), found, output, workers=1, resume=True)
+    assert (summary.images, summary.failed) == (3, 0)
+    assert all((output / f"{path.name}.json").is_file() for path in found)
+    assert sorted(str(page["original_filename"]) for page in lines_of(output / "results.jsonl")) == [
+        "latin-?.png",
+        "latin-?.png",
+        "x.png",
+    ]
+
+
+def test_only_a_run_that_asked_the_same_is_resumed(engine: Engine, tmp_path: Path) -> None:
+    wish, output = runner.Wish(fields=("甲方",)), tmp_path / "out"
+    assert not runner.unfinished(engine, output, wish)
+    with pytest.raises(OSError):  # a folder is where a result should go
+        (output / "a.png.json").mkdir(parents=True)
+        runner.run(engine, blank(tmp_path / "in", a=300), output, workers=1, wish=wish)
+    assert runner.unfinished(engine, output, wish)
+    assert not runner.unfinished(engine, output, runner.Wish())
+    assert not runner.unfinished(Fake(), output, wish)  # type: ignore[arg-type]
+    (output / "a.png.json").rmdir()
+    runner.run(engine, blank(tmp_path / "in", a=300), output, workers=1, wish=wish, resume=True)
+    assert not runner.unfinished(engine, output, wish)
+
+
+def test_wishes_are_those_of_the_service(engine: Engine, pages: Path, tmp_path: Path) -> None:
+    wish = runner.Wish(fields=("型号", "甲方"), visualize=True)
+    runner.run(engine, [pages / "nameplate.png"], tmp_path, workers=1, wish=wish)
+    page = json.loads((tmp_path / "nameplate.png.json").read_text(encoding="utf-8"))
+    assert page["structured_data"] == {"型号": "Y2-132M-4", "甲方": None}
+    with Image.open(tmp_path / "drawn" / "nameplate.png.png") as drawn:
+        assert drawn.size == (800, 520)
+
+
+@pytest.mark.parametrize(("failing", "retries", "failed"), [(2, 2, 0), (3, 2, 1), (1, 0, 1), (5, 5, 0)])
+def test_a_device_that_fails_for_a_moment_is_tried_again(
+    tmp_path: Path, failing: int, retries: int, failed: int
+) -> None:
+    fake, one = Fake(failing=failing), blank(tmp_path / "in", a=300)
+    assert run(fake, one, tmp_path / "out", workers=1, retries=retries).failed == failed
+    assert len(fake.batches) == min(failing, retries) + 1
