@@ -1,14 +1,16 @@
 """Each deployment beside its baseline: which price holds for it, how long it lived, how busy it was."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from orchestrator.ledger.offers import Price
 from orchestrator.ledger.reporting import Booked, Served
-from orchestrator.reports.prices import Rates, flat, price_line
+from orchestrator.reports.prices import PriceLine, Rates, flat, price_line
+from orchestrator.reports.reckoning import Entry
 from orchestrator.reports.savings import Savings, Work, waterfall
 from orchestrator.reports.terms import Terms
+from orchestrator.reports.words import Said
 from policies.snapshot import Offer, Profile, Purchase
 from policies.throughput import measured
 from policies.windows import Span
@@ -23,77 +25,83 @@ class Market:
     profiles: Mapping[str, tuple[Profile, ...]]
 
 
+def on_demand_lines(booked: Iterable[Booked], market: Market, rates: Rates) -> dict[tuple[str, str], PriceLine]:
+    """By (provider, GPU) of what was had on spot: what it would have cost on demand, where that is known."""
+    lines = {}
+    for provider, gpu in sorted({(one.provider, one.gpu) for one in booked if one.purchase is Purchase.SPOT}):
+        line = price_line(market.offers, market.history, gpu, Purchase.ON_DEMAND, rates, provider)
+        if line is not None:
+            lines[provider, gpu] = line
+    return lines
+
+
 def savings(
     terms: Sequence[Terms],
-    booked: Sequence[Booked],
+    entries: Sequence[Entry],
     served: Sequence[Served],
     market: Market,
+    on_demand: Mapping[tuple[str, str], PriceLine],
     period: Span,
     currency: str,
     rates: Rates,
-) -> tuple[Savings | None, str, list[str]]:
+) -> tuple[Savings | None, tuple[Said, ...], list[Said]]:
     """The savings of all deployments that ran and have a baseline, the baselines in words, and what must be said.
 
     Savings are None when there is no baseline, or when a price that they rest on is unknown.
     """
     total: Savings | None = None
-    against: list[str] = []
-    notes: list[str] = []
+    against: list[Said] = []
+    notes: list[Said] = []
     unknown = False
+    by_name: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_name.setdefault(entry.booked.deployment, []).append(entry)
     for one in terms:
-        mine = [charge for charge in booked if charge.deployment == one.name]
+        mine = by_name.get(one.name, [])
         if not mine:
             continue
         if one.baseline is None:
-            notes += [] if one.trouble else [f"{one.name}: no baseline in its spec, so its savings are not measured"]
+            if not one.trouble:
+                notes.append(Said("{name}: no baseline in its spec, so its savings are not measured", name=one.name))
             continue
-        found = _saved(one, mine, served, market, period, currency, rates)
-        if isinstance(found, str):
+        price = _baseline_price(one, market, rates)
+        if price is None:
             unknown = True
-            notes.append(f"{one.name}: {found}, so the savings are unknown")
+            what = {"gpu": one.baseline.gpu, "terms": one.baseline.purchase.value, "currency": currency}
+            words = "{name}: no price is known for the baseline {gpu} {terms} in {currency}, so the savings are unknown"
+            notes.append(Said(words, name=one.name, **what))
             continue
-        against.append(str(one.baseline))
-        notes += [] if found.basis == "same hours" else [f"{one.name} was busy: its GPU is compared by {found.basis}"]
+        lived = _lived(one, mine, period)
+        opening = [clipped for span in one.opening if (clipped := _overlap(span, lived))]
+        work = _work(one, served, market)
+        found = waterfall(mine, lived, opening, one.baseline, price, on_demand, work)
+        if found is None:
+            unknown = True
+            notes.append(Said("{name}: a price paid is unknown, so the savings are unknown", name=one.name))
+            continue
+        against.append(one.baseline.said())
+        if found.basis != "same hours":
+            notes.append(Said("{name} was busy: its GPU is compared by same images", name=one.name))
         total = found if total is None else total + found
-    return (None if unknown else total), "; ".join(dict.fromkeys(against)), notes
+    return (None if unknown else total), tuple(dict.fromkeys(against)), notes
 
 
-def _saved(
-    terms: Terms,
-    booked: Sequence[Booked],
-    served: Sequence[Served],
-    market: Market,
-    period: Span,
-    currency: str,
-    rates: Rates,
-) -> Savings | str:
+def _baseline_price(terms: Terms, market: Market, rates: Rates) -> PriceLine | None:
     baseline = terms.baseline
     assert baseline is not None
-    if baseline.price_per_hour_micros is not None:
-        rate = rates.get(baseline.currency)
-        price = None if rate is None else flat(Fraction(baseline.price_per_hour_micros * rate))
-    else:
-        price = price_line(market.offers, market.history, baseline.gpu, baseline.purchase, rates)
-    if price is None:
-        return f"no price is known for the baseline {baseline.gpu} {baseline.purchase.value} in {currency}"
-    on_demand = {}
-    for provider, gpu in {(one.provider, one.gpu) for one in booked if one.purchase is Purchase.SPOT}:
-        line = price_line(market.offers, market.history, gpu, Purchase.ON_DEMAND, rates, provider)
-        if line is not None:
-            on_demand[provider, gpu] = line
-    lived = _lived(terms, booked, period)
-    opening = [clipped for span in terms.opening if (clipped := _overlap(span, lived))]
-    work = _work(terms, served, market)
-    return waterfall(booked, lived, opening, baseline, price, on_demand, work, rates) or "a price paid is unknown"
+    if baseline.price_per_hour_micros is None:
+        return price_line(market.offers, market.history, baseline.gpu, baseline.purchase, rates)
+    rate = rates.get(baseline.currency)
+    return None if rate is None else flat(Fraction(baseline.price_per_hour_micros * rate))
 
 
-def _lived(terms: Terms, booked: Sequence[Booked], period: Span) -> Span:
+def _lived(terms: Terms, entries: Sequence[Entry], period: Span) -> Span:
     """The part of the period in which the deployment lived: nothing is saved before it was put up or after its end."""
-    starts = [one.charge.started_at for one in booked] + ([terms.since] if terms.since else [])
+    starts = [one.booked.charge.started_at for one in entries] + ([terms.since] if terms.since else [])
     start = max(period.opens_at, min(starts))
     if terms.until is None:
         return Span(opens_at=start, closes_at=period.closes_at)
-    ends = [one.charge.ended_at or period.closes_at for one in booked]
+    ends = [one.ends_at for one in entries]
     return Span(opens_at=start, closes_at=max(start, min(period.closes_at, max(terms.until, *ends))))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from orchestrator.reports.words import Words
 
 UNKNOWN = "unknown"
 PIPED_WIDTH = 100
@@ -58,3 +61,16 @@ def hours(value: Fraction) -> str:
 def count(value: int | None) -> str:
     """An integer with thousands separators."""
     return UNKNOWN if value is None else f"{value:,}"
+
+
+def percent(part: int, whole: int) -> str:
+    """A share in whole percent."""
+    return f"{Fraction(100 * part, whole):.0f}%" if whole else UNKNOWN
+
+
+def age(passed: timedelta, say: "Words") -> str:
+    """How long ago: in minutes, hours from two on, days from two on."""
+    for unit, words in ((timedelta(days=1), "{count} days"), (timedelta(hours=1), "{count} h")):
+        if passed >= 2 * unit:
+            return say(words, count=passed // unit)
+    return say("{count} min", count=max(0, passed // timedelta(minutes=1)))

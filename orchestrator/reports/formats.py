@@ -4,17 +4,31 @@ import csv
 import io
 import json
 import sys
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import Refused
+from orchestrator.reports.comparison import Comparison
 from orchestrator.reports.figures import exact
 from orchestrator.reports.month import MonthReport, Row
 from orchestrator.reports.savings import Savings
+from orchestrator.reports.words import Words
 
-COLUMNS = ("month", "deployment", "gpu", "purchase", "hours", "unknown_hours", "currency", "cost", "images", "per_1000")
+COLUMNS = (
+    *("month", "deployment", "gpu", "purchase", "hours", "unknown_hours", "currency", "cost", "images", "per_1000"),
+    *("boot_hours", "busy_share", "per_hour", "list_cost"),
+)
+#: the same for Chinese readers, the money in the order of their bills
+CHINESE_COLUMNS = (
+    *("账期", "部署", "GPU", "计费方式", "小时", "价格未知小时", "币种"),
+    *("原价", "优惠", "应付", "图片", "每千张"),
+)
+#: without it Excel takes UTF-8 for something else
+BYTE_ORDER_MARK = "\ufeff"
 
 
 def to_json(report: MonthReport) -> dict[str, Any]:
@@ -24,7 +38,9 @@ def to_json(report: MonthReport) -> dict[str, Any]:
         "zone": report.zone,
         "currency": report.currency or None,
         "simulated": report.simulated,
-        "until": f"{report.until:%Y-%m-%dT%H:%M:%SZ}",
+        "until": _moment(report.until),
+        "estimate": True,  # not an invoice
+        "prices": [{"source": one.source, "recorded_at": _moment(one.recorded_at)} for one in report.priced],
         "total_micros": report.total_micros,
         "unknown_hours": _rounded(report.unknown_hours),
         "unconverted": [{"currency": code, "cost_micros": micros} for code, micros in report.unconverted],
@@ -33,6 +49,23 @@ def to_json(report: MonthReport) -> dict[str, Any]:
         "savings": _savings(report),
         "gaps_minutes": report.gaps_minutes,
         "forecast_micros": report.forecast_micros,
+        "forecast_low_micros": report.forecast.low_micros if report.forecast else None,
+        "forecast_high_micros": report.forecast.high_micros if report.forecast else None,
+        "kinds": [{"kind": kind, "cost_micros": micros} for kind, micros in report.kinds],
+        "last_month": _comparison(report.last_month),
+        "last_year": _comparison(report.last_year),
+        "budgets": [
+            {
+                "deployment": one.deployment,
+                "limit_micros": one.limit_micros,
+                "spent_micros": one.spent_micros,
+                "forecast_micros": one.forecast_micros,
+                "at": [{"share": share, "step": step.value} for share, step in one.at],
+                "reached": one.reached.value if one.reached else None,
+            }
+            for one in report.budgets
+        ],
+        "interruptions": [{**asdict(one), "purchase": one.purchase.value} for one in report.interruptions],
         "notes": list(report.notes),
     }
 
@@ -42,19 +75,44 @@ def json_text(report: MonthReport) -> str:
     return json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n"
 
 
-def csv_text(report: MonthReport) -> str:
-    """The rows as CSV with a heading; money as plain decimals. An amount in another currency is a row of its own."""
+def csv_text(report: MonthReport, language: str = "en") -> str:
+    """The rows as CSV with a heading; money as plain decimals. An amount in another currency is a row of its own.
+
+    In Chinese: other columns, 原价 - 优惠 = 应付, and a byte order mark for Excel.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    if language == "zh":
+        text.write(BYTE_ORDER_MARK)
+        writer.writerow(CHINESE_COLUMNS)
+        writer.writerows(_chinese_lines(report))
+    else:
+        writer.writerow(COLUMNS)
+        writer.writerows(_lines(report))
+    return text.getvalue()
+
+
+def _lines(report: MonthReport) -> Iterator[tuple[object, ...]]:
     for row in report.rows:
         key = (report.month, row.deployment, row.gpu, row.purchase.value)
-        per_1000 = exact(row.cost_per_1000_micros)
         hours = (_rounded(row.hours), _rounded(row.unknown_hours))
-        writer.writerow((*key, *hours, report.currency, exact(row.cost_micros), row.images, per_1000))
+        cost = (report.currency, exact(row.cost_micros), row.images, exact(row.cost_per_1000_micros))
+        busy = "" if row.busy_share is None else round(float(row.busy_share), 6)
+        yield *key, *hours, *cost, _rounded(row.boot_hours), busy, exact(row.rate_micros), exact(row.list_micros)
         for code, micros in row.unconverted:
-            writer.writerow((*key, "", "", code, exact(micros), "", ""))
-    return text.getvalue()
+            yield *key, "", "", code, exact(micros), *[""] * 6
+
+
+def _chinese_lines(report: MonthReport) -> Iterator[tuple[object, ...]]:
+    say = Words("zh")
+    for row in report.rows:
+        key = (report.month, row.deployment, row.gpu, say(row.purchase.value))
+        hours = (_rounded(row.hours), _rounded(row.unknown_hours))
+        discount = row.discount_micros
+        chain = (exact(row.list_micros), exact(discount), exact(row.cost_micros))
+        yield *key, *hours, report.currency, *chain, row.images, exact(row.cost_per_1000_micros)
+        for code, micros in row.unconverted:
+            yield *key, "", "", code, "", "", exact(micros), "", ""
 
 
 def put(text: str, path: Path | None) -> None:
@@ -78,6 +136,10 @@ def _row(row: Row) -> dict[str, Any]:
         "images": row.images,
         "cost_per_1000_micros": row.cost_per_1000_micros,
         "unknown_hours": _rounded(row.unknown_hours),
+        "boot_hours": _rounded(row.boot_hours),
+        "busy_share": None if row.busy_share is None else round(float(row.busy_share), 6),
+        "rate_micros": row.rate_micros,
+        "list_micros": row.list_micros,
         "unconverted": [{"currency": code, "cost_micros": micros} for code, micros in row.unconverted],
     }
 
@@ -85,9 +147,17 @@ def _row(row: Row) -> dict[str, Any]:
 def _savings(report: MonthReport) -> dict[str, Any]:
     names = [field.name for field in fields(Savings)]
     return {name: getattr(report.savings, name) if report.savings else None for name in names} | {
-        "against": report.against or None
+        "against": "; ".join(report.against) or None
     }
 
 
 def _rounded(hours: Fraction) -> float:
     return round(float(hours), 6)
+
+
+def _comparison(one: Comparison | None) -> dict[str, Any] | None:
+    return None if one is None else asdict(one)
+
+
+def _moment(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,26 +1,31 @@
 """A month's bill: what every deployment cost, what it read for it, and what is not known."""
 
 import re
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
-from orchestrator.billing import MICROSECONDS_PER_HOUR, accrued, between, elapsed_microseconds
+from orchestrator.billing import MICROSECONDS_PER_HOUR
 from orchestrator.errors import Refused
 from orchestrator.ledger import deployments, offers, reporting
-from orchestrator.ledger.reporting import Booked, Served
-from orchestrator.ledger.store import Ledger
-from orchestrator.reports.baselines import Market, savings
+from orchestrator.ledger.reporting import Quoted, Served
+from orchestrator.ledger.store import Ledger, Transaction
+from orchestrator.reports.baselines import Market, on_demand_lines, savings
+from orchestrator.reports.budgets import BudgetLine, budget_lines
+from orchestrator.reports.comparison import Comparison, alike, local_month, spent
 from orchestrator.reports.coverage import gap_minutes
-from orchestrator.reports.forecast import forecast
+from orchestrator.reports.forecast import Forecast, forecast, ranged
+from orchestrator.reports.interruptions import Interruptions, boot_hours, interruptions
 from orchestrator.reports.prices import Rates
+from orchestrator.reports.reckoning import Day, Entry, cost, days, grouped, reckon
 from orchestrator.reports.savings import Savings
 from orchestrator.reports.terms import Terms, terms_of
+from orchestrator.reports.words import Said
 from policies.snapshot import Purchase
-from policies.windows import Schedule, Span, spans
+from policies.throughput import measured
+from policies.windows import Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +37,29 @@ class Row:
     purchase: Purchase
     hours: Fraction
     unknown_hours: Fraction  # of these, at a price that nobody knows
+    boot_hours: Fraction  # of these, before it first answered
+    busy_hours: Fraction | None  # that its images take at its measured speed; None: nobody measured it
     cost_micros: int | None
+    list_micros: int | None  # the same at on-demand prices, where they are known
     unconverted: tuple[tuple[str, int], ...]  # (currency, micros) that no rate turns into the report's currency
     images: int
+
+    @property
+    def busy_share(self) -> Fraction | None:
+        """Of its hours, from 0 to 1; None when its speed is not known."""
+        return None if self.busy_hours is None or not self.hours else min(Fraction(1), self.busy_hours / self.hours)
+
+    @property
+    def discount_micros(self) -> int | None:
+        """The list price less what is due; None where either is unknown."""
+        return None if self.list_micros is None or self.cost_micros is None else self.list_micros - self.cost_micros
+
+    @property
+    def rate_micros(self) -> int | None:
+        """What one of its hours really came to, disks, corrections and all; None when not all of it is known."""
+        if not self.hours or self.cost_micros is None or self.unknown_hours or self.unconverted:
+            return None
+        return round(self.cost_micros / self.hours)
 
     @property
     def cost_per_1000_micros(self) -> int | None:
@@ -45,16 +70,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Day:
-    """A local date and the known cost of it."""
-
-    date: date
-    cost_micros: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MonthReport:
-    """The month as far as it has gone. total = sum of rows = sum of days, to the micro-unit."""
+    """The month as far as it has gone. total = sum of rows = sum of days = sum of kinds, to the micro-unit."""
 
     month: str
     zone: str
@@ -62,16 +79,51 @@ class MonthReport:
     until: datetime  # the month's end, or the moment of the report
     over: bool  # the month is
     simulated: bool
+    priced: tuple[Quoted, ...]  # where the prices are from
     total_micros: int | None  # None: machines ran and not one price is known
     unknown_hours: Fraction
     unconverted: tuple[tuple[str, int], ...]
     rows: tuple[Row, ...]
     days: tuple[Day, ...]
+    kinds: tuple[tuple[str, int], ...]  # compute, disk, address
     savings: Savings | None
-    against: str  # the baseline in words
+    against: tuple[Said, ...]  # the baselines in words
+    interruptions: tuple[Interruptions, ...]
     gaps_minutes: int
-    forecast_micros: int | None
-    notes: tuple[str, ...]
+    forecast: Forecast | None
+    budgets: tuple[BudgetLine, ...]
+    last_month: Comparison | None
+    last_year: Comparison | None
+    notes: tuple[Said, ...]
+
+    @property
+    def forecast_micros(self) -> int | None:
+        """What the month will have cost at its end."""
+        return None if self.forecast is None else self.forecast.micros
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """Which month of which zone, in which currency, with the terms of the deployments."""
+
+    month: str
+    zone: ZoneInfo
+    currency: str
+    terms: Sequence[Terms]
+
+    @property
+    def whole(self) -> Span:
+        """The calendar month."""
+        return local_month(self.zone, *_parsed(self.month))
+
+    @property
+    def rates(self) -> Rates:
+        """What one unit of each currency is worth: by the first deployment that speaks the report's and says so."""
+        rates: dict[str, Fraction | int] = {}
+        for one in self.terms:
+            if one.currency == self.currency:
+                rates = {**one.rates, **rates}
+        return {**rates, self.currency: 1}
 
 
 def of_ledger(ledger: Ledger, month_text: str | None, now: datetime, zone: ZoneInfo | None = None) -> MonthReport:
@@ -80,17 +132,34 @@ def of_ledger(ledger: Ledger, month_text: str | None, now: datetime, zone: ZoneI
 
     Raises Refused for a month that is none.
     """
+    asked = frame(ledger, month_text, now, zone)
+    return month(ledger, asked.month, now=now, zone=asked.zone, currency=asked.currency, terms=asked.terms)
+
+
+def frame(ledger: Ledger, month_text: str | None, now: datetime, zone: ZoneInfo | None = None) -> Frame:
+    """What `of_ledger` reports. Raises Refused for a month that is none."""
     with ledger.read() as tx:
         rows = deployments.known(tx)
-        used = reporting.currencies(tx)
     if zone is None:
         zones = [terms.zone for terms in (terms_of(row, now.year, now.month) for row in rows) if terms.zone]
         zone = zones[0] if zones else ZoneInfo("UTC")
     month_text = month_text or f"{now.astimezone(zone):%Y-%m}"
     year, number = _parsed(month_text)
     terms = [terms_of(row, year, number) for row in rows]
-    currency = next((one.currency for one in terms if one.currency), next(iter(used), ""))
-    return month(ledger, month_text, now=now, zone=zone, currency=currency, terms=terms)
+    currency = next((one.currency for one in terms if one.currency), "")
+    if not currency:
+        with ledger.read() as tx:
+            currency = next(iter(reporting.currencies(tx)), "")
+    return Frame(month=month_text, zone=zone, currency=currency, terms=terms)
+
+
+def market_until(tx: Transaction, end: datetime, models: Iterable[str]) -> Market:
+    """What was known of prices by then, and of speeds."""
+    return Market(
+        offers=offers.known(tx) + offers.known(tx, [offers.MARKET]),
+        history=tuple(price for price in offers.history(tx) if price.effective_at < end),
+        profiles={model: offers.profiles(tx, model) for model in models},
+    )
 
 
 def month(
@@ -101,25 +170,28 @@ def month(
     Amounts in other currencies are converted by the rates in `terms`, or else named apart and never added. Raises
     Refused for a month that is none.
     """
-    year, number = _parsed(month_text)
-    whole = _local_month(zone, year, number)
-    period = Span(opens_at=whole.opens_at, closes_at=max(whole.opens_at, min(whole.closes_at, now)))
-    rates = _rates(currency, terms)
+    year_month = _parsed(month_text)
+    asked = Frame(month=month_text, zone=zone, currency=currency, terms=terms)
+    whole, rates = asked.whole, asked.rates
+    period = so_far(whole, now)
     with ledger.read() as tx:
         touching = reporting.charges(tx, period.opens_at, period.closes_at)
         served = reporting.served(tx, period.opens_at, period.closes_at)
         ready = reporting.ready(tx, period.opens_at, period.closes_at)
+        lives = reporting.lives(tx, period.opens_at, period.closes_at)
         evidence = reporting.evidence(tx, period.opens_at, period.closes_at)
-        market = Market(
-            offers=offers.known(tx) + offers.known(tx, [offers.MARKET]),
-            history=tuple(price for price in offers.history(tx) if price.effective_at < period.closes_at),
-            profiles={one.model: offers.profiles(tx, one.model) for one in terms},
-        )
-    booked = [one for one in touching if one.charge.amount_micros is not None or _ran(one, period)]
-    rows = _rows(booked, served, period, rates)
+        priced = reporting.quoted(tx, period.opens_at, period.closes_at)
+        market = market_until(tx, period.closes_at, {one.model for one in terms})
+    listed = on_demand_lines(touching, market, rates)
+    entries = reckon(touching, period, rates, listed)
+    by_deployment = grouped(entries, lambda one: one.booked.deployment)
+    rows = _rows(entries, served, boot_hours(lives, period), _speeds(terms, served, market))
     known = [row.cost_micros for row in rows if row.cost_micros is not None]
-    saved, against, notes = savings(terms, booked, served, market, period, currency, rates)
-    own = {name: sum(r.cost_micros or 0 for r in rows if r.deployment == name) for name in {r.deployment for r in rows}}
+    saved, against, notes = savings(terms, entries, served, market, listed, period, currency, rates)
+    own = {name: sum(one.micros or 0 for one in mine) for name, mine in by_deployment.items()}
+    ahead = forecast(own, terms, whole, now) if known else None
+    spent_by_day = days(entries, zone, period, rates) if rows else ()
+    beside = [_beside(ledger, zone, year_month, ago, period, entries, rates) for ago in (1, 12)] if rows else [None] * 2
     return MonthReport(
         month=month_text,
         zone=zone.key,
@@ -127,17 +199,55 @@ def month(
         until=period.closes_at,
         over=now >= whole.closes_at,
         simulated=ledger.simulated(),
+        priced=priced,
         total_micros=sum(known) if known or not rows else None,
         unknown_hours=sum((row.unknown_hours for row in rows), Fraction(0)),
         unconverted=_added(pair for row in rows for pair in row.unconverted),
         rows=rows,
-        days=_days(booked, zone, period, rates) if rows else (),
+        days=spent_by_day,
+        kinds=_added((one.booked.kind, one.micros) for one in entries if one.micros is not None),
         savings=saved,
         against=against,
+        interruptions=interruptions(lives, grouped(entries, lambda one: one.booked.instance_id), period, rates),
         gaps_minutes=gap_minutes(ready, evidence, period),
-        forecast_micros=forecast(own, terms, whole, now) if known else None,
+        forecast=None if ahead is None else ranged(ahead, spent_by_day, terms, whole, now, zone),
+        budgets=budget_lines(terms, by_deployment, whole, now, rates),
+        last_month=beside[0],
+        last_year=beside[1],
         notes=(*_said(terms, zone, currency, rows, month_text), *notes),
     )
+
+
+def _beside(
+    ledger: Ledger,
+    zone: ZoneInfo,
+    year_month: tuple[int, int],
+    months_ago: int,
+    period: Span,
+    entries: Sequence[Entry],
+    rates: Rates,
+) -> Comparison | None:
+    """The same days so many months ago; None when nothing known was spent in that month."""
+    same = alike(zone, *year_month, period.closes_at, months_ago)
+    if same is None:
+        return None
+    with ledger.read() as tx:
+        earlier = reporting.stretches(tx, same.whole.opens_at, same.whole.closes_at)
+    whole = spent(earlier, same.whole, rates)
+    if not whole:
+        return None
+    return Comparison(
+        month=same.month,
+        days=same.days,
+        micros=cost(entries, same.here.opens_at, same.here.closes_at, rates),
+        before_micros=spent(earlier, same.before, rates),
+        whole_micros=whole,
+    )
+
+
+def so_far(whole: Span, now: datetime) -> Span:
+    """The month until now; empty before it begins."""
+    return Span(opens_at=whole.opens_at, closes_at=max(whole.opens_at, min(whole.closes_at, now)))
 
 
 def is_month(text: str) -> bool:
@@ -151,62 +261,59 @@ def _parsed(text: str) -> tuple[int, int]:
     return int(text[:4]), int(text[5:])
 
 
-def _local_month(zone: ZoneInfo, year: int, number: int) -> Span:
-    first = date(year, number, 1)
-    last = (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)
-    (span,) = spans(Schedule(zone=zone), first, last)
-    return span
+Kind = tuple[str, str, Purchase]
 
 
-def _rates(currency: str, terms: Sequence[Terms]) -> Rates:
-    """What one unit of each currency is worth in the report's: by the first deployment that speaks it and says so."""
-    rates: dict[str, Fraction | int] = {}
-    for one in terms:
-        if one.currency == currency:
-            rates = {**one.rates, **rates}
-    return {**rates, currency: 1}
-
-
-def _rows(booked: Sequence[Booked], served: Sequence[Served], period: Span, rates: Rates) -> tuple[Row, ...]:
-    kinds: dict[tuple[str, str, Purchase], list[Booked]] = {}
-    for one in booked:
-        kinds.setdefault((one.deployment, one.gpu, one.purchase), []).append(one)
+def _rows(
+    entries: Sequence[Entry],
+    served: Sequence[Served],
+    booting: Mapping[Kind, Fraction],
+    speeds: Mapping[tuple[str, str], Fraction],
+) -> tuple[Row, ...]:
+    kinds = grouped(entries, lambda one: (one.booked.deployment, one.booked.gpu, one.booked.purchase))
     images = {(one.deployment, one.gpu, one.purchase): one.images for one in served}
     return tuple(
-        _row(key, kinds.get(key, []), images.get(key, 0), period, rates) for key in sorted(kinds.keys() | images.keys())
+        _row(key, kinds.get(key, []), images.get(key, 0), booting.get(key, Fraction(0)), speeds.get(key[:2]))
+        for key in sorted(kinds.keys() | images.keys())
     )
 
 
-def _row(key: tuple[str, str, Purchase], booked: Sequence[Booked], images: int, period: Span, rates: Rates) -> Row:
-    elapsed = unknown = 0
-    known: list[int] = []
-    foreign: list[tuple[str, int]] = []
-    for one in booked:
-        rate = rates.get(one.charge.currency)
-        amount = between(one.charge, period.opens_at, period.closes_at, rate=1 if rate is None else rate)
-        if one.kind == "compute":
-            elapsed += _ran(one, period)
-            unknown += _ran(one, period) if amount is None else 0
-        if amount is not None and rate is None:
-            foreign.append((one.charge.currency, amount))
-        elif amount is not None:
-            known.append(amount)
+def _row(key: Kind, entries: Sequence[Entry], images: int, boot: Fraction, speed: Fraction | None) -> Row:
+    unknown = [one for one in entries if one.micros is None and one.foreign_micros is None]
+    known = [one.micros for one in entries if one.micros is not None]
     deployment, gpu, purchase = key
+    hours = _hours(entries)
     return Row(
         deployment=deployment,
         gpu=gpu,
         purchase=purchase,
-        hours=Fraction(elapsed, MICROSECONDS_PER_HOUR),
-        unknown_hours=Fraction(unknown, MICROSECONDS_PER_HOUR),
+        hours=hours,
+        unknown_hours=_hours(unknown),
+        boot_hours=min(boot, hours),
+        busy_hours=None if speed is None else images / speed / 3600,
         cost_micros=sum(known) if known else None,
-        unconverted=_added(foreign),
+        list_micros=sum(one.list_micros or 0 for one in entries) if known else None,
+        unconverted=_added(
+            (one.booked.charge.currency, one.foreign_micros) for one in entries if one.foreign_micros is not None
+        ),
         images=images,
     )
 
 
-def _ran(one: Booked, period: Span) -> int:
-    """Microseconds of the period that a charge is for."""
-    return elapsed_microseconds(one.charge, period.closes_at) - elapsed_microseconds(one.charge, period.opens_at)
+def _hours(entries: Iterable[Entry]) -> Fraction:
+    return Fraction(sum(one.elapsed for one in entries if one.is_machine_time), MICROSECONDS_PER_HOUR)
+
+
+def _speeds(terms: Sequence[Terms], served: Sequence[Served], market: Market) -> dict[tuple[str, str], Fraction]:
+    """Measured images a second by (deployment, GPU), where somebody measured it."""
+    models = {one.name: one.model for one in terms}
+    found = {}
+    for deployment, gpu in {(one.deployment, one.gpu) for one in served}:
+        model = models.get(deployment, "")
+        profile = measured(market.profiles.get(model, ()), model, gpu)
+        if profile is not None and profile.images_per_second:
+            found[deployment, gpu] = Fraction(profile.images_per_second)
+    return found
 
 
 def _added(pairs: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
@@ -216,39 +323,20 @@ def _added(pairs: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(sums.items()))
 
 
-def _days(booked: Sequence[Booked], zone: ZoneInfo, period: Span, rates: Rates) -> tuple[Day, ...]:
-    """Every local date of the period with what accrued on it: each charge is cut at the midnights it lives through."""
-    last = (period.closes_at - timedelta(microseconds=1)).astimezone(zone).date()
-    first = period.opens_at.astimezone(zone).date()
-    dates = [first + timedelta(days=ahead) for ahead in range((last - first).days + 1)]
-    cut = [(day, span) for day in dates for span in spans(Schedule(zone=zone), day, day)]  # a skipped date has no span
-    starts = [span.opens_at for _, span in cut]
-    costs = [0] * len(cut)
-    for one in booked:
-        rate = rates.get(one.charge.currency)
-        before = None if rate is None else accrued(one.charge, period.opens_at, rate=rate)
-        if rate is None or before is None:
-            continue
-        place = max(bisect_right(starts, one.charge.started_at) - 1, 0)
-        while place < len(cut):
-            end = min(cut[place][1].closes_at, period.closes_at)
-            after = accrued(one.charge, end, rate=rate) or 0
-            costs[place] += after - before
-            before = after
-            if one.charge.ended_at is not None and one.charge.ended_at <= end:
-                break
-            place += 1
-    return tuple(Day(date=day, cost_micros=cost) for (day, _), cost in zip(cut, costs, strict=True))
-
-
-def _said(terms: Sequence[Terms], zone: ZoneInfo, currency: str, rows: Sequence[Row], month_text: str) -> list[str]:
+def _said(terms: Sequence[Terms], zone: ZoneInfo, currency: str, rows: Sequence[Row], month_text: str) -> list[Said]:
     """What a reader must be told: no data, specs that disagree, rates that were used."""
     if not rows:
-        return [f"no data: nothing ran in {month_text}"]
+        return [Said("no data: nothing ran in {month}", month=month_text)]
     notes = [one.trouble for one in terms if one.trouble]
-    zones = {one.zone.key for one in terms if one.zone} - {zone.key}
-    notes += [f"the month is that of {zone.key}; other deployments keep {', '.join(sorted(zones))}"] if zones else []
-    others = {one.currency for one in terms if one.currency} - {currency}
-    notes += [f"reported in {currency}; other specs speak {', '.join(sorted(others))}"] if others else []
+    zones = sorted({one.zone.key for one in terms if one.zone} - {zone.key})
+    if zones:
+        notes.append(
+            Said("the month is that of {zone}; other deployments keep {others}", zone=zone.key, others=", ".join(zones))
+        )
+    others = sorted({one.currency for one in terms if one.currency} - {currency})
+    if others:
+        notes.append(
+            Said("reported in {currency}; other specs speak {others}", currency=currency, others=", ".join(others))
+        )
     converted = [said for one in terms if one.currency == currency for said in one.rates_said]
-    return notes + [f"converted at {said}" for said in dict.fromkeys(converted)]
+    return notes + list(dict.fromkeys(converted))

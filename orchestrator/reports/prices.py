@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
+from math import lcm
 
 from orchestrator.billing import MICROSECOND, MICROSECONDS_PER_HOUR
 from orchestrator.ledger.offers import Price
@@ -18,28 +19,42 @@ Rates = Mapping[str, Fraction | int]
 
 @dataclass(frozen=True, slots=True)
 class PriceLine:
-    """An hourly price, in micro-units of the report's currency, that changes at `edges`.
+    """An hourly price that changes at `edges`: in micro-units of the report's currency, times `scale` to be whole.
 
     Before the first edge the first price holds: what is not known earlier is best guessed by what was known first.
     """
 
     edges: tuple[datetime, ...]
-    prices: tuple[Fraction, ...]
+    prices: tuple[int, ...]
+    scale: int = 1
 
-    def cost(self, start: datetime, end: datetime) -> Fraction:
-        """What one machine costs from `start` to `end`, exactly."""
-        total, at = Fraction(0), start
+    def units(self, start: datetime, end: datetime) -> int:
+        """What one machine costs from `start` to `end`, exactly: in micro-units / scale / MICROSECONDS_PER_HOUR."""
+        total, at = 0, start
         while at < end:
             place = max(bisect_right(self.edges, at) - 1, 0)
             until = end if place + 1 == len(self.edges) else min(end, self.edges[place + 1])
             total += self.prices[place] * ((until - at) // MICROSECOND)
             at = until
-        return total / MICROSECONDS_PER_HOUR
+        return total
+
+    def cost(self, start: datetime, end: datetime) -> Fraction:
+        """The same in micro-units."""
+        return self.fraction(self.units(start, end))
+
+    def fraction(self, units: int) -> Fraction:
+        """Any sum of `units` in micro-units."""
+        return Fraction(units, self.scale * MICROSECONDS_PER_HOUR)
 
 
 def flat(price_per_hour_micros: Fraction) -> PriceLine:
     """One price for ever."""
-    return PriceLine((EPOCH,), (price_per_hour_micros,))
+    return _line((EPOCH,), [price_per_hour_micros])
+
+
+def _line(edges: Sequence[datetime], prices: Sequence[Fraction]) -> PriceLine:
+    scale = lcm(*(price.denominator for price in prices))
+    return PriceLine(tuple(edges), tuple(int(price * scale) for price in prices), scale)
 
 
 def price_line(
@@ -70,4 +85,4 @@ def price_line(
         if in_force and (not lowest or lowest[-1] != min(in_force.values())):
             edges.append(price.effective_at)
             lowest.append(min(in_force.values()))
-    return PriceLine(tuple(edges), tuple(lowest)) if lowest else None
+    return _line(edges, lowest) if lowest else None

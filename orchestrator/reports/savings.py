@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from fractions import Fraction
 from math import floor
 
-from orchestrator.billing import MICROSECONDS_PER_HOUR, between, elapsed_microseconds
-from orchestrator.ledger.reporting import Booked
-from orchestrator.reports.prices import PriceLine, Rates
+from orchestrator.billing import MICROSECONDS_PER_HOUR
+from orchestrator.reports.prices import PriceLine
+from orchestrator.reports.reckoning import Entry
+from orchestrator.reports.words import Said
 from policies.snapshot import Purchase
 from policies.windows import Span
 
@@ -27,10 +27,13 @@ class Baseline:
     price_per_hour_micros: int | None = None  # as the spec states it; None: the price table's
     currency: str = ""
 
-    def __str__(self) -> str:
+    def said(self) -> Said:
+        """In words."""
         hours = "always on" if self.always_on else "while open"
         terms = self.purchase.value.replace("_", "-")
-        return f"{self.replicas} x {self.gpu} {terms}, {hours}"
+        return Said(
+            "{replicas} x {gpu} {terms}, {hours}", replicas=self.replicas, gpu=self.gpu, terms=terms, hours=hours
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +70,13 @@ class Savings:
 
 
 def waterfall(
-    booked: Sequence[Booked],
+    entries: Sequence[Entry],
     period: Span,
     opening: Sequence[Span],
     baseline: Baseline,
     baseline_price: PriceLine,
     on_demand: Mapping[tuple[str, str], PriceLine],
     work: Work,
-    rates: Rates,
 ) -> Savings | None:
     """Walk from the baseline's cost to what was paid, changing one thing at a time. None when a price paid is unknown.
 
@@ -94,31 +96,21 @@ def waterfall(
     by the caller; `on_demand` is by (provider, GPU), for spot machines: one that is missing makes spot's share 0 and
     leaves it with the GPU's.
     """
-    machines = [one for one in booked if one.kind == "compute"]
-    paid = {id(one): _paid(one, period, rates) for one in booked}
-    if None in paid.values():
+    amounts = [one.micros for one in entries if one.micros is not None]
+    if len(amounts) < len(entries):
         return None
-    amounts = {key: amount for key, amount in paid.items() if amount is not None}
-    beside = sum(amounts[id(one)] for one in booked if one.kind != "compute")
-    stretches = [(one, *_clipped(one, period)) for one in machines if one.charge.amount_micros is None]
-    ran = [(one, start, end) for one, start, end in stretches if start < end]
+    beside = sum(one.micros or 0 for one in entries if one.booked.kind != "compute")
+    ran = [one for one in entries if one.is_machine_time]
 
     open_cost = baseline.replicas * sum((baseline_price.cost(s.opens_at, s.closes_at) for s in opening), Fraction(0))
     always_cost = baseline.replicas * baseline_price.cost(period.opens_at, period.closes_at)
-    used_cost = sum((baseline_price.cost(start, end) for _, start, end in ran), Fraction(0))
-    used_hours = Fraction(sum(_elapsed(one, period) for one, _, _ in ran), MICROSECONDS_PER_HOUR)
+    used_cost = baseline_price.fraction(sum(baseline_price.units(one.starts_at, one.ends_at) for one in ran))
+    used_hours = Fraction(sum(one.elapsed for one in ran), MICROSECONDS_PER_HOUR)
     needed_cost, basis = _needed(used_cost, used_hours, work)
-    listed_cost = Fraction(0)
-    for one in machines:
-        line = on_demand.get((one.provider, one.gpu)) if one.purchase is Purchase.SPOT else None
-        if line is None:
-            listed_cost += amounts[id(one)]
-        elif one.charge.amount_micros is None:
-            listed_cost += line.cost(*_clipped(one, period))
 
-    lines = [always_cost if baseline.always_on else open_cost, open_cost, needed_cost, listed_cost]
+    lines = [always_cost if baseline.always_on else open_cost, open_cost, needed_cost, _listed(entries, on_demand)]
     first, windowed, scaled, listed = (floor(line) + beside for line in lines)
-    actual = sum(amounts.values())
+    actual = sum(amounts)
     return Savings(
         baseline_micros=first,
         window_micros=first - windowed,
@@ -130,6 +122,21 @@ def waterfall(
     )
 
 
+def _listed(entries: Sequence[Entry], on_demand: Mapping[tuple[str, str], PriceLine]) -> Fraction:
+    """What the machines' own hours cost at their on-demand price, where that is known; else what they cost."""
+    paid = 0
+    units: dict[tuple[str, str], int] = {}
+    for one in entries:
+        machine = one.booked.provider, one.booked.gpu
+        if one.booked.kind != "compute":
+            continue
+        if one.booked.purchase is not Purchase.SPOT or machine not in on_demand:
+            paid += one.micros or 0
+        elif one.is_machine_time:
+            units[machine] = units.get(machine, 0) + on_demand[machine].units(one.starts_at, one.ends_at)
+    return paid + sum((on_demand[machine].fraction(total) for machine, total in units.items()), Fraction(0))
+
+
 def _needed(used_cost: Fraction, used_hours: Fraction, work: Work) -> tuple[Fraction, str]:
     if not used_hours or work.seconds is None or work.baseline_seconds is None:
         return used_cost, "same hours"
@@ -137,20 +144,3 @@ def _needed(used_cost: Fraction, used_hours: Fraction, work: Work) -> tuple[Frac
         return used_cost, "same hours"
     # at the mean of the baseline's price over the hours that we ran
     return used_cost / used_hours * work.baseline_seconds / 3600, "same images"
-
-
-def _paid(one: Booked, period: Span, rates: Rates) -> int | None:
-    rate = rates.get(one.charge.currency)
-    if one.charge.price_per_hour_micros is None and one.charge.amount_micros is None:
-        return None if _elapsed(one, period) else 0
-    return None if rate is None else between(one.charge, period.opens_at, period.closes_at, rate=rate)
-
-
-def _clipped(one: Booked, period: Span) -> tuple[datetime, datetime]:
-    end = one.charge.ended_at
-    last = period.closes_at if end is None else min(end, period.closes_at)
-    return max(one.charge.started_at, period.opens_at), last
-
-
-def _elapsed(one: Booked, period: Span) -> int:
-    return elapsed_microseconds(one.charge, period.closes_at) - elapsed_microseconds(one.charge, period.opens_at)

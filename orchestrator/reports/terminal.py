@@ -1,7 +1,7 @@
-"""A month report for the terminal, from 80 columns up."""
+"""A month report for the terminal, from 80 columns up, in English or Chinese."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from rich import box
@@ -9,147 +9,302 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.reports.figures import PIPED_WIDTH, UNKNOWN, count, hours, money
+from orchestrator.reports.budgets import BudgetLine
+from orchestrator.reports.figures import PIPED_WIDTH, UNKNOWN, age, count, hours, money, percent
 from orchestrator.reports.month import MonthReport, Row
 from orchestrator.reports.savings import Savings
-from policies.snapshot import Purchase
+from orchestrator.reports.words import Words
 
 BARS = "▁▂▃▄▅▆▇█"
+BUDGET_CELLS = 20
 #: below this total (micro-units) two decimals would say too little
 SMALL = 10_000_000
-TERMS = {Purchase.SPOT: "spot", Purchase.ON_DEMAND: "on-demand", Purchase.OWNED: "owned"}
+#: a share of the hours spent starting up that is worth a line
+WORTH_SAYING = Fraction(1, 100)
+#: from this width on every column fits
+WIDE = 110
+#: the columns of the table: words, then figures
+WORDS = ("deployment", "GPU", "terms")
+FIGURES = ("hours", "busy", "per hour", "list", "discount", "cost", "images", "per 1,000")
 
 
-def text(report: MonthReport) -> str:
+def text(report: MonthReport, language: str = "en", width: int = PIPED_WIDTH) -> str:
     """The report as plain text, as `show` prints it."""
-    page = Console(file=io.StringIO(), width=PIPED_WIDTH, color_system=None)
+    page = Console(file=io.StringIO(), width=width, color_system=None)
     with page.capture() as captured:
-        show(report, page)
+        show(report, page, language)
     return captured.get()
 
 
-def show(report: MonthReport, console: Console) -> None:
+def show(report: MonthReport, console: Console, language: str = "en") -> None:
     """Print the report."""
-    console.print(_heading(report), style="bold")
+    say = Words(language)
+    for line in heading(report, say):
+        console.print(Text(line), style="bold")
     if report.simulated:
-        console.print("SIMULATED: no machine ran and no money was spent.", style="bold reverse")
+        console.print(say("SIMULATED: no machine ran and no money was spent."), style="bold reverse")
     console.print()
     if report.rows:
-        console.print(_table(report))
+        console.print(_table(report, say, console.width >= WIDE))
         console.print()
-    for line in _below(report):
-        console.print(line, highlight=False)
+    for line in below(report, say):
+        console.print(Text(line), highlight=False)
+    if len(report.days) > 1:
+        costs = [day.cost_micros for day in report.days]
+        console.print(Text(f"{say('By day')}: {_sparkline(costs)}"), highlight=False)
     if report.savings is not None:
         console.print()
-        console.print(Text(f"Saved against {report.against}:"))
-        console.print(_waterfall(report, report.savings))
+        console.print(Text(say("Saved against {baseline}:", baseline=against(report, say))))
+        console.print(_waterfall(report, report.savings, say))
     if report.notes:
         console.print()
     for note in report.notes:
-        console.print(Text(f"note: {note}"), style="dim")
+        console.print(Text(f"{say('note')}: {say(note)}"), style="dim")
 
 
-def _heading(report: MonthReport) -> Text:
-    parts = [report.month, report.zone, *([report.currency] if report.currency else [])]
+def heading(report: MonthReport, say: Words) -> Iterator[str]:
+    """Month, zone, currency, until when; where the prices are from, and how old they are."""
+    month = f"{say('month')} {report.month}" if say.language == "zh" else report.month
+    parts = [month, report.zone, *([report.currency] if report.currency else [])]
     if report.rows and not report.over:
-        parts.append(f"until {report.until:%Y-%m-%d %H:%M} UTC")
-    return Text(" · ".join([*parts, "an estimate, not an invoice"]))
+        parts.append(say("until {at} UTC", at=f"{report.until:%Y-%m-%d %H:%M}"))
+    yield " · ".join([*parts, say("an estimate, not an invoice")])
+    if report.priced:
+        sources = [
+            say("{source} (newest {age} old)", source=one.source, age=age(report.until - one.recorded_at, say))
+            for one in report.priced
+        ]
+        yield f"{say('prices')}: {', '.join(sources)}"
 
 
-def _table(report: MonthReport) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, show_footer=True)
-    table.add_column("deployment", overflow="fold", footer="total")
-    table.add_column("GPU", overflow="fold")
-    table.add_column("terms", no_wrap=True)
-    total_hours = sum((row.hours for row in report.rows), Fraction(0))
-    images = sum(row.images for row in report.rows)
-    table.add_column("hours", justify="right", no_wrap=True, footer=hours(total_hours))
-    table.add_column(
-        "cost", justify="right", no_wrap=True, footer=_cost(report, report.total_micros, report.unknown_hours)
-    )
-    table.add_column("images", justify="right", no_wrap=True, footer=count(images))
-    table.add_column("per 1,000", justify="right", no_wrap=True)
-    for row in report.rows:
-        table.add_row(
-            Text(row.deployment),
-            Text(row.gpu),
-            TERMS[row.purchase],
-            hours(row.hours),
-            _row_cost(report, row),
-            count(row.images),
-            _per_1000(row),
+def below(report: MonthReport, say: Words) -> Iterator[str]:
+    """What stands under the table, a line each."""
+    code, places = report.currency, digits(report)
+    if report.unknown_hours:
+        yield say("+ unknown: {hours} hours ran at a price that nobody knows.", hours=hours(report.unknown_hours))
+    for other, micros in report.unconverted:
+        amount = f"{money(micros)} {other}"
+        yield say(
+            "+ {amount}, not added: no rate from {other} to {code} in a spec.", amount=amount, other=other, code=code
         )
+    for one, template in (
+        (report.last_month, "{month}: {whole}; days 1 to {days}: {before}, now {now} ({change})"),
+        (report.last_year, "a year ago, {month}: {whole}; days 1 to {days}: {before}, now {now} ({change})"),
+    ):
+        if one is not None:
+            yield say(
+                template,
+                month=one.month,
+                whole=money(one.whole_micros, places),
+                days=one.days,
+                before=money(one.before_micros, places),
+                now=money(one.micros, places),
+                change=change(one.before_micros, one.micros),
+            )
+    if report.forecast is not None and not report.over:
+        ahead = report.forecast
+        known = report.unknown_hours or report.unconverted
+        template = (
+            "At this pace of what is known, at the month's end: {amount}"
+            if known
+            else ("At this pace, at the month's end: {amount}")
+        )
+        line = say(template, amount=_sign(report, f"{money(ahead.micros, places)} {code}", say))
+        if ahead.low_micros is not None and ahead.high_micros is not None:
+            low, high = money(ahead.low_micros, places), money(ahead.high_micros, places)
+            line += say(" (8 of 10: {low} to {high})", low=low, high=high)
+        yield line
+    for budget in report.budgets:
+        yield f"{_bar(budget)} {budget_words(budget, say)}"
+    beside = [(kind, micros) for kind, micros in report.kinds if kind != "compute"]
+    if beside:
+        parts = ", ".join(f"{say(kind)} {money(micros, places)}" for kind, micros in beside)
+        yield say("Of it beside machine hours: {parts}", parts=parts)
+    boot = sum((row.boot_hours for row in report.rows), Fraction(0))
+    if boot >= WORTH_SAYING * sum((row.hours for row in report.rows), Fraction(0)) > 0:
+        yield say("Of the hours, {hours} were spent starting up.", hours=hours(boot))
+    yield from interruption_lines(report, say)
+    if report.gaps_minutes:
+        yield say(
+            "No evidence for {minutes} minutes: replicas were up and no daemon looked.",
+            minutes=count(report.gaps_minutes),
+        )
+
+
+def interruption_lines(report: MonthReport, say: Words) -> Iterator[str]:
+    """A line for each kind of machine of which some were lost."""
+    for one in report.interruptions:
+        cost = UNKNOWN if one.recovery_micros is None else f"{money(one.recovery_micros, 4)} {report.currency}"
+        yield say(
+            "{deployment}, {gpu} {terms}: {count} interruptions, {replaced} replaced; that took {minutes} min, {cost}",
+            deployment=one.deployment,
+            gpu=one.gpu,
+            terms=one.purchase.value.replace("_", "-"),
+            count=one.count,
+            replaced=one.replaced,
+            minutes=round(one.boot_seconds / 60),
+            cost=cost,
+        )
+
+
+def budget_words(budget: BudgetLine, say: Words) -> str:
+    """What is spent of a budget, what is foretold, and what happens at which share."""
+    steps = " · ".join(f"{share:.0%} {say(step.value)}" for share, step in sorted(budget.at))
+    line = say(
+        "{share} of {name}'s {limit} {currency}",
+        share=percent(budget.spent_micros, budget.limit_micros),
+        name=budget.deployment,
+        limit=money(budget.limit_micros),
+        currency=budget.currency,
+    )
+    if budget.reached:
+        line += say(", {step} is reached", step=budget.reached.value)
+    if budget.forecast_micros is not None:
+        line += say(", {share} at the month's end", share=percent(budget.forecast_micros, budget.limit_micros))
+    return f"{line} [{steps}]"
+
+
+def against(report: MonthReport, say: Words) -> str:
+    """The baseline in words."""
+    return "; ".join(say(one) for one in report.against)
+
+
+def causes(saved: Savings, say: Words) -> list[tuple[str, int]]:
+    """The savings by cause, in the order in which they are counted."""
+    return [
+        (say("closed hours"), saved.window_micros),
+        (say("scaling"), saved.scaling_micros),
+        (say("GPU ({basis})", basis=saved.basis), saved.gpu_micros),
+        (say("spot"), saved.spot_micros),
+    ]
+
+
+def change(before: int, now: int) -> str:
+    """How much more, with its sign; unknown from nothing."""
+    return f"{Fraction(100 * (now - before), before):+.0f}%" if before > 0 else UNKNOWN
+
+
+def digits(report: MonthReport) -> int:
+    """Decimals that say enough for the size of the month."""
+    return 2 if (report.total_micros or 0) >= SMALL else 4
+
+
+def total(report: MonthReport, say: Words) -> str:
+    """The known total, and the word unknown where there is more to it."""
+    return _sign(report, _cost(report, report.total_micros, report.unknown_hours, say), say)
+
+
+def totals(report: MonthReport, say: Words) -> dict[str, str]:
+    """The last line of the table, by column."""
+    listed = [row.list_micros for row in report.rows if row.list_micros is not None]
+    found = {
+        "deployment": say("total"),
+        "hours": hours(sum((row.hours for row in report.rows), Fraction(0))),
+        "cost": total(report, say),
+        "images": count(sum(row.images for row in report.rows)),
+    }
+    if listed and report.total_micros is not None:
+        places = digits(report)
+        found["list"] = money(sum(listed), places)
+        found["discount"] = money(sum(listed) - report.total_micros, places)
+    return found
+
+
+def cells(report: MonthReport, row: Row, say: Words) -> dict[str, str]:
+    """One line of the table, by column."""
+    places = digits(report)
+    return {
+        "deployment": row.deployment,
+        "GPU": row.gpu,
+        "terms": say(row.purchase.value.replace("_", "-")),
+        "hours": hours(row.hours),
+        "busy": "-" if row.busy_share is None else f"{float(row.busy_share):.0%}",
+        "per hour": "-" if row.rate_micros is None else money(row.rate_micros, 4),
+        "list": say(money(row.list_micros, places)),
+        "discount": say(money(row.discount_micros, places)),
+        "cost": _row_cost(report, row, say),
+        "images": count(row.images),
+        "per 1,000": _per_1000(row, say),
+    }
+
+
+def _table(report: MonthReport, say: Words, wide: bool) -> Table:
+    # Chinese bills are read from the list price by the discount to what is due; where there is no room for all of it
+    hidden = () if wide else ("busy", "per hour") if say.language == "zh" else ("list", "discount")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, show_footer=True)
+    last = totals(report, say)
+    for name in WORDS:
+        table.add_column(say(name), overflow="fold", no_wrap=name == "terms", footer=last.get(name, ""))
+    figures = [name for name in FIGURES if name not in hidden]
+    for name in figures:
+        table.add_column(say(name), justify="right", no_wrap=True, footer=last.get(name, ""))
+    for row in report.rows:
+        mine = cells(report, row, say)
+        table.add_row(*(Text(mine[name]) for name in (*WORDS, *figures)))
     return table
 
 
-def _row_cost(report: MonthReport, row: Row) -> str:
+def signed(report: MonthReport, micros: int, say: Words) -> str:
+    """An amount as people of that language write it."""
+    return _sign(report, money(micros, digits(report)), say)
+
+
+def _sign(report: MonthReport, words: str, say: Words) -> str:
+    """Chinese readers see the sign of their currency."""
+    return f"¥{words}" if report.currency == "CNY" and say.language == "zh" and words[0].isdigit() else words
+
+
+def _row_cost(report: MonthReport, row: Row, say: Words) -> str:
     foreign = [f"{money(micros)} {code}" for code, micros in row.unconverted]
     if foreign and row.cost_micros is None and not row.unknown_hours:
         return "\n".join(foreign)
-    return "\n".join([_cost(report, row.cost_micros, row.unknown_hours), *foreign])
+    return "\n".join([_cost(report, row.cost_micros, row.unknown_hours, say), *foreign])
 
 
-def _cost(report: MonthReport, micros: int | None, unknown_hours: Fraction) -> str:
+def _cost(report: MonthReport, micros: int | None, unknown_hours: Fraction, say: Words) -> str:
     if micros is None:
-        return UNKNOWN
-    known = money(micros, _places(report))
-    return f"{known} + unknown" if unknown_hours else known
+        return say(UNKNOWN)
+    known = money(micros, digits(report))
+    return f"{known} + {say(UNKNOWN)}" if unknown_hours else known
 
 
-def _per_1000(row: Row) -> str:
+def _per_1000(row: Row, say: Words) -> str:
     if row.cost_per_1000_micros is not None:
         return money(row.cost_per_1000_micros, 4)
-    return UNKNOWN if row.images else "no images"
+    return say(UNKNOWN) if row.images else "-"
 
 
-def _below(report: MonthReport) -> Iterator[Text]:
-    if report.unknown_hours:
-        yield Text(f"+ unknown: {hours(report.unknown_hours)} hours ran at a price that nobody knows.")
-    for code, micros in report.unconverted:
-        yield Text(f"+ {money(micros)} {code}, not added: no rate from {code} to {report.currency} in a spec.")
-    if report.forecast_micros is not None and not report.over:
-        amount = f"{money(report.forecast_micros, _places(report))} {report.currency}"
-        beyond = " of what is known" if report.unknown_hours or report.unconverted else ""
-        yield Text(f"At this pace{beyond}, at the month's end: {amount}")
-    if len(report.days) > 1:
-        yield Text(f"By day: {_sparkline([day.cost_micros for day in report.days])}")
-    if report.gaps_minutes:
-        yield Text(f"No evidence for {count(report.gaps_minutes)} minutes: replicas were up and no daemon looked.")
-
-
-def _waterfall(report: MonthReport, saved: Savings) -> Table:
+def _waterfall(report: MonthReport, saved: Savings, say: Words) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(justify="right")
     table.add_column(justify="right")
-    places = _places(report)
-    table.add_row("  baseline", money(saved.baseline_micros, places), "")
-    causes = {
-        "  closed hours": saved.window_micros,
-        "  scaling": saved.scaling_micros,
-        f"  GPU ({saved.basis})": saved.gpu_micros,
-        "  spot": saved.spot_micros,
-    }
-    for name, micros in causes.items():
+    places = digits(report)
+    table.add_row(f"  {say('baseline')}", money(saved.baseline_micros, places), "")
+    for name, micros in causes(saved, say):
         sign = "+" if micros < 0 else ""
-        table.add_row(name, sign + money(-micros, places), _share(-micros, saved.baseline_micros))
-    table.add_row("  paid", money(saved.actual_micros, places), "")
+        table.add_row(f"  {name}", sign + money(-micros, places), share(-micros, saved.baseline_micros))
+    table.add_row(f"  {say('paid')}", money(saved.actual_micros, places), "")
     all_saved = saved.baseline_micros - saved.actual_micros
-    label = "  saved" if all_saved >= 0 else "  spent more"
-    table.add_row(label, money(abs(all_saved), places), _share(abs(all_saved), saved.baseline_micros), style="bold")
+    label = say("saved" if all_saved >= 0 else "spent more")
+    table.add_row(
+        f"  {label}", money(abs(all_saved), places), share(abs(all_saved), saved.baseline_micros), style="bold"
+    )
     return table
 
 
-def _share(micros: int, whole: int) -> str:
-    share = round(100 * micros / whole) if whole else 0
-    return f"{share}%" if share else ""
+def share(micros: int, whole: int) -> str:
+    """In whole percent; nothing where that is 0."""
+    found = round(100 * micros / whole) if whole else 0
+    return f"{found}%" if found else ""
 
 
-def _places(report: MonthReport) -> int:
-    return 2 if (report.total_micros or 0) >= SMALL else 4
+def _bar(budget: BudgetLine) -> str:
+    filled = min(BUDGET_CELLS, max(0, budget.spent_micros) * BUDGET_CELLS // budget.limit_micros)
+    return "█" * filled + "░" * (BUDGET_CELLS - filled)
 
 
-def _sparkline(costs: list[int]) -> str:
+def _sparkline(costs: Sequence[int]) -> str:
     most = max(costs)
     if most <= 0:
         return BARS[0] * len(costs)

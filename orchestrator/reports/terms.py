@@ -7,9 +7,12 @@ from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 from orchestrator import spec
+from orchestrator.deployment import budget_of
 from orchestrator.errors import Refused
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.reports.savings import Baseline
+from orchestrator.reports.words import Said
+from policies.budget import Budget
 from policies.windows import Span, spans
 
 
@@ -22,12 +25,13 @@ class Terms:
     currency: str = ""
     zone: ZoneInfo | None = None  # None: it has no schedule, and so no opinion
     rates: Mapping[str, Fraction] = field(default_factory=dict)  # what one unit of another currency is worth
-    rates_said: tuple[str, ...] = ()  # the same for people: with date and source
+    rates_said: tuple[Said, ...] = ()  # the same for people: with date and source
     opening: tuple[Span, ...] = ()  # at least over the report's month
     baseline: Baseline | None = None
+    budget: Budget | None = None  # in its currency
     since: datetime | None = None  # put up then
     until: datetime | None = None  # taken down then; None: it is still wanted
-    trouble: str = ""  # why its spec could not be read
+    trouble: Said | None = None  # why its spec could not be read
 
 
 def terms_of(row: Deployment, year: int, month: int) -> Terms:
@@ -36,7 +40,8 @@ def terms_of(row: Deployment, year: int, month: int) -> Terms:
     try:
         said = spec.parse(row.spec, row.source)
     except Refused as refusal:
-        trouble = f"{row.name}: its spec cannot be read ({str(refusal).splitlines()[0]})"
+        why = str(refusal).splitlines()[0]
+        trouble = Said("{name}: its spec cannot be read ({why})", name=row.name, why=why)
         return Terms(name=row.name, since=row.created_at, until=until, trouble=trouble)
     # a day more on either side: the report's month may be another zone's
     first = date(year, month, 1) - timedelta(days=1)
@@ -48,10 +53,19 @@ def terms_of(row: Deployment, year: int, month: int) -> Terms:
         zone=said.schedule.timezone if said.schedule else None,
         rates={code: Fraction(rate.rate) for code, rate in said.rates.items()},
         rates_said=tuple(
-            f"1 {code} = {rate.rate} {said.currency} ({rate.as_of}, {rate.source})" for code, rate in said.rates.items()
+            Said(
+                "converted at 1 {code} = {rate} {currency} ({as_of}, {source})",
+                code=code,
+                rate=rate.rate,
+                currency=said.currency,
+                as_of=rate.as_of,
+                source=rate.source,
+            )
+            for code, rate in said.rates.items()
         ),
         opening=spans(said.schedule_over(first, last), first, last),
         baseline=_baseline(said),
+        budget=budget_of(said),
         since=row.created_at,
         until=until,
     )

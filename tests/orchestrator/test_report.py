@@ -24,6 +24,7 @@ from orchestrator.reports.month import MonthReport, month, of_ledger
 from orchestrator.reports.savings import Baseline
 from orchestrator.reports.terminal import text
 from orchestrator.reports.terms import Terms
+from orchestrator.reports.words import Said
 from policies.snapshot import Offer, Profile, Purchase
 from policies.windows import Span
 from tests.orchestrator.report_ledger import Rows, rows_in, utc
@@ -198,11 +199,11 @@ def test_currencies_are_never_added_up_without_a_rate(rows: Rows) -> None:
     assert next(row for row in without.rows if row.gpu == "T4").cost_micros is None
     assert "12.00 USD, not added: no rate from USD to CNY" in text(without)
     assert ",USD,12.000000," in csv_text(without)
-    said = "1 USD = 7.10 CNY (2026-10-01, my bank)"
+    said = Said("converted at 1 USD = 7.10 CNY (2026-10-01, my bank)")
     rated = Terms(name="ocr", currency="CNY", rates={"USD": Fraction("7.10")}, rates_said=(said,))
     report = october(rows, terms=(rated,))
     assert report.total_micros == 24 * PRICE + 85_200_000
-    assert report.unconverted == () and f"converted at {said}" in report.notes
+    assert report.unconverted == () and said in report.notes
     adds_up(report)
 
 
@@ -506,12 +507,12 @@ def test_the_page_at_80_columns(home: Path) -> None:
     assert lines == [
         "2026-10 · Asia/Shanghai · CNY · an estimate, not an invoice",
         "",
-        "deployment  GPU       terms      hours   cost  images  per 1,000",
-        "────────────────────────────────────────────────────────────────",
-        "ocr         RTX 3060  on-demand  12.00  21.60   4,000     5.4000",
-        "ocr         RTX 3060  spot       12.00   9.60   4,000     2.4000",
+        "deployment  GPU       terms      hours  busy  per hour   cost  images  per 1,000",
+        "────────────────────────────────────────────────────────────────────────────────",
+        "ocr         RTX 3060  on-demand  12.00    4%    1.8000  21.60   4,000     5.4000",
+        "ocr         RTX 3060  spot       12.00    4%    0.8000   9.60   4,000     2.4000",
         "",
-        "total                            24.00  31.20   8,000",
+        "total                            24.00                  31.20   8,000",
         "",
         "By day: █▄▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁",
         "",
@@ -530,9 +531,10 @@ def test_csv_and_output(home: Path) -> None:
     target = home / "october.csv"
     assert halve(home, "--month", "2026-10", "--csv", "--output", str(target)).exit_code == 0
     assert target.read_text().splitlines() == [
-        "month,deployment,gpu,purchase,hours,unknown_hours,currency,cost,images,per_1000",
-        "2026-10,ocr,RTX 3060,on_demand,12.0,0.0,CNY,21.600000,4000,5.400000",
-        "2026-10,ocr,RTX 3060,spot,12.0,0.0,CNY,9.600000,4000,2.400000",
+        "month,deployment,gpu,purchase,hours,unknown_hours,currency,cost,images,per_1000,"
+        "boot_hours,busy_share,per_hour,list_cost",
+        "2026-10,ocr,RTX 3060,on_demand,12.0,0.0,CNY,21.600000,4000,5.400000,0.0,0.037037,1.800000,21.600000",
+        "2026-10,ocr,RTX 3060,spot,12.0,0.0,CNY,9.600000,4000,2.400000,0.0,0.037037,0.800000,21.600000",
     ]
     refused = halve(home, "--csv", "--output", str(home / "no" / "where.csv")).exception
     assert isinstance(refused, Refused) and "where.csv" in str(refused)
