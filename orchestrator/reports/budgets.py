@@ -8,7 +8,7 @@ from orchestrator.reports.forecast import forecast
 from orchestrator.reports.prices import Rates
 from orchestrator.reports.reckoning import Entry
 from orchestrator.reports.terms import Terms
-from policies.budget import Step
+from policies.budget import Brake
 from policies.windows import Span
 
 
@@ -21,20 +21,20 @@ class BudgetLine:
     limit_micros: int
     spent_micros: int
     forecast_micros: int | None
-    at: tuple[tuple[float, Step], ...]
+    at: tuple[tuple[float, Brake], ...]
 
     @property
-    def reached(self) -> Step | None:
+    def reached(self) -> Brake | None:
         """The last step whose share is spent."""
         return self._at(self.spent_micros)
 
     @property
-    def ahead(self) -> Step | None:
+    def ahead(self) -> Brake | None:
         """The last step that will be reached at this pace, if it is not reached yet."""
         ahead = None if self.forecast_micros is None else self._at(self.forecast_micros)
         return ahead if ahead is not self.reached else None
 
-    def _at(self, micros: int) -> Step | None:
+    def _at(self, micros: int) -> Brake | None:
         reached = (step for share, step in sorted(self.at, reverse=True) if micros >= share * self.limit_micros)
         return next(reached, None)
 
