@@ -4,11 +4,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from fractions import Fraction
 from itertools import pairwise
 from typing import TypeVar
 
-from orchestrator import billing, book
+from orchestrator import book, spending
 from orchestrator.ledger import beliefs, charges, deployments, fleet, jobs, offers
 from orchestrator.ledger.fleet import Machine
 from orchestrator.ledger.store import Transaction
@@ -19,7 +18,7 @@ from orchestrator.world import DoorLoad, World
 from policies import forecast, scaling, windows
 from policies.decide import Policy
 from policies.lifecycle import OVER
-from policies.snapshot import Instance, Load, Offer, Snapshot, Spend
+from policies.snapshot import Instance, Load, Offer, Snapshot
 
 #: the door is asked for its minutes of this long; older ones are in the ledger
 RECENT = timedelta(minutes=10)
@@ -252,7 +251,7 @@ def snapshot(
         profiles=offers.profiles(tx, policy.model),
         instances=tuple(_instance(machine, world, seen, believed.closing) for machine in believed.machines),
         load=_load(tx, world, seen, policy, seen.at - hold_down),
-        spend=spend(tx, world.deployment, seen.at, policy),
+        spend=spending.spend(tx, world.deployment, seen.at, policy),
         jobs=jobs.demand(tx, world.deployment, seen.at),
         last_target=decided[-1][1] if decided else None,
         raised_at=max((at for (_, old), (at, new) in pairwise(decided) if new > old), default=None),
@@ -312,22 +311,3 @@ def _watched(known: Collection[datetime], since: datetime, counted_since: dateti
         unknown += minute not in known
         minute += MINUTE
     return unknown <= 1
-
-
-def spend(tx: Transaction, deployment: str, now: datetime, policy: Policy) -> Spend:
-    """Money spent in the schedule's current month and day, up to now, in the policy's currency."""
-    local = now.astimezone(policy.schedule.zone)
-    day = local.replace(hour=0, minute=0, second=0, microsecond=0)
-    month = day.replace(day=1)
-    rows = charges.within(tx, deployment, month, now)
-    currency = policy.currency or next((row.currency for row in rows if row.currency), "")
-    totals = {month: 0, day: 0}
-    unknown = Fraction(0)
-    for row in rows:
-        rate = 1 if row.currency == currency else policy.rates.get(row.currency)
-        if rate is None or billing.accrued(row, now) is None:
-            unknown += billing.hours([row], month, now)
-            continue
-        for start in totals:
-            totals[start] += billing.between(row, start, now, rate=rate) or 0
-    return Spend(month_micros=totals[month], day_micros=totals[day], currency=currency, unknown_hours=float(unknown))

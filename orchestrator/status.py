@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from orchestrator import observe, spec
+from orchestrator import spec
 from orchestrator.daemon import is_alive
 from orchestrator.deployment import policy_of
 from orchestrator.door.client import Door
@@ -14,6 +14,7 @@ from orchestrator.errors import Refused
 from orchestrator.ledger import backup, beliefs, deployments, fleet, leases, offers, pools
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger, Transaction
+from orchestrator.spending import spend
 from policies import windows
 from policies.candidates import backed_off_until
 from policies.policy import Policy
@@ -79,7 +80,7 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
         return {**shown, "notes": [str(refusal)]}
     process, served = Door(home, row.name).running(), published(home, row.name)
     with ledger.read() as tx:
-        spent = observe.spend(tx, row.name, now, policy)
+        spent = spend(tx, row.name, now, policy)
         launches, left_alone = _launches(tx, row.name, policy, now), _left_alone(tx, row.name, now)
         ends_unseen = _ends_unseen(tx, row.name, policy, now)
     return {

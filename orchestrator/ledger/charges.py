@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from orchestrator import billing
 from orchestrator.billing import Charge, Life, Terms
+from orchestrator.ledger import sums
 from orchestrator.ledger import tables as t
 from orchestrator.ledger.fleet import BILLABLE, Machine, machine_of
 from orchestrator.ledger.offers import Price
@@ -272,7 +273,8 @@ def booked(tx: sa.Connection, kind: str) -> dict[str, list[Charge]]:
     return found
 
 
-def _within() -> sa.CompoundSelect[Any]:
+@lru_cache
+def _within(summed: bool) -> sa.CompoundSelect[Any]:
     """One range of an index each: what runs, what ended in time, and corrections, which are booked at a moment."""
     c, i = t.charges.c, t.instances.c
     charge = c.started_at, c.ended_at, c.price_per_hour_micros, c.currency, c.amount_micros
@@ -281,21 +283,24 @@ def _within() -> sa.CompoundSelect[Any]:
     start = sa.bindparam("start", type_=t.Moment)
     running = query.where(c.ended_at.is_(None), c.amount_micros.is_(None))
     ended = query.where(c.ended_at > start)
+    if not summed:
+        return sa.union_all(running, ended.where(sa.not_(sums.WHOLE)))
     corrections = query.where(c.amount_micros.is_not(None), c.ended_at.is_(None), c.started_at >= start)
     return sa.union_all(running, ended, corrections)
 
 
-WITHIN = _within()
-
-
-def within(tx: sa.Connection, deployment: str, start: datetime, end: datetime) -> tuple[Charge, ...]:
+def within(
+    tx: sa.Connection, deployment: str, start: datetime, end: datetime, *, summed: bool = True
+) -> tuple[Charge, ...]:
     """The charges of a deployment that touch [start, end), an open one as if it ended at `end`.
+
+    `summed` False: without those that `sums.closed` adds up.
 
     `end` is by our clock and a launch by its provider's. Where ours is ahead (a machine was launched before it was
     asked for), an open charge ends so much earlier: nobody has paid for the difference.
     """
     found = []
-    for row in tx.execute(WITHIN, {"deployment": deployment, "start": start, "end": end}):
+    for row in tx.execute(_within(summed), {"deployment": deployment, "start": start, "end": end}):
         ended_at = row.ended_at
         if ended_at is None and row.amount_micros is None and row.launched_at is not None:
             ahead = max(timedelta(0), row.requested_at - row.launched_at)
