@@ -190,7 +190,10 @@ def paid(tx: sa.Connection, deployment: str) -> Sequence[tuple[str, int | None, 
 
 
 def follow(tx: sa.Connection, machine: Machine, prices: Sequence[Price], until: datetime) -> None:
-    """Apply the price moves up to `until` that came after the machine's open charge began, each from its moment on."""
+    """Apply the price moves up to `until` that came after the machine's open charge began, each from its moment on.
+
+    A price of before that was learned since then holds from `until` on; the rest is corrected when the machine is over.
+    """
     row = tx.execute(RUNNING_COMPUTE, {"machine": machine.id}).first()
     if row is None:
         return
@@ -198,6 +201,8 @@ def follow(tx: sa.Connection, machine: Machine, prices: Sequence[Price], until: 
     for price in prices:
         if since < price.effective_at <= until:
             reprice(tx, machine.id, price.price_per_hour_micros, price.currency, price.effective_at)
+    if prices and since < until:
+        reprice(tx, machine.id, *in_force(prices, until), until)
 
 
 OF_MACHINE = (

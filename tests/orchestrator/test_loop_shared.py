@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.ledger import deployments
+from orchestrator.providers import Priced
 from orchestrator.providers.simulated import Kind, Move, Trouble
 from orchestrator.scheduler import tick
 from orchestrator.world import World
-from tests.orchestrator.bent import Repriced
+from tests.orchestrator.bent import Bent, Repriced
 from tests.orchestrator.scene import NOW, Scene, offer
 
 MOVED = NOW + timedelta(seconds=600)
@@ -71,3 +72,18 @@ def test_a_move_that_was_seen_while_no_machine_was_counts_as_soon_as_they_are(ho
         for world in (scene.world, second):
             tick(world)
     assert running_prices(scene) == {"ocr": (DEARER, 600), "second": (DEARER, 600)}
+
+
+def test_a_price_of_before_that_is_learned_late_holds_from_then_on(home: Path) -> None:
+    scene, _ = shared(home)
+    late = Priced(
+        offer_id=offer().id, price_per_hour_micros=DEARER, currency="CNY", effective_at=NOW - timedelta(days=1)
+    )
+    bent = Bent(scene.market)
+    bent.prices = lambda since: (late,)
+    scene.provider = bent
+    learned = (scene.clock.now() - NOW).seconds
+    for _ in range(3):
+        tick(scene.world)
+        scene.clock.sleep(5)
+    assert running_prices(scene)["ocr"] == (DEARER, learned)
