@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from orchestrator.providers.ssh.host import Host
 
 app = typer.Typer(
-    help="Machines of one's own: trust, look at, let go of them.",
+    help="Machines of one's own: trust, look at, let go of them.\n\nWithout a command they are listed.",
     invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -24,9 +24,9 @@ JSON = typer.Option(False, "--json", help="Print JSON.")
 
 @app.callback()
 def hosts(context: typer.Context, json: bool = JSON) -> None:
-    """Machines of one's own: trust, look at, let go of them. Without a command they are listed.
+    """Machines of one's own: trust, look at, let go of them.
 
-    Example: halve hosts
+    Without a command they are listed.
     """
     if context.invoked_subcommand is not None:
         return

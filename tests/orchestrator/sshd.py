@@ -86,6 +86,32 @@ class Server:
         until(lambda: answers(self.port), 20, "sshd does not listen")
         return self
 
+    def switches(self) -> dict[str, tuple[str, ...]]:
+        """Commands that switch this machine on and off, as a vendor's tool would. They fail while `broken` exists."""
+        script = self.folder / "switch"
+        commands = {"start": (str(script), "on"), "stop": (str(script), "off")}
+        if script.exists():
+            return commands
+        script.write_text(
+            f"""#!/bin/sh
+cd {self.folder}
+echo "$1" >>switched
+echo "using token=s3cr3t-of-the-vendor for $1"
+test ! -e broken || {{ echo "out of order" >&2; exit 3; }}
+case "$1" in
+on) exec {SERVER} -f sshd_config -E sshd.log -o PidFile={self.folder}/pid ;;
+off) test ! -e pid || kill -9 "$(cat pid)"; rm -f pid; : >off ;;
+esac
+"""
+        )
+        script.chmod(0o755)
+        return commands
+
+    def switched(self) -> list[str]:
+        """What was asked of the switches, in order."""
+        path = self.folder / "switched"
+        return path.read_text().split() if path.exists() else []
+
     def kill(self) -> None:
         """kill -9 of the server and of every connection. What runs on the host goes on."""
         for process in self._family():
@@ -123,6 +149,8 @@ class Server:
 
     def close(self) -> None:
         self.kill()
+        with suppress(OSError, ValueError):  # one that its switch has started
+            os.kill(int((self.folder / "pid").read_text()), signal.SIGKILL)
 
         def none_left() -> bool:
             left = self.running()

@@ -17,7 +17,9 @@ from pathlib import Path
 from orchestrator.files import read_json, write_json
 
 _NAMES = r"token|secret|passw(?:or)?d|credential|api[_-]?key|access[_-]?key|auth"
-_SAID = re.compile(rf"(?i)((?:{_NAMES})[\w-]*[\"']?\s*[:=]\s*[\"']?|bearer\s+|--?(?:{_NAMES})[\w-]*\s+)([^\s\"',;]+)")
+_SAID = re.compile(
+    rf"(?i)((?:{_NAMES})[\w-]*[\"']?\s*[:=]\s*[\"']?(?:bearer\s+|basic\s+)?|bearer\s+|--?(?:{_NAMES})[\w-]*\s+)([^\s\"',;]+)"
+)
 _IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+(@)")
 _SECRET_NAME = re.compile(rf"(?i){_NAMES}|(?:^|_)key(?:$|_)")
 MASK = "***"

@@ -70,7 +70,7 @@ class LinkServer:
         self._stopping: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._asked_at = self._busy_at = time.monotonic()
-        self._stop_failures, self._stop_after = 0, 0.0
+        self._stop_failures, self._stop_after, self._not_off = 0, 0.0, ""
 
     async def run(self) -> None:
         """Until nothing needs it, or a signal ends it."""
@@ -215,13 +215,8 @@ class LinkServer:
         if token in self._power.ended:
             return {**row, "state": "gone", "ended_at": self._power.ended[token], "url": None}
         if row["state"] == "gone" and token in self._power.ending:
-            return {
-                **row,
-                "state": "running",
-                "ended_at": None,
-                "url": None,
-                "detail": "its host is to be switched off",
-            }
+            detail = f"its host was not switched off: {self._not_off}" if self._not_off else "its host is switched off"
+            return {**row, "state": "running", "ended_at": None, "url": None, "detail": detail}
         return row
 
     async def _led_to(self, session: Session, token: str, port: int) -> str | None:
@@ -343,12 +338,7 @@ class LinkServer:
             pause = min(STOP_PAUSE * (1 << min(self._stop_failures - 1, 10)), LONGEST_STOP_PAUSE)
             self._stop_after = time.monotonic() + pause
             log.error("%s was not switched off, and goes on costing: %s", self._host.name, why)
-            self._rows = [
-                {**row, "detail": f"its host was not switched off: {why}"}
-                if row["token"] in self._power.ending
-                else row
-                for row in self._rows
-            ]
+            self._not_off = why
         else:
             at = datetime.now(UTC).isoformat()
             over = self._live()
@@ -356,7 +346,7 @@ class LinkServer:
             self._power.on_since, self._power.off_since, self._power.ending = None, at, []
             power.keep(self._files.power, self._power)
             self._keep_rows([self._with_the_hosts_end(row) for row in self._rows])
-            self._stop_failures, self._stop_after = 0, 0.0
+            self._stop_failures, self._stop_after, self._not_off = 0, 0.0, ""
             self._why = Unreachable(f"{self._host.name} is switched off")
             log.info("%s: switched off", self._host.name)
             if self._session is not None:
