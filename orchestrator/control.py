@@ -16,7 +16,7 @@ from orchestrator.daemon import is_alive, is_dead
 from orchestrator.door.client import Door
 from orchestrator.doorway import published
 from orchestrator.errors import Refused
-from orchestrator.ledger import deployments, fleet, leases
+from orchestrator.ledger import deployments, fleet, leases, ticks
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger, Transaction, is_simulated, mark_simulated
 from orchestrator.spec import Spec
@@ -135,7 +135,7 @@ def _outcome(
     with ledger.read() as tx:
         lease = leases.held(tx)
         machines = fleet.machines(tx, wanted.name)
-        tick = fleet.last_tick(tx, wanted.name)
+        tick = ticks.last(tx, wanted.name)
     if lease is None or lease.last_tick_at is None or lease.last_tick_at <= since:
         return None, "waiting for the daemon's first tick"
     errors = lease.tick_errors

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from orchestrator import book, spending
-from orchestrator.ledger import beliefs, charges, deployments, fleet, jobs, offers
+from orchestrator.ledger import beliefs, charges, deployments, fleet, jobs, offers, ticks
 from orchestrator.ledger.fleet import Machine
 from orchestrator.ledger.store import Transaction
 from orchestrator.probes import Health
@@ -242,7 +242,7 @@ def snapshot(
     """All that the decision may know, from the ledger and from what was seen. `policy` is by this start."""
     on_offer = {offer.id for offer in seen.offers}
     hold_down = timedelta(seconds=scaling.hold_down_seconds(policy.start_seconds))
-    decided = fleet.targets(tx, world.deployment, seen.at - hold_down)
+    decided = ticks.targets(tx, world.deployment, seen.at - hold_down)
     return Snapshot(
         now=seen.at,
         deployment=world.deployment,

@@ -7,7 +7,7 @@ import logging
 from datetime import datetime, timedelta
 
 from orchestrator import act, lessons, observe, replay
-from orchestrator.ledger import beliefs, fleet
+from orchestrator.ledger import beliefs, fleet, ticks
 from orchestrator.ledger.store import Transaction
 from orchestrator.world import World
 from policies.decide import decide
@@ -60,7 +60,7 @@ def _record(world: World, plan: Plan, snapshot: Snapshot) -> None:
                 snapshot=replay.to_json(snapshot),
             )
         elif not quiet:
-            fleet.record_tick(tx, world.deployment, plan, now=snapshot.now, snapshot=None)
+            ticks.record(tx, world.deployment, plan, now=snapshot.now, snapshot=None)
     if quiet:
         return
     log.info(
@@ -77,7 +77,7 @@ def _record(world: World, plan: Plan, snapshot: Snapshot) -> None:
 
 
 def _worth_noting(tx: Transaction, plan: Plan, deployment: str, now: datetime) -> bool:
-    last = fleet.last_tick(tx, deployment)
+    last = ticks.last(tx, deployment)
     if last is None or not timedelta(0) <= now - last.at < HEARTBEAT:
         return True
     return bool((last.target, last.plan["notes"]) != (plan.target.replicas, list(plan.notes)))

@@ -10,7 +10,7 @@ from orchestrator.door.client import Door
 from orchestrator.doorway import published
 from orchestrator.errors import Refused
 from orchestrator.invariants import LOOKED_AT, Sight
-from orchestrator.ledger import deployments, fleet, leases
+from orchestrator.ledger import deployments, fleet, leases, ticks
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger
 
@@ -56,8 +56,8 @@ def looked_at(home: Path, ledger: Ledger, row: Deployment, ticked_at: datetime, 
     with ledger.read() as tx:
         machines = fleet.machines(tx, row.name)
         intents = [one for one in fleet.intents(tx, row.name) if one.opened_at > now - timedelta(hours=1)]
-        tick = fleet.last_tick(tx, row.name)
-        held = fleet.target_since(tx, row.name)
+        tick = ticks.last(tx, row.name)
+        held = ticks.target_since(tx, row.name)
         changed = fleet.last_end(tx, row.name)
     silent = tick is not None and all(note.endswith(HARMLESS) for note in tick.plan["notes"])
     moments = [at for at in (held, changed, row.updated_at) if at is not None]

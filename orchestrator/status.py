@@ -11,7 +11,7 @@ from orchestrator.deployment import policy_of
 from orchestrator.door.client import Door
 from orchestrator.doorway import published
 from orchestrator.errors import Refused
-from orchestrator.ledger import backup, beliefs, deployments, fleet, leases, offers, pools
+from orchestrator.ledger import backup, beliefs, deployments, fleet, leases, offers, pools, ticks
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger, Transaction
 from orchestrator.spending import spend
@@ -49,7 +49,7 @@ def status(home: Path, ledger: Ledger, now: datetime) -> dict[str, Any]:
 def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> dict[str, Any]:
     with ledger.read() as tx:
         machines = fleet.machines(tx, row.name)
-        tick = fleet.last_tick(tx, row.name)
+        tick = ticks.last(tx, row.name)
     shown: dict[str, Any] = {
         "name": row.name,
         "open": None,

@@ -24,7 +24,7 @@ def why(
     from orchestrator.clock import SystemClock
     from orchestrator.deployment import wishes_of
     from orchestrator.home import home
-    from orchestrator.ledger import beliefs, fleet
+    from orchestrator.ledger import beliefs, ticks
     from orchestrator.ledger.store import open_ledger
     from orchestrator.status import iso
     from policies import spot
@@ -34,8 +34,8 @@ def why(
     wishes = wishes_of(spec.parse(row.spec, row.source), row)
     now = SystemClock().now()
     with ledger.read() as tx:
-        newest = fleet.last_tick(tx, name)
-        acted = fleet.ticks(tx, name, until=now, acted=True, limit=last)
+        newest = ticks.last(tx, name)
+        acted = ticks.newest(tx, name, until=now, acted=True, limit=last)
         pools = spot.story(beliefs.known(tx, name).get("placement"), now)
     shown: list[dict[str, Any]] = [
         {

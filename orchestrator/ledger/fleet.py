@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from orchestrator.ledger import tables as t
+from orchestrator.ledger import ticks
 from orchestrator.providers import Listed
 from policies.disruption import Disruption
 from policies.lifecycle import OVER, Status, move
@@ -228,36 +229,12 @@ def record(
     snapshot: Mapping[str, Any] | None,
 ) -> None:
     """The first transaction: the tick, its intents, and machines as `requested`. No provider has been called yet."""
-    tick_id = record_tick(tx, deployment, plan, now=now, snapshot=snapshot)
+    tick_id = ticks.record(tx, deployment, plan, now=now, snapshot=snapshot)
     for action in plan.actions:
         if isinstance(action, Launch):
             _record_launch(tx, key, deployment, tick_id, action, now=now, digest=digest, payload=payload)
         else:
             _record_leaving(tx, deployment, tick_id, action, now=now)
-
-
-INSERT_TICK = t.ticks.insert().returning(t.ticks.c.id)
-
-
-def record_tick(
-    tx: sa.Connection, deployment: str, plan: Plan, *, now: datetime, snapshot: Mapping[str, Any] | None
-) -> int:
-    """One decision, whether or not it does anything. Returns its number."""
-    actions = [
-        {"kind": "launch", "offer": action.offer.id, "reason": action.reason}
-        if isinstance(action, Launch)
-        else {"kind": type(action).__name__.lower(), "instance": action.instance_id, "reason": action.reason}
-        for action in plan.actions
-    ]
-    row = {
-        "deployment": deployment,
-        "at": now,
-        "target": plan.target.replicas,
-        "reason": plan.target.reason,
-        "plan": {"actions": actions, "notes": list(plan.notes)},
-        "snapshot": snapshot,
-    }
-    return int(tx.execute(INSERT_TICK, row).scalar_one())
 
 
 def _record_launch(
@@ -318,9 +295,9 @@ def adopt(tx: sa.Connection, deployment: str, listed: Listed, offer: Offer, now:
     Its launch is dated when it happened, so that the runaway bound counts it there.
     """
     why = ADOPTED
-    last = last_tick(tx, deployment)
+    last = ticks.last(tx, deployment)
     nothing = Plan(target=Target(replicas=0, reason=why), hours=Hours(open=False, opens_at=None, reason=why))
-    tick_id = record_tick(tx, deployment, nothing, now=now, snapshot=None) if last is None else int(last.id)
+    tick_id = ticks.record(tx, deployment, nothing, now=now, snapshot=None) if last is None else int(last.id)
     payload = {"deployment": deployment, "offer": offer.id, "digest": listed.tags.digest}
     at = min(listed.launched_at, now)
     intent_id = _insert_intent(tx, deployment, tick_id, "launch", "", payload, why, at)
@@ -427,56 +404,11 @@ def attempted(tx: sa.Connection, intent_id: int, *, now: datetime, error: str | 
     tx.execute(ATTEMPTED, {"intent": intent_id, "now": now, "why": error})
 
 
-LAST_TICK = (
-    sa.select(t.ticks).where(t.ticks.c.deployment == sa.bindparam("deployment")).order_by(t.ticks.c.id.desc()).limit(1)
-)
-
-
-def last_tick(tx: sa.Connection, deployment: str) -> sa.Row[Any] | None:
-    """The newest decision about a deployment."""
-    return tx.execute(LAST_TICK, {"deployment": deployment}).first()
-
-
-DECIDED = sa.select(t.ticks.c.at, t.ticks.c.target).where(t.ticks.c.deployment == sa.bindparam("deployment"))
-DECIDED_SINCE = DECIDED.where(t.ticks.c.at > sa.bindparam("since")).order_by(t.ticks.c.id)
-DECIDED_BEFORE = (
-    DECIDED.where(t.ticks.c.at <= sa.bindparam("since")).order_by(t.ticks.c.at.desc(), t.ticks.c.id.desc()).limit(1)
-)
-
-
-def targets(tx: sa.Connection, deployment: str, since: datetime) -> tuple[tuple[datetime, int], ...]:
-    """The targets decided since then, and the one that held until then, with their times; the oldest first."""
-    asked = {"deployment": deployment, "since": since}
-    rows = [*tx.execute(DECIDED_BEFORE, asked), *tx.execute(DECIDED_SINCE, asked)]
-    return tuple((row.at, row.target) for row in rows)
-
-
 def last_end(tx: sa.Connection, deployment: str) -> datetime | None:
     """When the last machine of a deployment ended; None when none has."""
     c = t.instances.c
     found: datetime | None = tx.scalar(sa.select(sa.func.max(c.ended_at)).where(c.deployment == deployment))
     return found
-
-
-def target_since(tx: sa.Connection, deployment: str) -> datetime | None:
-    """Since when the last target has been decided without a break; None before the first tick."""
-    c = t.ticks.c
-    last = last_tick(tx, deployment)
-    if last is None:
-        return None
-    other = sa.select(sa.func.max(c.id)).where(c.deployment == deployment, c.target != last.target).scalar_subquery()
-    later = sa.select(sa.func.min(c.at)).where(c.deployment == deployment, c.id > sa.func.coalesce(other, 0))
-    found: datetime | None = tx.scalar(later)
-    return found
-
-
-def ticks(tx: sa.Connection, deployment: str, *, until: datetime, acted: bool, limit: int) -> Sequence[sa.Row[Any]]:
-    """The newest decisions up to a time; `acted` leaves out those that did nothing."""
-    c = t.ticks.c
-    query = sa.select(t.ticks).where(c.deployment == deployment, c.at <= until)
-    if acted:
-        query = query.where(c.snapshot.is_not(sa.null()))
-    return tx.execute(query.order_by(c.id.desc()).limit(limit)).all()
 
 
 STARTS = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import deployments, fleet
+from orchestrator.ledger import deployments, ticks
 from orchestrator.world import DoorLoad
 from tests.orchestrator.scene import FakeDoor, Scene, always
 
@@ -101,7 +101,7 @@ def test_what_was_decided_and_when_it_rose_is_read_from_the_ledger(home: Path) -
     scene.run(9 * 60, 30)
     assert len(scene.ready()) == 2
     with scene.ledger.read() as tx:
-        decided = fleet.targets(tx, "ocr", rose - timedelta(seconds=1))
+        decided = ticks.targets(tx, "ocr", rose - timedelta(seconds=1))
     assert decided[0][1] == 1 and decided[0][0] < rose
     assert (rose, 2) in decided and {count for at, count in decided if at > rose} == {2}
     scene.run(2 * 60, 30)
