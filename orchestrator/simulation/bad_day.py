@@ -51,6 +51,7 @@ class Fault(StrEnum):
     LOSS = "loss"  # one machine is taken back without a notice
     DEATH = "death"  # one machine ends by itself
     SWITCH_OFF = "switch-off"  # somebody switches one machine off
+    SWITCH_ON = "switch-on"  # and on again some minutes later, or before anybody has looked
     POISON = "poison"  # an item of a batch ends every machine that reads it
 
 
@@ -67,6 +68,7 @@ MOMENTS = (
     Fault.LOSS,
     Fault.DEATH,
     Fault.SWITCH_OFF,
+    Fault.SWITCH_ON,
 )
 #: these happen once or not at all
 ONCE = (Fault.DST, Fault.QUOTA, Fault.POISON)
@@ -256,7 +258,11 @@ def _neighbours(draft: _Draft, offers: Sequence[Offer]) -> tuple[Neighbour, ...]
 def _happen(draft: _Draft, fault: Fault, offers: Sequence[Offer]) -> None:
     chance = draft.chance
     if fault in MOMENTS:
-        draft.incidents.append(Incident(at=draft.moment(), fault=fault, size=chance.random()))
+        at, size = draft.moment(), chance.random()
+        draft.incidents.append(Incident(at=at, fault=fault, size=size))
+        if fault is Fault.SWITCH_ON:
+            off = at - timedelta(seconds=round(min(600.0, chance.expovariate(1 / 60))))
+            draft.incidents.append(Incident(at=max(off, draft.start), fault=Fault.SWITCH_OFF, size=size))
     elif fault in SPELLS:
         start, end = draft.spell()
         everywhere = fault in (Fault.NETWORK, Fault.THROTTLING, Fault.SILENCE, Fault.LISTING)

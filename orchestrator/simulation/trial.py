@@ -224,6 +224,7 @@ class Trial:
             Fault.DISK: lambda: self._fill_disk(timedelta(seconds=round(30 + size**2 * FULL_HOURS * 3600))),
             Fault.SPEC: lambda: self._change_spec(size),
             Fault.RESTORE: lambda: self._restore(size),
+            Fault.SWITCH_ON: self._switch_on,
         }
         if incident.fault in strikes:
             self.chronicle.say(now, strikes[incident.fault]())
@@ -233,6 +234,11 @@ class Trial:
                 incident.fault
             ](token)
             self.chronicle.say(now, f"{incident.fault}: {self.chronicle.named(token)}")
+
+    def _switch_on(self) -> str:
+        for token in self.market.running_of_ours():
+            self.market.start(token)
+        return "whatever was switched off is switched on"
 
     def _pause(self, length: timedelta) -> str:
         started = self.truth.now()
