@@ -8,7 +8,10 @@ WORKERS ?= auto
 # one environment each: the wheels of cpu and gpu own one module
 VENV := .venv$(if $(filter gpu,$(ACCELERATOR)),-gpu)
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# which set of packages: with a GPU its compute capability says, read by NVML; CAPABILITY=6.1 stands for another card
+CONSTRAINTS = $(if $(findstring gpu,$*),$$(CAPABILITY=$(CAPABILITY) $(BIN)/python -m orchestrator.cards),constraints.txt)
+CAPABILITY ?=
 ifeq ($(TORCH),0)
 TEST_EXTRAS := $(ACCELERATOR),dev
 else
@@ -41,8 +44,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("halve needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e '.[$*]'
+$(VENV)/.%: pyproject.toml constraints.txt constraints-cuda12.txt | $(VENV)/bin/python
+	$(if $(findstring gpu,$*),$(PIP) -c constraints.txt nvidia-ml-py)
+	$(PIP) -c "$(CONSTRAINTS)" -e '.[$*]'
 	touch $@
 
 clean:

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "report": ("orchestrator.cli.report", "report", "Print what a month cost and what was saved."),
     "backtest": ("orchestrator.cli.backtest", "app", "Replay spot policies over traces against the offline optimum."),
     "simulate": ("orchestrator.cli.simulate", "simulate", "Run the loop on a virtual clock: a month, or bad days."),
+    "doctor": ("orchestrator.cli.doctor", "doctor", "Find what stands in the way here, with its remedy."),
     "ledger": ("orchestrator.cli.ledger", "app", "Check the ledger."),
 }
 
