@@ -33,7 +33,7 @@ CHINESE: dict[str, str] = {
     "+ {amount}, not added: no rate from {other} to {code} in a spec.": (
         "+ {amount}，未计入合计：配置中没有 {other} 到 {code} 的汇率。"
     ),
-    "{month}: {whole}; days 1 to {days}: {before}, now {now} ({change})": (
+    "last month, {month}: {whole}; days 1 to {days}: {before}, now {now} ({change})": (
         "环比 {month}：全月 {whole}；前 {days} 天 {before}，本月 {now}（{change}）"
     ),
     "a year ago, {month}: {whole}; days 1 to {days}: {before}, now {now} ({change})": (
@@ -54,7 +54,7 @@ CHINESE: dict[str, str] = {
     "compute": "计算",
     "Of it beside machine hours: {parts}": "其中机时以外：{parts}",
     "Of the hours, {hours} were spent starting up.": "其中 {hours} 小时用于启动。",
-    "{deployment}, {gpu} {terms}: {count} interruptions, {replaced} replaced; that took {minutes} min, {cost}": (
+    "{deployment}, {gpu} {terms}: {count} lost, {replaced} replaced; that took {minutes} min and {cost}": (
         "{deployment}（{gpu} {terms}）：中断 {count} 次，补位 {replaced} 台；补位启动共 {minutes} 分钟，花费 {cost}"
     ),
     "No evidence for {minutes} minutes: replicas were up and no daemon looked.": (

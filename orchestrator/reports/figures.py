@@ -65,7 +65,7 @@ def count(value: int | None) -> str:
 
 def percent(part: int, whole: int) -> str:
     """A share in whole percent."""
-    return f"{Fraction(100 * part, whole):.0f}%" if whole else UNKNOWN
+    return f"{round(Fraction(100 * part, whole))}%" if whole else UNKNOWN
 
 
 def age(passed: timedelta, say: "Words") -> str:

@@ -21,11 +21,15 @@ BUDGET_CELLS = 20
 SMALL = 10_000_000
 #: a share of the hours spent starting up that is worth a line
 WORTH_SAYING = Fraction(1, 100)
-#: from this width on every column fits
-WIDE = 110
 #: the columns of the table: words, then figures
 WORDS = ("deployment", "GPU", "terms")
 FIGURES = ("hours", "busy", "per hour", "list", "discount", "cost", "images", "per 1,000")
+#: what is left out where there is no room, by language. Chinese bills are read from the list price by the discount to
+#: what is due
+HIDDEN: dict[str, tuple[tuple[str, ...], ...]] = {
+    "en": ((), ("list", "discount"), ("list", "discount", "busy"), ("list", "discount", "busy", "per hour")),
+    "zh": ((), ("busy", "per hour"), ("busy", "per hour", "per 1,000")),
+}
 
 
 def text(report: MonthReport, language: str = "en", width: int = PIPED_WIDTH) -> str:
@@ -45,9 +49,10 @@ def show(report: MonthReport, console: Console, language: str = "en") -> None:
         console.print(say("SIMULATED: no machine ran and no money was spent."), style="bold reverse")
     console.print()
     if report.rows:
-        console.print(_table(report, say, console.width >= WIDE))
+        console.print(_fitting(report, say, console))
         console.print()
-    for line in below(report, say):
+    bars = (f"{_bar(budget)} {budget_words(budget, say)}" for budget in report.budgets)
+    for line in (*bars, *below(report, say)):
         console.print(Text(line), highlight=False)
     if len(report.days) > 1:
         costs = [day.cost_micros for day in report.days]
@@ -88,7 +93,7 @@ def below(report: MonthReport, say: Words) -> Iterator[str]:
             "+ {amount}, not added: no rate from {other} to {code} in a spec.", amount=amount, other=other, code=code
         )
     for one, template in (
-        (report.last_month, "{month}: {whole}; days 1 to {days}: {before}, now {now} ({change})"),
+        (report.last_month, "last month, {month}: {whole}; days 1 to {days}: {before}, now {now} ({change})"),
         (report.last_year, "a year ago, {month}: {whole}; days 1 to {days}: {before}, now {now} ({change})"),
     ):
         if one is not None:
@@ -109,13 +114,11 @@ def below(report: MonthReport, say: Words) -> Iterator[str]:
             if known
             else ("At this pace, at the month's end: {amount}")
         )
-        line = say(template, amount=_sign(report, f"{money(ahead.micros, places)} {code}", say))
+        line = say(template, amount=signed(report, ahead.micros, say))
         if ahead.low_micros is not None and ahead.high_micros is not None:
             low, high = money(ahead.low_micros, places), money(ahead.high_micros, places)
             line += say(" (8 of 10: {low} to {high})", low=low, high=high)
         yield line
-    for budget in report.budgets:
-        yield f"{_bar(budget)} {budget_words(budget, say)}"
     beside = [(kind, micros) for kind, micros in report.kinds if kind != "compute"]
     if beside:
         parts = ", ".join(f"{say(kind)} {money(micros, places)}" for kind, micros in beside)
@@ -136,7 +139,7 @@ def interruption_lines(report: MonthReport, say: Words) -> Iterator[str]:
     for one in report.interruptions:
         cost = UNKNOWN if one.recovery_micros is None else f"{money(one.recovery_micros, 4)} {report.currency}"
         yield say(
-            "{deployment}, {gpu} {terms}: {count} interruptions, {replaced} replaced; that took {minutes} min, {cost}",
+            "{deployment}, {gpu} {terms}: {count} lost, {replaced} replaced; that took {minutes} min and {cost}",
             deployment=one.deployment,
             gpu=one.gpu,
             terms=one.purchase.value.replace("_", "-"),
@@ -181,7 +184,7 @@ def causes(saved: Savings, say: Words) -> list[tuple[str, int]]:
 
 def change(before: int, now: int) -> str:
     """How much more, with its sign; unknown from nothing."""
-    return f"{Fraction(100 * (now - before), before):+.0f}%" if before > 0 else UNKNOWN
+    return f"{round(Fraction(100 * (now - before), before)):+d}%" if before > 0 else UNKNOWN
 
 
 def digits(report: MonthReport) -> int:
@@ -191,7 +194,8 @@ def digits(report: MonthReport) -> int:
 
 def total(report: MonthReport, say: Words) -> str:
     """The known total, and the word unknown where there is more to it."""
-    return _sign(report, _cost(report, report.total_micros, report.unknown_hours, say), say)
+    sign = "" if report.total_micros is None else _sign(report, say)
+    return sign + _cost(report, report.total_micros, report.unknown_hours, say)
 
 
 def totals(report: MonthReport, say: Words) -> dict[str, str]:
@@ -228,9 +232,18 @@ def cells(report: MonthReport, row: Row, say: Words) -> dict[str, str]:
     }
 
 
-def _table(report: MonthReport, say: Words, wide: bool) -> Table:
-    # Chinese bills are read from the list price by the discount to what is due; where there is no room for all of it
-    hidden = () if wide else ("busy", "per hour") if say.language == "zh" else ("list", "discount")
+def _fitting(report: MonthReport, say: Words, console: Console) -> Table:
+    """The table with as many columns as there is room for."""
+    tables = (_table(report, say, hidden) for hidden in HIDDEN[say.language])
+    narrowest = None
+    for narrowest in tables:
+        if console.measure(narrowest, options=console.options.update(width=10_000)).maximum <= console.width:
+            break
+    assert narrowest is not None
+    return narrowest
+
+
+def _table(report: MonthReport, say: Words, hidden: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, show_footer=True)
     last = totals(report, say)
     for name in WORDS:
@@ -245,13 +258,14 @@ def _table(report: MonthReport, say: Words, wide: bool) -> Table:
 
 
 def signed(report: MonthReport, micros: int, say: Words) -> str:
-    """An amount as people of that language write it."""
-    return _sign(report, money(micros, digits(report)), say)
+    """An amount with its currency, as people of that language write it."""
+    amount = money(micros, digits(report))
+    return f"¥{amount}" if _sign(report, say) else f"{amount} {report.currency}"
 
 
-def _sign(report: MonthReport, words: str, say: Words) -> str:
+def _sign(report: MonthReport, say: Words) -> str:
     """Chinese readers see the sign of their currency."""
-    return f"¥{words}" if report.currency == "CNY" and say.language == "zh" and words[0].isdigit() else words
+    return "¥" if report.currency == "CNY" and say.language == "zh" else ""
 
 
 def _row_cost(report: MonthReport, row: Row, say: Words) -> str:
