@@ -17,7 +17,12 @@ def main() -> int:
     parser.add_argument("--model", default="ppocr", help="a model's name, or the path of a model card (.yaml)")
     parser.add_argument("--accelerator", choices=get_args(Accelerator), default="auto")
     parser.add_argument("--backend", choices=get_args(Backend), default="auto")
-    parser.add_argument("--precision", choices=get_args(Precision), default="fp32")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", *get_args(Precision)),
+        default="auto",
+        help="auto is what was measured best on this device (halve profile --precisions), fp32 until then",
+    )
     parser.add_argument("--workers", type=int, help="images read at once (default: one per core)")
     parser.add_argument("--threads", type=int, default=1, help="threads per worker (default: 1)")
     parser.add_argument("--queue", type=int, default=64, help="images that may wait (default: 64)")
@@ -38,14 +43,17 @@ def main() -> int:
         return 1
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
-    from inference import listener
+    from inference import listener, choice
     from inference.service import Settings
 
+    backend, precision = options.backend, options.precision
+    if precision == "auto":
+        backend, precision = choice.remembered(options.model, backend, options.accelerator)
     settings = Settings(
         model=options.model,
         accelerator=options.accelerator,
-        backend=options.backend,
-        precision=options.precision,
+        backend=backend,
+        precision=precision,
         workers=options.workers,
         threads=options.threads,
         queue=options.queue,

@@ -1,7 +1,9 @@
 """How far two readings of the same pages agree."""
 
+import json
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,26 @@ def agreement(reference: Sequence[Page], ours: Sequence[Page]) -> tuple[float, f
             blocks = SequenceMatcher(a=text, b=there, autojunk=False).get_matching_blocks()
             found += sum(block.size for block in blocks)
     return (equal / lines if lines else 1.0, found / characters if characters else 1.0)
+
+
+def known_texts(folder: Path, paths: Sequence[Path]) -> list[Page]:
+    """What `ground_truth.json` in the folder says stands on each image: nothing where it is absent or silent.
+
+    {NAME: {"instances": [{"polygon": [x, y, ...], "text", "ignore"}]}}. Raises ValueError for another shape, OSError.
+    """
+    file = folder / "ground_truth.json"
+    try:
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return [
+            [
+                (one["text"], tuple(zip(one["polygon"][::2], one["polygon"][1::2], strict=True)))
+                for one in known.get(path.name, {}).get("instances", [])
+                if one["text"] and not one.get("ignore")
+            ]
+            for path in paths
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: not of the shape that is known: {error}") from None
 
 
 def _matched(expected: Page, page: Page) -> list[str]:

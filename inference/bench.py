@@ -119,7 +119,7 @@ def measure(
         memory_bytes=spent.memory_bytes,
         gpu_memory_bytes=spent.gpu_memory_bytes,
         joules_per_image=None if spent.joules is None else round(spent.joules / read, 4),
-        versions=_versions(),
+        versions=versions(),
     )
 
 
@@ -254,7 +254,8 @@ def _page(height: int, width: int, lines: int) -> bytes:
     return bytes(cv2.imencode(".png", page)[1])
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and the packages that numbers depend on."""
     found = {"python": platform.python_version()}
     for package in (*RUNTIME_PACKAGES, "rapidocr", "numpy"):
         try:

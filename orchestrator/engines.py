@@ -9,7 +9,7 @@ from orchestrator.spec import Spec
 
 #: what each backend computes in; the engine's own table, which is out of reach here, is compared with this by a test
 PRECISIONS: Mapping[str, tuple[str, ...]] = {
-    "onnxruntime": ("fp32",),
+    "onnxruntime": ("fp32", "fp16"),
     "openvino": ("fp32", "bf16"),
     "torch": ("fp32", "bf16", "fp16"),
 }

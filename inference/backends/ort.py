@@ -11,6 +11,8 @@ from typing import Any
 import onnxruntime
 
 from inference.backends import Accelerator, Floats, NoAccelerator, Precision
+from inference.models import graph
+from inference.precision import halved
 
 __all__ = ["CPU", "CUDA", "NoAccelerator", "OrtRuntime", "OrtSession"]
 
@@ -23,7 +25,8 @@ log = logging.getLogger(__name__)
 
 class OrtRuntime:
     """`threads` are those of one call. A call with one thread runs in its caller, so several callers share one copy of
-    the weights without getting in each other's way.
+    the weights without getting in each other's way. With fp16, models are rewritten: float32 in, out, and where half
+    precision would lose too much (precision.BLOCKED).
     """
 
     def __init__(
@@ -31,11 +34,12 @@ class OrtRuntime:
         *,
         accelerator: Accelerator = "auto",
         threads: int = 1,
+        precision: Precision = "fp32",
         create: Callable[[bytes, Providers, int], Any] | None = None,
     ) -> None:
         self.provider = CPU if accelerator == "cpu" else CUDA
         self.fallback: str | None = None
-        self.precision: Precision = "fp32"  # of what goes in and comes out; a model file may be fp16 inside
+        self.precision: Precision = precision  # fp32: as the model file says
         self._required = accelerator == "cuda"
         self._threads = threads
         self._create = create or created
@@ -46,6 +50,8 @@ class OrtRuntime:
 
     def open(self, model: bytes, sample: Floats) -> "OrtSession":
         """Raises NoAccelerator when CUDA is required and does not run."""
+        if self.precision == "fp16":
+            model = graph.serialised(halved(graph.parsed(model)))
         if self.provider == CUDA:
             try:
                 return self._open_on_cuda(model, sample)

@@ -13,9 +13,9 @@ from inference.models.weights import WeightsError
 __all__ = ["NAMES", "NoAccelerator", "UnknownModel", "WeightsError", "is_card", "load"]
 
 NAMES = ("ppocr", "cv_resnet18_ocr-detection")
-#: what each backend computes in; onnxruntime runs a model as its file says
+#: what each backend computes in; onnxruntime's fp32 is a model as its file says
 PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
-    "onnxruntime": ("fp32",),
+    "onnxruntime": ("fp32", "fp16"),
     "openvino": ("fp32", "bf16"),
     "torch": ("fp32", "bf16", "fp16"),
 }
@@ -78,12 +78,13 @@ def _runtime(accelerator: Accelerator, threads: int, backend: Backend, precision
         return OpenVinoRuntime(accelerator=accelerator, threads=threads, precision=precision)
     from inference.backends.ort import OrtRuntime
 
-    return OrtRuntime(accelerator=accelerator, threads=threads)
+    return OrtRuntime(accelerator=accelerator, threads=threads, precision=precision)
 
 
 def _chosen(accelerator: Accelerator, precision: Precision) -> Backend:
     if precision == "fp32":
         return "onnxruntime" if find_spec("onnxruntime") else "torch"
+    if precision == "fp16":
+        return "torch" if find_spec("torch") else "onnxruntime"
     nvidia = accelerator == "cuda" or (accelerator == "auto" and Path("/dev/nvidiactl").exists())
-    able = precision in PRECISIONS["openvino"] and find_spec("openvino") is not None
-    return "openvino" if able and not nvidia else "torch"
+    return "openvino" if find_spec("openvino") and not nvidia else "torch"

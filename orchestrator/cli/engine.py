@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 BACKENDS = ("auto", "onnxruntime", "openvino", "torch")
 PRECISIONS = ("fp32", "bf16", "fp16")
 BACKEND_HELP = "auto, onnxruntime, openvino or torch."
-PRECISION_HELP = "fp32, bf16 or fp16; the backend must have it."
+PRECISION_HELP = "fp32, bf16, fp16, or auto: what halve profile --precisions found best here, else fp32."
 MODEL_HELP = "ppocr, cv_resnet18_ocr-detection, or a model card's path."
 
 
@@ -41,8 +41,17 @@ def backend_named(name: str) -> "Backend":
     return cast("Backend", name)
 
 
+def chosen(model: str, backend: str, precision: str) -> "tuple[Backend, Precision]":
+    """What is meant: `auto` precision is what was measured best on this device. Raises Refused for unknown words."""
+    if precision == "auto":
+        from inference import choice
+
+        return choice.remembered(model, backend_named(backend))
+    return backend_named(backend), precision_named(precision)
+
+
 def precision_named(name: str) -> "Precision":
     """Raises Refused for a word that is none."""
     if name not in PRECISIONS:
-        raise Refused(f"--precision {name}: it is one of {', '.join(PRECISIONS)}")
+        raise Refused(f"--precision {name}: it is one of auto, {', '.join(PRECISIONS)}")
     return cast("Precision", name)

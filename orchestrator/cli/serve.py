@@ -13,7 +13,7 @@ def serve(
     threads: int = typer.Option(1, "--threads", min=1, help="Threads per worker."),
     model: str = typer.Option("ppocr", "--model", help=MODEL_HELP),
     backend: str = typer.Option("auto", "--backend", help=BACKEND_HELP),
-    precision: str = typer.Option("fp32", "--precision", help=PRECISION_HELP),
+    precision: str = typer.Option("auto", "--precision", help=PRECISION_HELP),
     sources: list[str] = typer.Option(
         [], "--allow-source", help="Where requests may point instead of sending: file:///scans, s3://bucket/prefix."
     ),
@@ -28,17 +28,18 @@ def serve(
     """
     import logging
 
-    from orchestrator.cli.engine import backend_named, precision_named, require_engine
+    from orchestrator.cli.engine import chosen, require_engine
 
     require_engine()
     from inference import listener
     from inference.service import Settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    named, computed = chosen(model, backend, precision)
     settings = Settings(
         model=model,
-        backend=backend_named(backend),
-        precision=precision_named(precision),
+        backend=named,
+        precision=computed,
         workers=workers,
         threads=threads,
         sources=tuple(sources),

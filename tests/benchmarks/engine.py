@@ -21,14 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from inference import bench, images, models, runner
-from inference.agreement import Page, agreement
+from inference import images, models, runner, choice
+from inference.agreement import Page, agreement, known_texts
 from inference.backends import Backend, Precision
 from tests.inference.agreement import Agreement, compare
 from tests.inference.conftest import REAL_IMAGES
 
-#: of /proc/cpuinfo: what the numbers depend on
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 Read = Callable[[Path], Page]
 
 
@@ -121,8 +119,8 @@ def main() -> None:
         print(f"{options.images}: no such folder; name one with --images")
         return
     paths = runner.images_in(options.images)[:: options.every]
-    print(f"{len(paths)} images of {options.images.resolve().name}/ on {bench.cpu_name()} ({', '.join(_flags())})")
-    truth = _truth(options.images, paths)
+    print(f"{len(paths)} images of {options.images.resolve().name}/ on {choice.device('cpu')}")
+    truth = known_texts(options.images, paths)
     spent = _one_thread(paths)
     print("\none thread each, images in turns:")
     for name, each in spent.items():
@@ -225,27 +223,6 @@ def _compare(ours: str, our: Spent, theirs: str, their: Spent, paths: Sequence[P
         f" {total.equal_lines:.2%} of {total.lines} lines and {characters:.2%} of characters equal,"
         f" box F1 at IoU .9 {total.box_f1:.3f}"
     )
-
-
-def _truth(folder: Path, paths: Sequence[Path]) -> list[Page]:
-    """What is known to stand on each image; nothing where ground_truth.json is silent."""
-    file = folder / "ground_truth.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return [
-        [
-            (one["text"], tuple(zip(one["polygon"][::2], one["polygon"][1::2], strict=True)))
-            for one in known.get(path.name, {}).get("instances", [])
-            if one["text"] and not one.get("ignore")
-        ]
-        for path in paths
-    ]
-
-
-def _flags() -> list[str]:
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
-    words = next((line.split() for line in lines if line.startswith("flags")), [])
-    return [flag for flag in FLAGS if flag in words]
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_the_table_is_the_engines_own() -> None:
         ),
         pytest.param(
             "model: ppocr\nengine: {backend: onnxruntime, precision: bf16}",
-            "engine.precision: onnxruntime does not run models in bf16; use fp32",
+            "engine.precision: onnxruntime does not run models in bf16; use fp32 or fp16",
             id="bf16-by-onnxruntime",
         ),
         pytest.param(
