@@ -43,7 +43,7 @@ def main() -> int:
         return 1
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
-    from inference import listener, choice
+    from inference import choice, listener
     from inference.service import Settings
 
     backend, precision = options.backend, options.precision

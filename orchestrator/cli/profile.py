@@ -69,7 +69,7 @@ def _precisions(folder: Path | None, threads: int, *, as_json: bool) -> None:
     from orchestrator.errors import Refused
 
     require_engine()
-    from inference import bench, runner, choice
+    from inference import bench, choice, runner
     from inference.agreement import known_texts
     from inference.images import BadImage
     from inference.models import WeightsError

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from inference import images, models, runner, choice
+from inference import choice, images, models, runner
 from inference.agreement import Page, agreement, known_texts
 from inference.backends import Backend, Precision
 from tests.inference.agreement import Agreement, compare

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from inference import bench, images, models, choice
+from inference import bench, choice, images, models
 from inference.agreement import agreement
-from inference.engine import Engine
 from inference.choice import Trial
+from inference.engine import Engine
 
 SLOW = Trial(backend="onnxruntime", precision="fp32", milliseconds=90, characters_equal=1, sound=True)
 FAST = Trial(backend="openvino", precision="bf16", milliseconds=40, characters_equal=0.99, sound=True)
