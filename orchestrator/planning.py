@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -11,13 +11,16 @@ from typing import Any
 
 from orchestrator.clock import VirtualClock
 from orchestrator.deployment import electricity, open_providers, simulated_profile, wishes
+from orchestrator.errors import Refused
 from orchestrator.ledger import deployments, fleet, offers
 from orchestrator.ledger.store import Ledger
+from orchestrator.providers import Provider, ProviderError
 from orchestrator.spec import Spec
 from policies import choice
 from policies.forecast import DAYS_BACK, quantile
 from policies.lifecycle import LIVE
 from policies.mix import Mix, Part
+from policies.snapshot import Offer
 from policies.windows import Schedule, bounds, spans
 
 #: the share of open minutes whose load a planned fleet carries
@@ -59,7 +62,7 @@ def plan(wanted: Spec, home: Path, ledger: Ledger, now: datetime) -> Costs:
     hourly = price x replicas; monthly = hourly x open hours of the month, pre-warming not counted: an upper bound for a
     fleet that shrinks in quiet hours. Raises Refused for a provider that is not part of this version.
     """
-    found = [offer for one in open_providers(wanted, home, VirtualClock(now)).values() for offer in one.offers()]
+    found = [offer for one in open_providers(wanted, home, VirtualClock(now)).values() for offer in _on_offer(one)]
     with ledger.read() as tx:
         profiles = [*offers.profiles(tx, wanted.model)]
         start_seconds = fleet.start_seconds(tx, wanted.name)
@@ -80,6 +83,13 @@ def plan(wanted: Spec, home: Path, ledger: Ledger, now: datetime) -> Costs:
         currency=wanted.currency,
         reason=answer.reason,
     )
+
+
+def _on_offer(provider: Provider) -> Sequence[Offer]:
+    try:
+        return provider.offers()
+    except ProviderError as error:
+        raise Refused(f"{provider.name} cannot be asked now: {error}") from None
 
 
 def busy_rate(wanted: Spec, minutes: Mapping[datetime, int], now: datetime) -> float | None:

@@ -112,7 +112,11 @@ def remember(home: Path, host: Host) -> None:
 
 def recall(home: Path, name: str) -> Host | None:
     """The host as it was last noted."""
-    said = read_json(Files.of(home, name).host)
+    return _noted(Files.of(home, name).host)
+
+
+def _noted(path: Path) -> Host | None:
+    said = read_json(path)
     try:
         return None if said is None else from_json(said)
     except (TypeError, KeyError):
@@ -122,8 +126,8 @@ def recall(home: Path, name: str) -> Host | None:
 def known(home: Path) -> Sequence[Host]:
     """All hosts that were noted, by name."""
     folder = home.absolute() / "hosts"
-    found = [read_json(path) for path in folder.glob("*/host.json")]
-    return sorted((from_json(said) for said in found if said is not None), key=lambda host: host.name)
+    found = [_noted(path) for path in folder.glob("*/host.json")]
+    return sorted((host for host in found if host is not None), key=lambda host: host.name)
 
 
 def installation(home: Path) -> str:

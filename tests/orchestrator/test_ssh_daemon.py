@@ -1,0 +1,115 @@
+"""Hosts reached by ssh under a real daemon and a real door."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+from orchestrator.door import Door
+from orchestrator.jobs import submit
+from orchestrator.ledger.jobs import State
+from orchestrator.providers.ssh import host as hosts
+from orchestrator.providers.ssh.link import Link
+from tests.orchestrator.batch import find, folder, lines, numbered
+from tests.orchestrator.driven import machines, put_up, ready, take_down
+from tests.orchestrator.driven_ssh import daemon, spec
+from tests.orchestrator.scene import booked
+from tests.orchestrator.sshd import Server, server, ssh
+from tests.orchestrator.tiny import replicas, until
+
+pytest.importorskip("asyncssh", reason="needs asyncssh: pip install 'halve[ssh]'")
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[tuple[Server, Server]]:
+    with server(tmp_path / "one") as one, server(tmp_path / "other") as other:
+        yield one, other
+
+
+def trusted(home: Path, *servers: Server) -> None:
+    """Keys are confirmed, as `halve hosts add` does."""
+    ssh(home, *(one.host() for one in servers)).close()
+
+
+def answers(url: str) -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.post(f"{url}/v1/ocr", files={"file": b"x"}, trust_env=False, timeout=20).is_success
+    return False
+
+
+def address(home: Path) -> str:
+    process = until(lambda: Door(home, "ocr").running())
+    return str(process.url)
+
+
+@pytest.mark.slow
+def test_the_door_serves_on_while_the_daemon_is_away_and_the_next_one_adopts_all(
+    home: Path, two: tuple[Server, Server]
+) -> None:
+    one, _ = two
+    trusted(home, one)
+    ledger = put_up(home, text=spec(one))
+    with daemon(home) as first:
+        until(lambda: ready(ledger))
+        url = address(home)
+        until(lambda: answers(url))
+        link = Link(home, one.host().name).running()
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        ends = time.monotonic() + 3
+        while time.monotonic() < ends:
+            assert answers(url)
+    with daemon(home) as second:
+        (machine,) = ready(ledger)
+        (pid,) = [process.pid for process in replicas(one.far)]
+        time.sleep(2.5)
+        assert answers(url)
+        assert ready(ledger) == [machine]
+        assert [process.pid for process in replicas(one.far)] == [pid]
+        assert Link(home, one.host().name).running() == link
+        take_down(ledger)
+        assert second.wait(60) == 0
+    assert replicas(one.far) == []
+    (over,) = machines(ledger, over=True)
+    (charge,) = booked(ledger)[over.id]
+    assert (charge.started_at, charge.ended_at) == (over.launched_at, over.ended_at)
+    assert charge.price_per_hour_micros == 1_800_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_of_two_hosts_one_is_killed_in_the_middle_of_a_job(
+    home: Path, tmp_path: Path, two: tuple[Server, Server], lost: int
+) -> None:
+    trusted(home, *two)
+    ledger = put_up(home, text=spec(*two))
+    images = numbered(400)
+    with daemon(home):
+        until(lambda: len(ready(ledger)) == 2)
+        assert sorted(len(replicas(one.far)) for one in two) == [1, 1]  # one each
+        job = submit(ledger, None, folder(tmp_path / "in", images), tmp_path / "out", [], datetime.now(UTC))
+        until(lambda: find(ledger, job.id).done > 50)
+        two[lost].lose()
+        done = find(ledger, job.id).done
+        assert done < len(images), "it was over before the host was lost"
+        until(lambda: find(ledger, job.id).state is State.DONE, 120)
+        end = find(ledger, job.id)
+        assert (end.done, end.failed) == (len(images), 0)
+        (left,) = until(lambda: one if len(one := [m for m in ready(ledger) if not m.silent_since]) == 1 else None)
+        assert left.offer_id == f"ssh/{two[1 - lost].host().name}/ocr"
+        two[lost].start()  # and it is back: both serve again
+        until(lambda: len([m for m in ready(ledger) if not m.silent_since]) == 2, 120)
+        assert sorted(len(replicas(one.far)) for one in two) == [1, 1]
+    found = lines(tmp_path / "out" / "results.jsonl")
+    assert len(found) == len(images)
+    assert len(list((tmp_path / "out").glob("*.png.json"))) == len(images)
+    assert {json.loads(path.read_text())["recognized_text"] for path in (tmp_path / "out").glob("*.png.json")} == {
+        "tiny"
+    }
+    assert {one.name for one in hosts.known(home)} == {one.host().name for one in two}
