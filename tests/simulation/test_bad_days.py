@@ -22,7 +22,7 @@ from orchestrator.simulation.bad_day import ALL, Fault, draw, faults_of
 from orchestrator.simulation.shared_market import SharedMarket
 from orchestrator.simulation.tenant import offers_of
 from orchestrator.simulation.trial import live
-from policies import budget, candidates, disruption
+from policies import budget, candidates, disruption, stand
 from policies.lifecycle import Status, move
 from policies.plan import Drain, Hours
 
@@ -188,9 +188,7 @@ def end_it_again_and_again(patch: pytest.MonkeyPatch) -> None:
 
 def launch_for_what_is_starting(patch: pytest.MonkeyPatch) -> None:
     """Only what is ready counts."""
-    from policies import decide
-
-    patch.setattr(decide, "LIVE", frozenset({Status.READY}))
+    patch.setattr(stand, "LIVE", frozenset({Status.READY}))
 
 
 def end_what_the_ledger_does_not_know(patch: pytest.MonkeyPatch) -> None:
