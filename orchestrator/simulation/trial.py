@@ -33,6 +33,8 @@ ACTS = ("launching", "terminating", "draining")
 TWICE = 4
 #: one tick of so many is followed by what SQL alone can ask, and each that did not go well
 ASKED = 3
+#: a day with more ticks than this is one on which the loop always finds something to do
+TICKS_MAX = 5000
 CALM_OPEN = timedelta(hours=3)
 #: rounds after which whatever is left to be ended must be gone
 LAST_ROUNDS = 200
@@ -163,6 +165,8 @@ class Trial:
     def tick(self, tenant: Tenant, *invariants: Invariant) -> None:
         """One tick of the daemon, whatever becomes of it, and every invariant."""
         self.outcome.ticks += 1
+        if self.outcome.ticks > TICKS_MAX:
+            raise Broken("the_loop_comes_to_rest", f"{TICKS_MAX} ticks, and {tenant.plan.actions} is still to be done")
         before = self.truth.now()
         good, fuse = True, Fuse(self._pass)
         try:

@@ -307,7 +307,7 @@ BUGS: dict[Callable[[pytest.MonkeyPatch], None], Planted] = {
     adopt_what_looks_alike: planted(1, CALM, OTHERS),
     forget_whose_tag_it_is: planted(1, CALM, OTHERS),
     date_the_charge_when_it_was_seen: planted(2, CALM, METER, "charges_cover_the_life"),
-    believe_the_listing_at_once: planted(2, CALM, METER, CHARGED, "the_target_is_reached"),
+    believe_the_listing_at_once: planted(2, CALM, METER, CHARGED, "the_target_is_reached", "the_loop_comes_to_rest"),
     take_a_call_for_its_outcome: planted(2, {Fault.THROTTLING}, CHARGED, "what_is_over_costs_nothing"),
     skip_what_has_drained: planted(3, CALM, OUTLIVES, CROWD, "nothing_runs"),
     launch_for_what_is_starting: planted(4, CALM, "never_more_than_the_maximum_and_the_surge", CROWD),
