@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator import act, observe, scheduler
+from orchestrator import act, observe, scheduler, spending
 from orchestrator.cli import app
 from orchestrator.errors import Refused
 from orchestrator.ledger import charges, fleet, items, offers
@@ -236,8 +236,8 @@ def forget_the_month(patch: pytest.MonkeyPatch) -> None:
 
 def count_the_money_an_hour_late(patch: pytest.MonkeyPatch) -> None:
     """What was spent in the last hour is counted in the next."""
-    real = observe.spend
-    patch.setattr(observe, "spend", lambda tx, name, now, policy: real(tx, name, now - timedelta(hours=1), policy))
+    real = spending.spend
+    patch.setattr(spending, "spend", lambda tx, name, now, policy: real(tx, name, now - timedelta(hours=1), policy))
 
 
 def never_forgive(patch: pytest.MonkeyPatch) -> None:
@@ -317,7 +317,7 @@ BUGS: dict[Callable[[pytest.MonkeyPatch], None], Planted] = {
     count_the_money_an_hour_late: planted(6, CALM, MONEY),
     never_forgive: planted(7, {Fault.STILLBORN, Fault.REFUSING, Fault.DROUGHT}, "the_target_is_reached"),
     think_again: planted(8, CALM, "a_second_tick_plans_nothing"),
-    end_it_again_and_again: planted(8, CALM, "one_intent_of_a_kind"),
+    end_it_again_and_again: planted(8, {Fault.THROTTLING}, "one_intent_of_a_kind"),
     close_the_charge_early: planted(9, CALM, METER),
     forget_what_the_bill_knows: planted(9, CALM, METER),
     let_everybody_write: planted(
