@@ -15,7 +15,7 @@ from orchestrator import billing
 from orchestrator.billing import Charge
 from orchestrator.door import ServingSet
 from orchestrator.ledger.fleet import Machine
-from policies import windows
+from policies import scaling, windows
 from policies.decide import Policy
 from policies.disruption import RECLAIM_GRACE
 from policies.lifecycle import LIVE, OVER, Status
@@ -171,7 +171,8 @@ def no_more_run_than_may(sight: Sight) -> Iterator[str]:
 
 
 def never_more_than_the_maximum_and_the_surge(sight: Sight) -> Iterator[str]:
-    bounds = windows.bounds(sight.policy.schedule, sight.local_now)
+    held = scaling.hold_down_seconds(sight.policy.start_seconds)
+    bounds = windows.bounds(sight.policy.schedule, sight.local_now, held)
     closing = {row.instance_id for row in sight.intents if row.kind == "terminate" and row.state == "open"}
     live = [
         machine.id

@@ -51,7 +51,7 @@ class Moves:
 
 def stand_of(snapshot: Snapshot, policy: Policy, dropped: Collection[str]) -> Stand:
     """Without the machines that are `dropped` anyway."""
-    bounds = windows.bounds(policy.schedule, snapshot.now)
+    bounds = bounds_of(snapshot, policy)
     staying = tuple(
         one for one in snapshot.instances if one.status in LIVE and one.id not in dropped and not one.terminating
     )
@@ -68,6 +68,12 @@ def stand_of(snapshot: Snapshot, policy: Policy, dropped: Collection[str]) -> St
         launches_left=max(0, policy.launches_per_hour(bounds.max) - recent),
         room=max(0, bounds.max + policy.surge - len(staying)),
     )
+
+
+def bounds_of(snapshot: Snapshot, policy: Policy) -> windows.Bounds:
+    """Nobody leaves who would be asked for again: a start that was measured meanwhile may shorten the pre-warming."""
+    held = scaling.hold_down_seconds(policy.start_seconds) if snapshot.last_target else 0.0
+    return windows.bounds(policy.schedule, snapshot.now, held)
 
 
 def _target(snapshot: Snapshot, policy: Policy, bounds: windows.Bounds, staying: Sequence[Instance]) -> Target:

@@ -104,8 +104,11 @@ class _Stretch:
     max: int
 
 
-def bounds(schedule: Schedule, now: datetime) -> Bounds:
-    """The bounds at `now`. Where windows overlap, the largest of their mins and the largest of their maxes hold."""
+def bounds(schedule: Schedule, now: datetime, held_seconds: float = 0.0) -> Bounds:
+    """The bounds at `now`. Where windows overlap, the largest of their mins and the largest of their maxes hold.
+
+    What runs already for an opening at most `held_seconds` ahead is pre-warmed, however short the pre-warming is now.
+    """
     now = _utc(now)
     ahead = _ahead(schedule, now)
     first = next(ahead, None)
@@ -121,7 +124,7 @@ def bounds(schedule: Schedule, now: datetime) -> Bounds:
         reason = _reason(schedule, now, "open", end)
         return Bounds(open=True, prewarm=False, min=first.min, max=first.max, reason=reason, closes_at=end)
     opens_at = first.opens_at
-    if _warm_from(schedule, first) <= now:
+    if min(_warm_from(schedule, first), opens_at - timedelta(seconds=held_seconds)) <= now:
         reason = _reason(schedule, now, "pre-warming, closed", opens_at)
         return Bounds(open=False, prewarm=True, min=first.min, max=first.max, reason=reason, opens_at=opens_at)
     reason = _reason(schedule, now, "closed", opens_at)

@@ -39,6 +39,8 @@ from policies.windows import Override, Schedule, Window
 PROVIDERS = ("local", "ssh", "aws", "simulated")
 #: how long before an opening to start when `prewarm: auto` has no measured start to go by
 PREWARM_UNMEASURED_SECONDS = 120.0
+#: what is due is seen up to a few ticks late, at the launch and when it is ready
+PREWARM_MARGIN_SECONDS = 10.0
 _UTC = ZoneInfo("UTC")
 _ALL_WEEK = (Window(days=frozenset(range(7)), start_minute=0, end_minute=24 * 60),)
 
@@ -129,7 +131,9 @@ class Spec(Section):
             return Schedule(zone=self.timezone, override=override, min=self.replicas.min, max=self.replicas.max)
         prewarm = hours.prewarm
         if prewarm == "auto":
-            prewarm_seconds = PREWARM_UNMEASURED_SECONDS if start_seconds is None else start_seconds
+            prewarm_seconds = (
+                PREWARM_UNMEASURED_SECONDS if start_seconds is None else start_seconds + PREWARM_MARGIN_SECONDS
+            )
         else:
             prewarm_seconds = prewarm.total_seconds()
         return Schedule(

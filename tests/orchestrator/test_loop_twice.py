@@ -49,3 +49,14 @@ def test_a_decision_under_a_measured_prewarm_is_made_again_as_it_was(home: Path)
     early, late = OPENS - launched[0], monday - launched[-1]
     assert early > late, "a start takes less than was guessed"
     assert [replay.differences(replay.again(one.snapshot, wishes), one.plan) for one in kept] == [()] * len(kept)
+
+
+def test_who_was_pre_warmed_stays_when_a_shorter_start_was_measured(home: Path) -> None:
+    scene = Scene(home, start=OPENS - timedelta(minutes=5))
+    with scene.ledger.read() as tx:
+        row = deployments.get(tx, "ocr")
+    assert row is not None
+    scene.by_start = wishes_of(parse(WARM_UP, "ocr.yaml"), row)
+    scene.run(360, 10)
+    kinds = [action["kind"] for one in scene.rows("ticks") for action in one.plan["actions"]]
+    assert kinds == ["launch"]

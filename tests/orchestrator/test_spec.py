@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.errors import Refused
 from orchestrator.spec import Money, Spec, SpecErrors, load, parse
+from orchestrator.spec.model import PREWARM_MARGIN_SECONDS
 from policies.snapshot import Purchase
 from policies.windows import MakeUp, Override, bounds
 
@@ -217,7 +218,7 @@ def test_open_in_shanghai(local: str, is_open: bool) -> None:
 
 def test_prewarm_auto_is_the_measured_start() -> None:
     spec, now = parse(with_lines("schedule: {timezone: UTC, prewarm: auto}")), at("2026-03-01T00:00")
-    assert spec.schedule_for(now, start_seconds=41.5).prewarm_seconds == 41.5
+    assert spec.schedule_for(now, start_seconds=41.5).prewarm_seconds == 41.5 + PREWARM_MARGIN_SECONDS
     assert spec.schedule_for(now).prewarm_seconds > 0
 
 
