@@ -80,7 +80,11 @@ def export(ledger: Ledger, month_text: str | None, now: datetime) -> Export:
     A charge in another currency is billed in the report's where a spec has a rate, else in its own. FOCUS knows no
     unknown cost: such charges are counted and left out. Raises Refused for a month that is none.
     """
-    asked = frame(ledger, month_text, now)
+    return framed(ledger, frame(ledger, month_text, now), now)
+
+
+def framed(ledger: Ledger, asked: Frame, now: datetime) -> Export:
+    """The same for a frame of the caller's."""
     period = so_far(asked.whole, now)
     with ledger.read() as tx:
         booked = reporting.charges(tx, period.opens_at, period.closes_at)

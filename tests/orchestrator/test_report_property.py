@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
+from math import floor
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,7 +17,8 @@ from hypothesis import strategies as st
 
 from orchestrator import prices
 from orchestrator.ledger import tables as t
-from orchestrator.reports.month import MonthReport, month
+from orchestrator.reports import focus
+from orchestrator.reports.month import Frame, MonthReport, month
 from orchestrator.reports.savings import Baseline
 from orchestrator.reports.terms import Terms
 from policies.snapshot import Purchase
@@ -54,7 +58,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rows]:
 stretches = st.builds(
     Stretch,
     machine=st.integers(0, 3),
-    start=st.integers(0, 40 * 86_400),
+    start=st.integers(-30 * 86_400, 40 * 86_400),
     length=st.none() | st.integers(0, 45 * 86_400),
     price=st.none() | st.integers(0, 20_000_000),
     currency=st.sampled_from(["CNY", "CNY", "USD", "EUR"]),
@@ -82,17 +86,30 @@ def write(rows: Rows, history: list[Stretch], origin: datetime) -> list[tuple[St
     return written
 
 
-def naive(written: list[tuple[Stretch, datetime, datetime | None]], start: datetime, end: datetime) -> Fraction:
-    """What is known to be due in [start, end), in exact fractions, by the sentence and not by the code."""
-    total = Fraction(0)
-    for one, begun, ended in written:
+class Meter:
+    """A month's bill by the sentence and not by the code: each charge is rounded down once, in the report's currency,
+    as much as had been due by each moment. What is due between two moments is the difference."""
+
+    def __init__(self, written: list[tuple[Stretch, datetime, datetime | None]]) -> None:
+        self._written = written
+
+    def due(self, start: datetime, end: datetime) -> int:
+        return sum(self._by(one, begun, ended, end) - self._by(one, begun, ended, start) for one, begun, ended in self)
+
+    def __iter__(self) -> Iterator[tuple[Stretch, datetime, datetime | None]]:
+        return iter(self._written)
+
+    @staticmethod
+    def _by(one: Stretch, begun: datetime, ended: datetime | None, at: datetime) -> int:
+        rate = RATES.get(one.currency)
+        if rate is None or at <= begun:
+            return 0
         if one.amount is not None:
-            total += Fraction(one.amount) * RATES.get(one.currency, 0) if start <= begun < end else 0
-        elif one.price is not None:
-            ran = max(timedelta(0), min(ended or end, end) - max(begun, start))
-            due = Fraction(one.price) * (ran // timedelta(microseconds=1)) / 3_600_000_000
-            total += due * RATES.get(one.currency, 0)
-    return total
+            return floor(one.amount * rate)
+        if one.price is None:
+            return 0
+        ran = (at if ended is None or at < ended else ended) - begun
+        return floor(one.price * rate * Fraction(ran // timedelta(microseconds=1), 3_600_000_000))
 
 
 def local_midnight(zone: ZoneInfo, day: date) -> datetime:
@@ -103,16 +120,30 @@ def local_midnight(zone: ZoneInfo, day: date) -> datetime:
     return at
 
 
+HISTORIES = {
+    "history": st.lists(stretches, max_size=12),
+    "zone": st.sampled_from(ZONES),
+    "year_month": st.sampled_from(MONTHS),
+    "now_seconds": st.integers(0, 50 * 86_400),
+    "replicas": st.integers(1, 3),
+    "always_on": st.booleans(),
+}
+
+
 @settings(max_examples=40, deadline=None)
-@given(
-    history=st.lists(stretches, max_size=12),
-    zone=st.sampled_from(ZONES),
-    year_month=st.sampled_from(MONTHS),
-    now_seconds=st.integers(0, 50 * 86_400),
-    replicas=st.integers(1, 3),
-    always_on=st.booleans(),
-)
-def test_everything_adds_up(
+@given(**HISTORIES)
+def test_everything_adds_up(rows: Rows, **drawn: Any) -> None:
+    adds_up(rows, **drawn)
+
+
+@pytest.mark.soak
+@settings(max_examples=10_000, deadline=None)
+@given(**HISTORIES)
+def test_everything_adds_up_ten_thousand_times(rows: Rows, **drawn: Any) -> None:
+    adds_up(rows, **drawn)
+
+
+def adds_up(
     rows: Rows,
     history: list[Stretch],
     zone: str,
@@ -147,20 +178,38 @@ def test_everything_adds_up(
         )
         for name in ("a", "b")
     )
-    report = month(rows.ledger, f"{year}-{number:02}", now=now, zone=local, currency="CNY", terms=terms)
+    asked = Frame(month=f"{year}-{number:02}", zone=local, currency="CNY", terms=terms)
+    report = month(rows.ledger, asked.month, now=now, zone=local, currency="CNY", terms=terms)
 
     start = local_midnight(local, first)
     end = max(start, min(local_midnight(local, following), now))
+    meter = Meter(written)
     total = sum(row.cost_micros or 0 for row in report.rows)
     assert total == sum(day.cost_micros for day in report.days) == (report.total_micros or 0)
-    assert abs(total - naive(written, start, end)) <= len(written) * 2
+    assert total == meter.due(start, end) == sum(micros for _, micros in report.kinds)
     for day in report.days:
         midnight, next_midnight = local_midnight(local, day.date), local_midnight(local, day.date + timedelta(days=1))
-        due = naive(written, max(midnight, start), min(next_midnight, end))
-        assert abs(day.cost_micros - due) <= len(written) * 2
+        assert day.cost_micros == meter.due(max(midnight, start), min(next_midnight, end))
+    for row in report.rows:
+        assert row.list_micros is None or row.discount_micros == row.list_micros - (row.cost_micros or 0)
+        assert 0 <= row.boot_hours <= row.hours
+    if (before := report.last_month) is not None:
+        assert before.micros <= total or any(one.amount is not None for one, *_ in written)
+        earlier = local_midnight(local, first - timedelta(days=1)).astimezone(local).date().replace(day=1)
+        assert before.whole_micros == meter.due(local_midnight(local, earlier), start)
     images = sum(one.images for one, begun, _ in written if start <= begun < end)
     assert sum(row.images for row in report.rows) == images
     savings_add_up(report)
+    exported_alike(rows, report, asked, now)
+
+
+def exported_alike(rows: Rows, report: MonthReport, asked: Frame, now: datetime) -> None:
+    """The FOCUS rows of the same month come to the same."""
+    if not report.rows:
+        return
+    found = focus.framed(rows.ledger, asked, now)
+    billed = sum(int(Decimal(one["BilledCost"]).scaleb(6)) for one in found.lines if one["BillingCurrency"] == "CNY")
+    assert billed == (report.total_micros or 0)
 
 
 def savings_add_up(report: MonthReport) -> None:
