@@ -30,6 +30,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "why": ("orchestrator.cli.why", "why", "Explain the last decision about a deployment."),
     "override": ("orchestrator.cli.override", "override", "Hold a deployment open or closed until a time."),
     "windows": ("orchestrator.cli.windows", "windows", "List when a spec is open."),
+    "prices": (
+        "orchestrator.cli.prices",
+        "app",
+        "Show prices in force, their sources and ages; ask for new ones; take in lists.",
+    ),
     "gpus": ("orchestrator.cli.gpus", "gpus", "Compare GPUs by price over measured throughput."),
     "hosts": ("orchestrator.cli.hosts", "app", "Machines of one's own: trust, look at, let go of them."),
     "job": ("orchestrator.cli.job", "app", "Submit and follow batches."),
