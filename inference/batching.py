@@ -114,9 +114,9 @@ class Batcher(Generic[Job, Outcome]):
         return sum(not waiting.outcome.done() for queue in self._queues for waiting in queue.jobs)
 
     @property
-    def at_once(self) -> tuple[int, ...]:
+    def at_once(self) -> dict[str, int]:
         """How many of each bucket may run together, as far as it is known by now."""
-        return tuple(queue.bucket.at_once for queue in self._queues)
+        return {queue.bucket.name: queue.bucket.at_once for queue in self._queues}
 
     async def submit(self, jobs: Sequence[tuple[Job, float]], deadline: float) -> list[Outcome]:
         """The outcomes of all (job, longest side), in order; all of them are queued, or none.

@@ -20,6 +20,7 @@ REACH_DOWN = 1.5
 REACH_ON = 0.7  # between two lines of one value
 LONGEST_VALUE = 5  # lines
 MARGIN = 1.5  # line heights that a full line may end before the longest one
+MANY_ALIGNED = 6  # pairs: four lines below one another
 TALL = 1.5  # height over width from which a line is read downwards, as the recogniser does
 
 _LABELS = """
@@ -111,14 +112,24 @@ class _Sheet:
         self.height = np.maximum(1.0, self.bottom - self.top)
 
     def _upside_down(self) -> bool:
-        """A box does not say which way up its line was; but names stand at the left of rows, values at the right."""
+        """A box does not say which way up its line was; but names stand at the left of rows, values at the right, and
+        where no name stands alone, lines begin below one another more often than they end so."""
         middle, centre = (self.top + self.bottom) / 2, (self.left + self.right) / 2
         row = (self.top[:, None] < middle) & (self.bottom[:, None] > middle)
         after = (row & (centre[:, None] > centre)).any(axis=0)
         before = (row & (centre[:, None] < centre)).any(axis=0)
         names = np.array([cell.bare in self.known for cell in self.cells], bool)
         at_left, at_right = (names & after & ~before).sum(), (names & before & ~after).sum()
+        if not names.any():
+            begin, end = self._aligned(self.left), self._aligned(self.right)
+            return bool(end >= MANY_ALIGNED and end > 2 * begin)
         return bool(at_right >= 3 and at_right > 2 * at_left)
+
+    def _aligned(self, edge: NDArray[np.float64]) -> int:
+        """How many pairs of lines have this edge below one another, within half of the lower one's height."""
+        height = self.bottom - self.top
+        near = abs(edge[:, None] - edge) <= 0.5 * np.minimum(height[:, None], height)
+        return int((near.sum() - len(edge)) // 2)
 
     def right_of(self, cell: _Cell) -> _Cell | None:
         """The nearest in the same row: it shares at least half of the lower one's height."""

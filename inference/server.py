@@ -93,6 +93,7 @@ def _health(service: Service) -> dict[str, Any]:
         "precision": engine.precision if engine else None,
         "version": _version(),
         "workers": service.workers,
+        "batches": service.at_once,
         "in_flight": service.in_flight,
         "queue": service.waiting,
         "images_total": service.metrics.images_total,

@@ -86,6 +86,11 @@ class Service:
         """How many were run."""
         return self._batcher.batches if self._batcher else 0
 
+    @property
+    def at_once(self) -> dict[str, int]:
+        """How many images of each size run together, as far as it is known by now."""
+        return self._batcher.at_once if self._batcher else {}
+
     async def load(self) -> None:
         """Load the model in a thread, so that health is answered meanwhile. Raises what models.load raises."""
         settings = self.settings

@@ -222,7 +222,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_bucket_remembers(error: Exc
         batcher = Batcher(work, workers=1, capacity=100, buckets=GPU_BUCKETS)
         for _ in range(2):
             assert await batcher.submit([(name, 1) for name in "abcdefgh"], soon()) == list("ABCDEFGH")
-        assert batcher.at_once == (2, 2, 1)
+        assert batcher.at_once == {"small": 2, "middle": 2, "large": 1}
         await batcher.close()
 
     asyncio.run(scenario())
@@ -238,7 +238,7 @@ def test_another_failure_is_not_remembered_as_a_lack_of_memory() -> None:
     async def scenario() -> None:
         batcher = Batcher(work, workers=1, capacity=100, buckets=GPU_BUCKETS)
         assert await batcher.submit([(name, 1) for name in "abcdefgh"], soon()) == list("abcdefgh")
-        assert batcher.at_once == (8, 2, 1)
+        assert batcher.at_once == {"small": 8, "middle": 2, "large": 1}
         await batcher.close()
 
     asyncio.run(scenario())

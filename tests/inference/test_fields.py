@@ -196,3 +196,20 @@ def test_a_page_turned_by_any_angle_has_the_same_fields(degrees: float) -> None:
 
     found = fields.extract([turned(one) for one in page], names)
     assert found == dict(zip(names, values, strict=True))
+
+
+def test_paragraphs_on_their_head_are_read_in_their_order() -> None:
+    """No name stands alone here: what tells is that lines begin below one another."""
+    texts = ["甲方：" + "一" * 17, "二二二二", "乙方：三", "第一条　货物规格见附件", "签订日期：2026年3月18日"]
+    page = [line(0, 28 * i, text) for i, text in enumerate(texts)]
+    on_its_head = [
+        Line(
+            text=one.text,
+            score=one.score,
+            box=tuple((600 - x, 400 - y) for x, y in (one.box[2], one.box[3], one.box[0], one.box[1])),
+        )
+        for one in page
+    ]
+    expected = {"甲方": "一" * 17 + "二二二二", "乙方": "三", "签订日期": "2026-03-18"}
+    assert fields.extract(page, tuple(expected)) == expected
+    assert fields.extract(on_its_head, tuple(expected)) == expected

@@ -172,6 +172,7 @@ def test_health_says_what_really_runs(served: Replica) -> None:
     assert health["provider"].endswith("ExecutionProvider")
     assert health["model"] == "ppocr"
     assert health["reclaim_at"] is None
+    assert health["batches"] == {"small": 1, "middle": 1, "large": 1}
     assert (health["in_flight"], health["queue"]) == (0, 0)
 
 
@@ -230,6 +231,28 @@ def test_work_of_a_client_that_left_is_dropped(tmp_path: Path, pages: Path) -> N
             time.sleep(0.02)
         assert running.client.post("/v1/ocr", content=content).status_code == 200
         assert health["images_total"] == 0
+        assert 'halve_requests_total{status="499"} 12' in running.client.get("/metrics").text
+
+
+def test_the_engine_does_not_run_what_nobody_waits_for(tmp_path: Path, pages: Path) -> None:
+    """Six pages keep the only worker busy while twelve clients ask and leave: the engine runs six times."""
+    content = (pages / "contract.png").read_bytes()
+    with replica(tmp_path, "--workers", "1") as running, concurrent.futures.ThreadPoolExecutor(1) as thread:
+        running.until("ready")
+        url, port = running.announced["url"], running.announced["port"]
+        sent = [("file", (f"{i}.png", content)) for i in range(6)]
+        inside = thread.submit(httpx.post, f"{url}/v1/ocr", files=sent, timeout=60)
+        while running.health()["queue"] < 5:
+            time.sleep(0.005)
+        for _ in range(12):
+            with socket.create_connection(("127.0.0.1", port)) as gone:
+                gone.sendall(b"POST /v1/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+                time.sleep(0.01)
+        assert len(inside.result().json()) == 6
+        while running.health()["in_flight"]:
+            time.sleep(0.01)
+        (stats,) = running.client.get("/v2/models/ppocr/stats").json()["model_stats"]
+        assert stats["execution_count"] == 6
         assert 'halve_requests_total{status="499"} 12' in running.client.get("/metrics").text
 
 

@@ -85,6 +85,7 @@ def test_a_service_runs_the_batches_it_is_given() -> None:
         model, precision = "still", "fp32"
 
     service = Service(Settings(workers=1))
-    assert service.status == "loading"
+    assert (service.status, service.at_once) == ("loading", {})
     service.start(Still(), GPU_BUCKETS)  # type: ignore[arg-type]
     assert service.status == "ready"
+    assert service.at_once == {"small": 8, "middle": 2, "large": 1}
