@@ -324,7 +324,7 @@ class JobRunner:
         """A worker: one errand after the other, until the lane closes."""
         while (taken := lane.take()) is not None:
             executor, errand = taken
-            outcome = self._attempt(executor, errand)
+            outcome = self._attempt(executor, errand, lane)
             if outcome.verdict is Verdict.UNAVAILABLE:
                 lane.put_back(errand, outcome.reason, outcome.retry_after_seconds)
                 continue
@@ -332,7 +332,7 @@ class JobRunner:
             lane.ended(errand)
             self._wake.set()
 
-    def _attempt(self, executor: Executor, errand: Errand) -> Outcome:
+    def _attempt(self, executor: Executor, errand: Errand, lane: Lane) -> Outcome:
         job, item = errand.job, errand.item
         try:
             sources.kept_as(item.name)
@@ -341,7 +341,10 @@ class JobRunner:
                 return Outcome(verdict=Verdict.UNAVAILABLE, reason="nobody answers")
             place = sources.location(job, item.name)
             seen = sources.version(place)
+            started = time.monotonic()
             outcome = executor.read(Task(place=place, name=PurePosixPath(item.name).name, fields=job.fields))
+            if outcome.verdict is Verdict.READ and not item.suspect:
+                lane.answered(errand, time.monotonic() - started, _read_seconds(outcome))
             if outcome.verdict in ABOUT_CONTENT and sources.version(place) != seen:
                 return Outcome(verdict=Verdict.FAULT, reason="the file changed while it was read")
             if outcome.verdict is Verdict.READ:
@@ -363,6 +366,12 @@ class JobRunner:
     def _holds(self, item: items.Item) -> bool:
         with self._ledger.read() as tx:
             return bool(items.held(tx, self.owner, [item]))
+
+
+def _read_seconds(outcome: Outcome) -> float | None:
+    """How long a replica was at it, by its own word."""
+    said = outcome.result.get("processing_time_ms")
+    return said / 1000 if isinstance(said, int | float) and said > 0 else None
 
 
 def _unreadable(job: Job, error: OSError) -> Outcome:
