@@ -17,9 +17,9 @@ from orchestrator.ledger.store import Ledger
 from orchestrator.providers import Provider, ProviderError
 from orchestrator.spec import Spec
 from policies import choice
+from policies.advice import Mix, Part
 from policies.forecast import DAYS_BACK, quantile
 from policies.lifecycle import LIVE
-from policies.mix import Mix, Part
 from policies.snapshot import Offer
 from policies.windows import Schedule, bounds, spans
 

@@ -20,7 +20,7 @@ from policies.market import IDLE, ON_DEMAND, Job, Market, Step, Zone
 from policies.outlook import Outlook
 from policies.plan import Target
 from policies.snapshot import Instance, Offer
-from policies.sources import Answer, Plain, Source, events, is_spot
+from policies.sources import UNOBTAINABLE, Answer, Plain, Source, events, is_spot
 from policies.work import TICK_SECONDS, Work, overhead_seconds
 
 #: what a start costs that a move from pool to pool needs must come in again within so long: so long prices stand
@@ -128,7 +128,7 @@ def _market(sources: Sequence[Source], on_demand_price: float | None, view: Outl
     dearest = max((source.price for source in sources), default=1.0)
     return Market(
         tick_seconds=TICK_SECONDS,
-        on_demand_price=3 * dearest if on_demand_price is None else on_demand_price,
+        on_demand_price=UNOBTAINABLE * dearest if on_demand_price is None else on_demand_price,
         zones=tuple(
             Zone(name=source.offer.zone, price=source.price, up=up is not False)
             for source, up in zip(sources, view.up, strict=True)

@@ -10,7 +10,7 @@ from policies.lifecycle import LIVE, Status
 from policies.policy import Policy
 from policies.selection import Ranked
 from policies.snapshot import Instance, Offer, Purchase, Snapshot
-from policies.sources import Source
+from policies.sources import UNOBTAINABLE, Source
 
 #: a refused offer is left alone for FIRST x 2^(refusals - 1), at most LONGEST; spot pools have a memory of their own
 BACKOFF_FIRST = timedelta(seconds=10)
@@ -63,11 +63,20 @@ def sources(ranked: Sequence[Ranked], snapshot: Snapshot, policy: Policy) -> tup
     )
 
 
-def on_demand_price(ranked: Sequence[Ranked], snapshot: Snapshot, policy: Policy) -> float | None:
-    """What the cheapest eligible offer costs that nobody takes back; None when none has a known price."""
-    prices = _prices(ranked, snapshot, policy)
-    steady = (prices.get(row.offer.id) for row in ranked if row.offer.purchase is not Purchase.SPOT)
-    return min((price for price in steady if price is not None), default=None)
+def on_demand_price(
+    near: Sequence[Ranked], ranked: Sequence[Ranked], snapshot: Snapshot, policy: Policy
+) -> float | None:
+    """What the cheapest offer costs that nobody takes back, of the providers that come first; where they have none, one
+    of any other is dearer than all that they have. None when none has a known price.
+    """
+    prices = _prices(near, snapshot, policy)
+    steady = [prices.get(row.offer.id) for row in near if row.offer.purchase is not Purchase.SPOT]
+    if known := [price for price in steady if price is not None]:
+        return min(known)
+    others = _prices(ranked, snapshot, policy)
+    if not any(row.offer.id in others for row in ranked if row.offer.purchase is not Purchase.SPOT):
+        return None
+    return UNOBTAINABLE * max(prices.values(), default=1.0)
 
 
 def _prices(ranked: Sequence[Ranked], snapshot: Snapshot, policy: Policy) -> dict[str, float]:
@@ -86,9 +95,16 @@ def _prices(ranked: Sequence[Ranked], snapshot: Snapshot, policy: Policy) -> dic
 
 
 def by_preference(ranked: Iterable[Ranked], policy: Policy) -> list[Ranked]:
-    """In the spec's order of providers, and as they were ranked within each."""
+    """In the spec's order of providers, and as they were ranked within each; what is paid for anyway, and costs no more
+    than its electricity, comes before all of them.
+    """
     order = {name: place for place, name in enumerate(policy.providers)}
-    return sorted(ranked, key=lambda one: order[one.offer.provider])
+
+    def place(offer: Offer) -> int:
+        paid = offer.purchase is Purchase.OWNED and offer.id in policy.marginal_micros
+        return -1 if paid else order[offer.provider]
+
+    return sorted(ranked, key=lambda one: place(one.offer))
 
 
 def _ranked(offers: Sequence[Offer], snapshot: Snapshot, policy: Policy) -> Sequence[Ranked]:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from policies import mix
-from policies.mix import Advice, Demand, Terms
+from policies.advice import Advice, Demand, Terms
 from policies.policy import Policy
 from policies.program import Limits
 from policies.selection import Ranked
+from policies.smallest import unloaded
 from policies.snapshot import Offer, Profile, Purchase
 
 
@@ -29,14 +30,11 @@ def fleet(
     Where the load cannot be carried, the reason says so and the fleet is as large as it may be.
     """
     terms = _terms(policy, least, most)
-    if images_per_second <= 0:
-        return _asked(offers, policy, lambda within: mix.unloaded(within, profiles, terms))
-    demand = [Demand(name="", images_per_second=images_per_second, profiles=tuple(profiles))]
-    answer = _asked(offers, policy, lambda within: mix.cheapest(within, demand, terms, today))
-    if answer.winner is not None:
+    answer, _ = _asked(offers, policy, _question(profiles, terms, images_per_second, today))
+    if answer.winner is not None or images_per_second <= 0:
         return answer
     largest = replace(terms, limits=replace(terms.limits, minimum=most))
-    full = _asked(offers, policy, lambda within: mix.unloaded(within, profiles, largest))
+    full, _ = _asked(offers, policy, _question(profiles, largest, 0.0))
     return replace(full, reason=f"{full.reason}; {answer.reason}")
 
 
@@ -65,17 +63,46 @@ def first(
     return [*wanted, *rows]
 
 
-def _asked(offers: Sequence[Offer], policy: Policy, ask: Callable[[Sequence[Offer]], Advice]) -> Advice:
-    """The answer of the first provider that has one, of the first two together, and so on."""
+def near(
+    rows: Sequence[Ranked],
+    profiles: Sequence[Profile],
+    policy: Policy,
+    images_per_second: float,
+    least: int,
+    most: int,
+) -> list[Ranked]:
+    """Those of the providers that `fleet` would ask for this load; all, where nobody can carry it."""
+    if len({row.offer.provider for row in rows}) < 2:
+        return [*rows]
+    question = _question(profiles, _terms(policy, least, most), images_per_second)
+    answer, within = _asked([row.offer for row in rows], policy, question)
+    asked = {offer.id for offer in within}
+    return [row for row in rows if answer.winner is None or row.offer.id in asked]
+
+
+def _question(
+    profiles: Sequence[Profile], terms: Terms, images_per_second: float, today: Mapping[str, int] | None = None
+) -> Callable[[Sequence[Offer]], Advice]:
+    if images_per_second <= 0:
+        return lambda within: unloaded(within, profiles, terms)
+    demand = [Demand(name="", images_per_second=images_per_second, profiles=tuple(profiles))]
+    return lambda within: mix.cheapest(within, demand, terms, today)
+
+
+def _asked(
+    offers: Sequence[Offer], policy: Policy, ask: Callable[[Sequence[Offer]], Advice]
+) -> tuple[Advice, Sequence[Offer]]:
+    """The answer of the first provider that has one, of the first two together, and so on; and who was asked last."""
     allowed = [offer for offer in offers if policy.allows(offer)]
-    answer = ask([])
+    within: Sequence[Offer] = ()
+    answer = ask(within)
     for count in range(1, len(policy.providers) + 1):
-        near = policy.providers[:count]
-        within = [one for one in allowed if one.provider in near or _paid_anyway(one, policy)]
+        nearest = policy.providers[:count]
+        within = [one for one in allowed if one.provider in nearest or _paid_anyway(one, policy)]
         answer = ask(within)
         if answer.winner is not None:
             break
-    return answer
+    return answer, within
 
 
 def _paid_anyway(offer: Offer, policy: Policy) -> bool:

@@ -8,7 +8,7 @@ from policies.policy import Policy
 from policies.pursuit import pursued, without_job
 from policies.serving import Goal
 from policies.snapshot import Purchase, Snapshot
-from policies.stand import Moves, Stand, buy, first, kept, stand_of, waiting
+from policies.stand import Moves, Stand, buy, first, first_providers, kept, stand_of, waiting
 
 __all__ = ["Policy", "decide"]
 
@@ -80,27 +80,29 @@ def _by_rank(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves:
 
 def _on_spot(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves | None:
     """Machines of one's own where they come first, for the rest what the placement policy says; None: no spot."""
-    if stand.target.replicas == 0 or not policy.spot:
+    if stand.target.replicas == 0 or not policy.takes_spot:
         return None
     ranked = candidates.eligible(snapshot, policy)
     steady, notes = candidates.candidates(snapshot, policy, stand.capped.spot_only)
     place = next((at for at, row in enumerate(ranked) if row.offer.purchase is Purchase.SPOT), len(ranked))
     mine = {row.offer.id for row in ranked[:place] if row.offer.purchase is Purchase.OWNED}
-    others = [row for row in ranked if row.offer.id not in mine]
     beyond = tuple(one for one in stand.current if one.offer_id not in mine)
-    if place == len(ranked) and not any(one.purchase is Purchase.SPOT for one in beyond):
-        return None
     basket = Basket.of(snapshot, policy, stand.staying, min(stand.launches_left, stand.room))
     owned = [row for row in steady if row.offer.id in mine]
     rest = stand.target.replicas - (len(stand.current) - len(beyond)) - sum(basket.free(row.offer) for row in owned)
     if rest <= 0:
         return None
+    others = [row for row in ranked if row.offer.id not in mine]
+    near = first_providers(others, snapshot, policy, stand.bounds, round(rest))
+    terms = {*(one.purchase for one in beyond), *(row.offer.purchase for row in near)}
+    if Purchase.SPOT not in terms:
+        return None
     # refused launches must not use up the runaway bound
     spots = stand.launches_left - stand.bounds.max if steady else stand.launches_left
     scene = spot.Scene(
         now=snapshot.now,
-        sources=candidates.sources(ranked, snapshot, policy),
-        on_demand_price=candidates.on_demand_price(others, snapshot, policy) if steady else None,
+        sources=candidates.sources(near, snapshot, policy),
+        on_demand_price=candidates.on_demand_price(near, others, snapshot, policy) if steady else None,
         machines=beyond,
         going=spot.returning(snapshot.instances),
         replaced=bool(stand.outdated),

@@ -2,77 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from dataclasses import dataclass, replace
 
-from policies.program import Limits, Lot, Solution, Speeds, solve
-from policies.selection import Choice, Ranked, choose, price_in, rank
+from policies.advice import Advice, Demand, Mix, Part, Terms
+from policies.program import Lot, Solution, Speeds, solve
+from policies.selection import Ranked, price_in, rank
+from policies.smallest import untried
 from policies.snapshot import Offer, Profile, Purchase
 
 #: a share of a class below this is the solver's rounding
 NOTHING = 1e-7
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """One class of requests, images of like size: how many a second, and how fast each GPU was measured on them."""
-
-    name: str
-    images_per_second: float
-    profiles: tuple[Profile, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What a fleet has to keep to besides its demand. Money is compared in `currency`, as `selection.rank` does."""
-
-    model: str
-    p95_ms: float | None = None
-    limits: Limits = field(default_factory=Limits)
-    try_unmeasured: bool = False
-    currency: str = ""
-    rates: Mapping[str, Fraction] = field(default_factory=dict)
-    #: by offer id: what one more hour costs of a machine that is paid for anyway, its electricity
-    marginal_micros: Mapping[str, int] = field(default_factory=dict)
-    start_seconds: float = 0.0  # a machine is paid for so long before it serves
-    keep_seconds: float = 3600.0  # how long the answer will stand: what a start costs is spread over it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """So many machines of one offer, and the images a second of each class that they are meant to read."""
-
-    offer: Offer
-    count: int
-    images_per_second: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mix:
-    """A fleet. `hourly_micros` is what it is billed, None when a price is unknown; `cost_micros` what was minimised."""
-
-    parts: tuple[Part, ...]
-    hourly_micros: int | None
-    cost_micros: int
-    reason: str
-
-    @property
-    def main(self) -> Part | None:
-        """The part that carries most; None for an empty fleet."""
-        return max(self.parts, key=lambda part: (sum(part.images_per_second.values()), part.count), default=None)
-
-    def __str__(self) -> str:
-        named = [f"{p.count} x {p.offer.gpu} ({p.offer.provider}, {p.offer.purchase})" for p in self.parts]
-        return " + ".join(named) or "nothing"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Advice:
-    """The fleet to have, the best one without its main GPU and terms, and why; without a winner, what is missing."""
-
-    winner: Mix | None
-    runner_up: Mix | None
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,24 +57,13 @@ def cheapest(
     if winner is None and len(known) < len(groups):
         known, winner = groups, _solved(groups, demand, terms)
     if winner is None:
-        untried = None if groups else _untried(offers, demand, terms)
-        return untried or Advice(winner=None, runner_up=None, reason=_missing(groups, demand, verdicts, terms))
+        trial = None if groups else untried(offers, demand, terms)
+        return trial or Advice(winner=None, runner_up=None, reason=_missing(groups, demand, verdicts, terms))
     winner = replace(winner, reason=_why(winner, demand, terms, today))
     runner_up = _runner_up(winner, known, demand, terms)
     alone = winner.main is not None and runner_up is None
     reason = f"{winner.reason}; no other GPU or terms can carry it" if alone else winner.reason
     return Advice(winner=winner, runner_up=runner_up, reason=reason)
-
-
-def unloaded(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms) -> Advice:
-    """Where no load is known yet: the minimum, one at least, of the offer that is cheapest per image when busy."""
-    choice = _chosen(offers, profiles, terms)
-    winner, other = choice.winner, choice.runner_up
-    return Advice(
-        winner=None if winner is None else _alone(winner, terms, choice.reason),
-        runner_up=None if other is None else _alone(other, terms, other.reason),
-        reason=choice.reason,
-    )
 
 
 def _ranked(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms) -> Sequence[Ranked]:
@@ -240,37 +168,6 @@ def _runner_up(winner: Mix, groups: Sequence[_Group], demand: Sequence[Demand], 
         return None
     dearer = f"{mix.cost_micros / winner.cost_micros - 1:+.0%} an hour" if winner.cost_micros else "dearer"
     return replace(mix, reason=f"{dearer}, without {gpu} ({purchase})")
-
-
-def _untried(offers: Sequence[Offer], demand: Sequence[Demand], terms: Terms) -> Advice | None:
-    """Where nothing was measured: one's own machines, or one of a GPU that may be tried; None where neither is."""
-    choice = _chosen(offers, demand[0].profiles if demand else (), terms)
-    row = choice.winner
-    if row is None or row.profile is not None:
-        return None
-    return Advice(winner=_alone(row, terms, choice.reason), runner_up=None, reason=choice.reason)
-
-
-def _chosen(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms) -> Choice:
-    return choose(
-        offers,
-        profiles,
-        terms.model,
-        terms.p95_ms,
-        try_unmeasured=terms.try_unmeasured,
-        currency=terms.currency,
-        rates=terms.rates,
-    )
-
-
-def _alone(row: Ranked, terms: Terms, reason: str) -> Mix:
-    """The minimum of one offer, one at least; of a rented machine that nobody measured just one."""
-    trial = row.profile is None and row.offer.purchase is not Purchase.OWNED
-    count = 1 if trial else _at_most(max(1, terms.limits.minimum), row.offer.capacity)
-    price = price_in(row.offer, terms.currency, terms.rates)
-    bill = None if price is None else round(price * count)
-    part = Part(offer=row.offer, count=count, images_per_second={})
-    return Mix(parts=(part,), hourly_micros=bill, cost_micros=bill or 0, reason=reason)
 
 
 def _missing(

@@ -7,6 +7,9 @@ from fractions import Fraction
 from policies import budget, disruption, scaling, throughput, windows
 from policies.snapshot import Instance, Offer, Purchase
 
+#: the one of placement.POLICIES that has no use for spot machines
+ON_DEMAND_ONLY = "on-demand"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -34,9 +37,14 @@ class Policy:
     limit: budget.Budget | None = None
     wanted: bool = True  # False: the deployment was taken down
 
+    @property
+    def takes_spot(self) -> bool:
+        """Whether spot machines come in at all."""
+        return self.spot and self.placing != ON_DEMAND_ONLY
+
     def allows(self, machine: Offer | Instance) -> bool:
         """Whether the spec lets such a machine serve."""
-        usual = machine.purchase is not Purchase.SPOT or self.spot
+        usual = machine.purchase is not Purchase.SPOT or self.takes_spot
         keys = {throughput.gpu_key(gpu) for gpu in self.gpus}
         return usual and machine.provider in self.providers and (not keys or throughput.gpu_key(machine.gpu) in keys)
 

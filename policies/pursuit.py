@@ -14,7 +14,7 @@ from policies.work import Work, overhead_seconds, speed_of
 
 def pursued(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves | None:
     """The moves of the batch that has least time to spare; None: it goes along with what others ask for."""
-    if not policy.spot or not policy.wanted or not stand.bounds.open or stand.capped.stopped:
+    if not policy.takes_spot or not policy.wanted or not stand.bounds.open or stand.capped.stopped:
         return None
     steady, notes = candidates.candidates(snapshot, policy, stand.capped.spot_only)
     ranked = candidates.eligible(snapshot, policy)
@@ -24,7 +24,7 @@ def pursued(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves | None:
     work = _work(snapshot, policy, stand, speed_of((*steady, *counted)))
     if work is None or gpu is None or any(row.offer.purchase is Purchase.OWNED for row in steady):
         return None
-    price = candidates.on_demand_price(ranked, snapshot, policy) if steady else None
+    price = candidates.on_demand_price(ranked, ranked, snapshot, policy) if steady else None
     answer = batch.step(
         work,
         tuple(one for one in sources if one.offer.gpu == gpu),

@@ -8,6 +8,8 @@ from policies.disruption import Leaving
 from policies.plan import Target
 from policies.snapshot import Instance, Offer, Purchase
 
+#: Where nothing can be had on demand, an hour of it counts as this many of the dearest pool's.
+UNOBTAINABLE = 3.0
 #: A daemon that was away for longer did not see what became of its machines.
 UNWATCHED_SECONDS = 3600.0
 

@@ -16,11 +16,8 @@ from policies.lifecycle import LIVE, Status
 from policies.placement import POLICIES
 from policies.serving import ON_DEMAND, Decision, Fleet, Goal, Replica
 from policies.snapshot import Instance, Offer
-from policies.sources import UNWATCHED_SECONDS, Answer, Plain, Source, events, happened, is_spot
+from policies.sources import UNOBTAINABLE, UNWATCHED_SECONDS, Answer, Plain, Source, events, happened, is_spot
 from policies.spot_memory import Known, asked_sooner, gist, not_ahead, plain, restored, wanted
-
-#: Where nothing can be had on demand, an hour of it counts as this many of the dearest pool's.
-UNOBTAINABLE = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,6 +99,14 @@ def first(
     return choice.first(rows, snapshot.profiles, policy, asked, max(1, bounds.max), today)
 
 
+def first_providers(
+    rows: Sequence[Ranked], snapshot: Snapshot, policy: Policy, bounds: windows.Bounds, replicas: int
+) -> list[Ranked]:
+    """Those that are enough for the load of now, in the spec's order, as `halve plan` would have them."""
+    most = max(1, bounds.max, replicas)
+    return choice.near(rows, snapshot.profiles, policy, scaling.asked(snapshot.load), replicas, most)
+
+
 def replicas_of(snapshot: Snapshot, policy: Policy, up: Sequence[Instance]) -> scaling.Replicas:
     """Those that are up, with their speeds, and what was decided of their number."""
     speeds = {gpu: candidates.speed(snapshot, policy, gpu) for gpu in {one.gpu for one in up}}

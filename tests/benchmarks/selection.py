@@ -4,7 +4,8 @@ import random
 import statistics
 import time
 
-from policies.mix import Demand, Terms, cheapest
+from policies.advice import Demand, Terms
+from policies.mix import cheapest
 from policies.program import Limits
 from policies.snapshot import Offer, Profile, Purchase
 

@@ -1,15 +1,24 @@
 """`halve plan`: the fleet for the load that was seen, the smallest one before, and what each would cost."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from orchestrator import spec
+from orchestrator.clock import VirtualClock
+from orchestrator.deployment import electricity, open_providers, simulated_profile, wishes
 from orchestrator.ledger import deployments
 from orchestrator.ledger.store import Ledger, open_ledger
-from orchestrator.planning import plan
+from orchestrator.planning import busy_rate, plan
+from policies.forecast import DAYS_BACK
+from policies.windows import bounds
+from tests.policies.at_rest import at_rest
 
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)  # a Friday
 SPEC = """
@@ -103,3 +112,46 @@ def test_a_window_has_replicas_of_its_own(ledger: Ledger, tmp_path: Path) -> Non
     friday = '"Mon-Fri 08:00-20:00"'
     text = SPEC.replace("MAX", "4").replace(friday, '{when: "Mon-Fri 08:00-20:00", min: 3, max: 3}')
     assert planned(ledger, tmp_path, text)["choice"][0]["count"] == 3
+
+
+@given(
+    st.sampled_from(["simulated", "[simulated, local]", "[local, simulated]"]),
+    st.sampled_from(["", "spot: {}", "spot: {policy: on-demand}", "spot: {base_on_demand: 1}", "spot: {guard: false}"]),
+    st.sampled_from(
+        ['"Mon-Fri 08:00-20:00"', '{when: "Mon-Fri 08:00-20:00", min: 2, max: 3}', '{when: "Sun 10:00-12:00", max: 5}']
+    ),
+    st.sampled_from([(1, 1), (1, 4), (2, 6)]),
+    st.sampled_from([0, 60, 240, 480]),
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_planned_is_where_the_daemon_comes_to_rest(
+    tmp_path: Path, providers: str, terms: str, window: str, replicas: tuple[int, int], per_minute: int
+) -> None:
+    """Providers in any order, windows with replicas of their own, spot by any name."""
+    text = SPEC.replace("provider: simulated", f"provider: {providers}").replace('"Mon-Fri 08:00-20:00"', window)
+    text = text.replace("min: 1, max: MAX", f"min: {replicas[0]}, max: {replicas[1]}") + terms
+    text += "\nlocal: {gpu: RTX 3060, price_per_hour: 3.00, power: {watts: 200, price_per_kwh: 0.60}}\n"
+    wanted = spec.parse(text, "ocr.yaml")
+    with TemporaryDirectory(dir=tmp_path) as home:
+        ledger = open_ledger(Path(home))
+        opens = bounds(wanted.schedule_for(NOW), NOW)
+        at = NOW if opens.open or opens.opens_at is None else opens.opens_at
+        for back in range(1, 4):
+            if per_minute:
+                seen(ledger, at - timedelta(days=back), per_minute)
+        costs = plan(wanted, Path(home), ledger, NOW)
+        providers_of = open_providers(wanted, Path(home), VirtualClock(NOW))
+        offers = [one for each in providers_of.values() for one in each.offers()]
+        policy = wishes(wanted, at, None, None, electricity(wanted))
+        profile = simulated_profile(wanted, wanted.simulated.gpu)
+        busy = busy_rate(wanted, load(ledger), NOW) or 0.0
+        _, rest = at_rest(offers, [profile], policy, busy, at, steps=20)
+    if costs.choice is None or "cannot be carried" in costs.reason:
+        return
+    planned = Counter({part.offer.id: part.count for part in costs.choice.parts})
+    assert rest == planned
+
+
+def load(ledger: Ledger) -> dict[datetime, int]:
+    with ledger.read() as tx:
+        return dict(deployments.load_minutes(tx, "ocr", NOW - timedelta(days=DAYS_BACK)))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from policies.mix import Advice, Demand, Mix, Terms, cheapest
+from policies.advice import Advice, Demand, Mix, Terms
+from policies.mix import cheapest
 from policies.program import Limits, Lot, solve
 from policies.selection import choose
 from policies.snapshot import Offer, Profile, Purchase
