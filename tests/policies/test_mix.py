@@ -1,6 +1,8 @@
 """The mix of machines: exact against brute force, and what it never does."""
 
 import math
+import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations, product
@@ -14,6 +16,7 @@ from policies.mix import cheapest
 from policies.program import Limits, Lot, solve
 from policies.selection import choose
 from policies.snapshot import Offer, Profile, Purchase
+from tests.benchmarks.selection import TERMS, market
 
 MODEL = "cv"
 ENOUGH = 1e-6  # of a machine: the solver's tolerance
@@ -400,3 +403,15 @@ def test_one_class_and_one_offer_agree_with_choose(
     needed = max(minimum, math.ceil(rate / (0.7 * speed) - ENOUGH))
     assert counts(answer.winner) == {chosen.offer.id: needed}
     assert answer.winner is not None and answer.winner.hourly_micros == needed * 2_000_000
+
+
+@pytest.mark.parametrize("gpus", [10, 20])
+def test_a_large_market_is_solved_within_a_second(gpus: int) -> None:
+    """20 offers, 12 classes, some 200 replicas, the runner-up included; of three markets, in the processor's time."""
+    for seed in range(3):
+        offers, demand, today = market(random.Random(seed), gpus)
+        began = time.process_time()
+        answer = cheapest(offers, demand, TERMS, today)
+        assert time.process_time() - began < 1.0
+        assert answer.winner is not None and answer.runner_up is not None
+        assert sum(part.count for part in answer.winner.parts) > 150
