@@ -17,7 +17,7 @@ import numpy as np
 
 from inference import images, meters, models
 from inference.agreement import Page, agreement
-from inference.backends import Floats, Precision, Runtime, Session
+from inference.backends import Backend, Floats, Precision, Runtime, Session
 from inference.backends.ort import OrtRuntime
 from inference.engine import Engine
 from inference.images import Pixels
@@ -27,6 +27,7 @@ from inference.recognition import Orienter
 __all__ = ["SWITCHES", "Page", "Row", "ablate"]
 
 ROUNDS = 2
+OPTIONAL = ("openvino", "torch")  # packages; their switches begin with the name
 FAST_SIDE = 1024  # pixels; the longest side of the quick mode
 
 
@@ -54,14 +55,14 @@ class Row:
 def ablate(
     files: Sequence[bytes], truth: Sequence[Page] | None = None, *, workers: int, only: Sequence[str] | None = None
 ) -> list[Row]:
-    """A row for each of SWITCHES (or `only` those, the first included anyway), in their order; without torch none for
-    it. Raises BadImage, and whatever loading the model raises."""
+    """A row for each of SWITCHES (or `only` those, the first included anyway), in their order; none for
+    OPTIONAL packages that are not installed. Raises BadImage, and whatever loading the model raises."""
     rows: list[Row] = []
     first: _Run | None = None
     for switch in SWITCHES:
         if first and only is not None and switch not in only:
             continue
-        if switch.startswith("torch") and find_spec("torch") is None:
+        if (package := switch.partition(",")[0]) in OPTIONAL and find_spec(package) is None:
             continue
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             run = process.submit(_measured, switch, files, workers).result()
@@ -89,11 +90,15 @@ Read = Callable[[Pixels], Page]
 
 
 def _plain() -> Read:
-    return _reading(ppocr.load(_Otherwise(OrtRuntime(accelerator="cpu"), together=True, flushed=False)))
+    return _reading(ppocr.load(_Otherwise(OrtRuntime(accelerator="cpu"), lambda original: original)))
 
 
 def _flushed() -> Read:
-    return _reading(ppocr.load(_Otherwise(OrtRuntime(accelerator="cpu"), together=True)))
+    return _reading(ppocr.load(_Otherwise(OrtRuntime(accelerator="cpu"), weights.flushed)))
+
+
+def _pruned() -> Read:
+    return _reading(ppocr.load(_Otherwise(OrtRuntime(accelerator="cpu"))))
 
 
 def _alone() -> Read:
@@ -102,6 +107,11 @@ def _alone() -> Read:
 
 def _unturned() -> Read:
     return _reading(replace(ppocr.load(OrtRuntime(accelerator="cpu")), orienter=Orienter(_Upright())))
+
+
+def _own_widths() -> Read:
+    runtime = OrtRuntime(accelerator="cpu")
+    return _reading(replace(ppocr.load(runtime), recogniser=ppocr.recogniser(runtime, own_widths=True)))
 
 
 def _shrunk() -> Read:
@@ -117,20 +127,24 @@ def _shrunk() -> Read:
     return smaller
 
 
-def _torch(precision: Precision) -> Callable[[], Read]:
-    return lambda: _reading(models.load("ppocr", accelerator="cpu", backend="torch", precision=precision))
+def _by(backend: Backend, precision: Precision) -> Callable[[], Read]:
+    return lambda: _reading(models.load("ppocr", accelerator="cpu", backend=backend, precision=precision))
 
 
 #: name -> how its engine is put together, and whether every core has a worker; the first is what is compared with
 SWITCHES: Mapping[str, tuple[Callable[[], Read], bool]] = {
     "plain": (_plain, False),
     "subnormal weights flushed": (_flushed, False),
+    "and channels that nobody reads cut": (_pruned, False),
     "and each line alone (as shipped)": (_alone, False),
     "and a worker per core": (_alone, True),
     "shipped, classifier skipped": (_unturned, False),
     f"shipped, longest side {FAST_SIDE}": (_shrunk, False),
-    "torch, fp32": (_torch("fp32"), False),
-    "torch, bf16": (_torch("bf16"), False),
+    "shipped, lines at their own width": (_own_widths, False),
+    "openvino, fp32": (_by("openvino", "fp32"), False),
+    "openvino, bf16": (_by("openvino", "bf16"), False),
+    "torch, fp32": (_by("torch", "fp32"), False),
+    "torch, bf16": (_by("torch", "bf16"), False),
 }
 
 
@@ -174,20 +188,20 @@ def _reading(engine: Engine) -> Read:
 
 
 class _Otherwise:
-    """A runtime that can be told to run lines together, and to load weights as they are in their file."""
+    """A runtime that runs lines together, and PP-OCR's files prepared in another way, if one is given."""
 
-    def __init__(self, runtime: Runtime, *, together: bool, flushed: bool = True) -> None:
+    on_accelerator = True
+
+    def __init__(self, runtime: Runtime, prepare: Callable[[bytes], bytes] | None = None) -> None:
         self.provider = runtime.provider
         self.fallback = runtime.fallback
         self.precision: Precision = runtime.precision
-        self.on_accelerator = together
         self._runtime = runtime
-        files = () if flushed else (ppocr.DETECTOR, ppocr.ORIENTER, ppocr.RECOGNISER)
-        originals = [weights.read(ppocr.PACKAGE, *file) for file in files]
-        self._originals = {weights.flushed(original): original for original in originals}
+        files = (ppocr.DETECTOR, ppocr.ORIENTER, ppocr.RECOGNISER) if prepare else ()
+        self._others = {ppocr.prepared(file): prepare(weights.read(ppocr.PACKAGE, *file)) for file in files if prepare}
 
     def open(self, model: bytes, sample: Floats) -> Session:
-        return self._runtime.open(self._originals.get(model, model), sample)
+        return self._runtime.open(self._others.get(model, model), sample)
 
 
 class _Upright:

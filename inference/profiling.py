@@ -17,6 +17,7 @@ from inference.backends.ort_trace import NodeTime, traced
 from inference.images import Pixels
 from inference.models import graph, ppocr, weights
 from inference.models.graph import Graph
+from inference.models.pruning import pruned
 
 NETWORKS: Mapping[str, tuple[str, str]] = {
     "detector": ppocr.DETECTOR,
@@ -77,10 +78,10 @@ def profile(pages: Sequence[Pixels], *, threads: int = 1, top: int = 10) -> list
     found = []
     for network, file in NETWORKS.items():
         original = weights.read(ppocr.PACKAGE, *file)
-        flushed = weights.flushed(original)
-        if not (samples := overheard.inputs[flushed]):
+        shipped = ppocr.prepared(file)
+        if not (samples := overheard.inputs[shipped]):
             continue
-        times = traced(flushed, samples, threads=threads)
+        times = traced(shipped, samples, threads=threads)
         found.append(
             Profile(
                 network=network,
@@ -88,7 +89,7 @@ def profile(pages: Sequence[Pixels], *, threads: int = 1, top: int = 10) -> list
                 seconds=sum(each.seconds for each in times),
                 operations=_shares([(each.op, each.seconds) for each in times])[:top],
                 nodes=_shares([(f"{each.op} {each.name}", each.seconds) for each in times])[:top],
-                branches=_shares(_by_branch(times, graph.parsed(flushed)))[:top],
+                branches=_shares(_by_branch(times, graph.parsed(shipped)))[:top],
                 rewrites=tuple(prove(original, name, samples, threads=threads) for name in REWRITES),
             )
         )
@@ -138,6 +139,12 @@ def _needed(model: bytes) -> tuple[bytes, int]:
     return graph.serialised(rest), len(whole.nodes) - len(kept)
 
 
+def _pruned(model: bytes) -> tuple[bytes, int]:
+    """Without the channels that nobody reads. Most of them are read by subnormal weights, so those go first."""
+    rest, cut = pruned(graph.parsed(weights.flushed(model)))
+    return (graph.serialised(rest), cut) if cut else (model, 0)
+
+
 def _without_softmax(model: bytes) -> tuple[bytes, int]:
     """Ending before its last softmax, where that is over many classes: whoever reads needs it only where they read."""
     whole = graph.parsed(model)
@@ -151,6 +158,12 @@ def _without_softmax(model: bytes) -> tuple[bytes, int]:
 def _identical(before: Floats, after: Floats) -> tuple[float, bool]:
     difference = float(np.abs(before - after).max(initial=0))
     return difference, np.array_equal(before, after)
+
+
+def _as_close(before: Floats, after: Floats) -> tuple[float, bool]:
+    """Sums of the same terms, added up in another order."""
+    difference = float(np.abs(before - after).max(initial=0))
+    return difference, difference <= PROBABILITY_TOLERANCE
 
 
 def _read_alike(probabilities: Floats, logits: Floats) -> tuple[float, bool]:
@@ -168,6 +181,7 @@ Apply = Callable[[bytes], tuple[bytes, int]]
 #: name -> how, and what must stay the same: (difference, whether it is none)
 REWRITES: Mapping[str, tuple[Apply, Callable[[Floats, Floats], tuple[float, bool]]]] = {
     "subnormal weights to zero": (_flushed, _identical),
+    "channels that nobody reads": (_pruned, _as_close),
     "nodes that no output needs": (_needed, _identical),
     "softmax only where it is read": (_without_softmax, _read_alike),
 }

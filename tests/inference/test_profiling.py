@@ -43,6 +43,11 @@ def test_the_shares_of_a_page_add_up_and_rewrites_are_proven(pages: Path) -> Non
     proofs = {(each.network, proof.rewrite): proof for each in found.values() for proof in each.rewrites}
     subnormal = proofs["detector", "subnormal weights to zero"]
     assert (subnormal.touched, subnormal.difference, subnormal.kept) == (255_958, 0.0, True)
+    dead = proofs["detector", "channels that nobody reads"]
+    assert (dead.touched, dead.kept) == (672, True)
+    assert dead.difference is not None
+    assert dead.difference <= profiling.PROBABILITY_TOLERANCE
+    assert proofs["recogniser", "channels that nobody reads"].touched == 0
     head = proofs["recogniser", "softmax only where it is read"]
     assert (head.touched, head.kept) == (1, True)
     assert head.difference is not None
