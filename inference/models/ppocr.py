@@ -53,7 +53,8 @@ def recogniser(runtime: Runtime, *, own_widths: bool = False) -> Recogniser:
 def prepared(file: tuple[str, str]) -> bytes:
     """One of the files above as it is run: subnormal weights written as zero, then channels that nobody reads cut.
 
-    Answers differ from the file's by 2e-6 at most (measured; the same terms are added up in another order). Raises weights.WeightsError.
+    Answers differ from the file's by 2e-6 at most (measured): sums are added up in another order.
+    Raises weights.WeightsError.
     """
     flushed = weights.flushed(weights.read(PACKAGE, *file))
     network, cut = pruned(graph.parsed(flushed))

@@ -133,7 +133,7 @@ def test_the_commands_take_a_card(folder: Path, pages: Path) -> None:
         pytest.param(("--model", "cv_resnet18_ocr-detection"), "no checkpoint here: put pytorch_model.pt", id="none"),
         pytest.param(("--model", "nothing"), "no model named 'nothing'; there is ppocr, cv_resnet18", id="unknown"),
         pytest.param(("--model", "gone.yaml"), "model card gone.yaml: No such file", id="no-card"),
-        pytest.param(("--backend", "abacus"), "it is one of auto, onnxruntime, torch", id="backend"),
+        pytest.param(("--backend", "abacus"), "it is one of auto, onnxruntime, openvino, torch", id="backend"),
     ],
 )
 def test_the_commands_refuse_in_one_line(folder: Path, pages: Path, words: tuple[str, str], reason: str) -> None:
