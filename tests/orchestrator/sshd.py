@@ -22,6 +22,12 @@ from policies.snapshot import Offer, Purchase
 from tests.orchestrator.tiny import until
 
 REPOSITORY = Path(__file__).parents[2]
+#: what infra/hosts/authorized_keys.example allows our key, and no more
+RESTRICTIONS = next(
+    line.partition(" ssh-")[0]
+    for line in (REPOSITORY / "infra" / "hosts" / "authorized_keys.example").read_text().splitlines()
+    if line and not line.startswith("#")
+)
 SERVER = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/sbin")
 
 
@@ -61,7 +67,8 @@ class Server:
         packages.mkdir(exist_ok=True)
         if not (packages / "tests").exists():
             (packages / "tests").symlink_to(REPOSITORY / "tests")
-        (self.folder / "authorized_keys").write_text(self.user_key.with_suffix(".pub").read_text())
+        restricted = f"{RESTRICTIONS} {self.user_key.with_suffix('.pub').read_text()}"
+        (self.folder / "authorized_keys").write_text(restricted)
         (self.folder / "authorized_keys").chmod(0o600)
         said = {"HOME": str(self.home), "PYTHONPATH": str(packages), **self._environment}
         lines = {

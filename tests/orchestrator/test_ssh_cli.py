@@ -16,7 +16,7 @@ from orchestrator.providers import Request
 from orchestrator.providers.ssh import host as hosts
 from orchestrator.providers.ssh.host import Files
 from tests.orchestrator.sshd import Server, offer_of, reached, server, ssh
-from tests.orchestrator.tiny import end_all, until
+from tests.orchestrator.tiny import end_all, replicas, until
 
 
 @pytest.fixture
@@ -98,7 +98,8 @@ def test_what_is_removed_leaves_nothing_there_and_nothing_here(home: Path, own: 
     provider = reached(ssh(home, own.host()))
     provider.launch(Request(token="a", offer=offer_of(own.host()), payload={}))
     until(lambda: provider.instances()[0].url)
-    assert own.running()
+    (replica,) = replicas(own.far)
+    assert replica.environ()["XDG_CACHE_HOME"].startswith(str(own.far))  # what an engine keeps goes with the rest
     done = halve(home, "remove", name)
     assert (done.returncode, done.stdout) == (0, f"{name}: 1 replica folder removed, nothing is left there\n")
     assert list(own.home.iterdir()) == []

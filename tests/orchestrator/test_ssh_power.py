@@ -16,7 +16,10 @@ from orchestrator.providers.ssh.host import Files, Host
 from orchestrator.providers.ssh.provider import SshProvider
 from tests.orchestrator.sshd import Server, reached, server, ssh
 from tests.orchestrator.test_ssh_troubles import answering, gone, listed, request, terminated
-from tests.orchestrator.tiny import until
+from tests.orchestrator.tiny import replicas, until
+
+pytest.importorskip("asyncssh", reason="needs asyncssh: pip install 'halve[ssh]'")
+from orchestrator.providers.ssh.process import SPARE_SECONDS
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -120,6 +123,30 @@ def test_it_stays_on_while_another_replica_runs_there(home: Path, rented: Server
     until(lambda: terminated(provider, second))
     assert {gone(provider, token).ended_at for token in ("a", "b")} == {gone(provider, "b").ended_at}
     assert rented.switched() == ["off"]
+
+
+@pytest.mark.slow
+def test_what_ended_by_itself_costs_until_its_idle_host_is_off(home: Path, rented: Server) -> None:
+    provider = reached(ssh(home, host(rented)))
+    launched(provider, host(rented), "a")
+    answering(provider, "a")
+    (replica,) = replicas(rented.far)
+    replica.kill()
+    first = gone(provider, "a")
+    assert rented.switched() == []  # it may be launched again at once, on a host that is up
+    launched(provider, host(rented), "b")
+    answering(provider, "b")
+    (machine,) = [one for one in provider.instances() if one.token == "b"]
+    assert machine.launched_at == first.ended_at  # nothing that was paid for is on nobody's charge
+    (replica,) = replicas(rented.far)
+    replica.kill()
+    by_itself = gone(provider, "b").ended_at
+    until(lambda: provider.instances() and rented.switched() == ["off"], 120)
+    last = gone(provider, "b").ended_at
+    assert by_itself is not None
+    assert last is not None
+    assert (last - by_itself).total_seconds() >= SPARE_SECONDS - 5
+    assert gone(provider, "a").ended_at == first.ended_at
 
 
 def test_a_host_that_is_not_switched_on_is_no_capacity_and_is_asked_again(home: Path, rented: Server) -> None:

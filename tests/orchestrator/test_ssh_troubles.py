@@ -30,6 +30,7 @@ from orchestrator.providers import (
     Throttled,
     Unreachable,
 )
+from orchestrator.providers.ssh import wheel
 from orchestrator.providers.ssh.host import Files, Host, installation
 from orchestrator.providers.ssh.link import Link
 from tests.orchestrator.sshd import Server, offer_of, reached, server, ssh
@@ -385,6 +386,18 @@ def test_a_new_version_is_installed_and_what_runs_by_the_old_one_runs_on(
     provider = reached(ssh(home, own.host()))  # this version again
     until(lambda: terminated(provider, provider_id))
     gone(provider, "a")
+
+
+def test_what_is_half_installed_is_installed_anew_and_old_wheels_go(home: Path, own: Server) -> None:
+    half = own.far / "envs" / wheel.digest() / "bin"
+    half.mkdir(parents=True)
+    (half / "python").write_text("half of it")
+    (own.far / "wheels" / "older").mkdir(parents=True)
+    provider = reached(ssh(home, own.host()))
+    provider.launch(request(own.host(), "a"))
+    answering(provider, "a")
+    assert [path.name for path in (own.far / "wheels").iterdir()] == [wheel.digest()]
+    assert (own.far / "envs" / wheel.digest() / "ready").exists()
 
 
 def test_two_agents_of_one_installation_do_not_start_a_token_twice(home: Path, own: Server) -> None:

@@ -56,7 +56,7 @@ class Agent:
     def __init__(self, home: Path, command: Command) -> None:
         self._home = home
         self._clock = ToldClock()
-        self._local = LocalProvider(home, self._clock, ANY, partial(_in_a_scope, command) if lingers() else command)
+        self._local = LocalProvider(home, self._clock, ANY, partial(_enclosed, command, home, lingers()))
 
     def answer(self, asked: Mapping[str, Any]) -> Answer:
         """Do what is asked. What cannot be done is an answer too."""
@@ -128,14 +128,18 @@ def lingers() -> bool:
     return asked.stdout.strip() == b"yes" and works.returncode == 0
 
 
-def _in_a_scope(command: Command, payload: Mapping[str, Any], announce: Path) -> list[str]:
-    """In a unit of its own, so that it is no part of the login. It stays our child, and keeps its lock."""
-    bus = [
-        f"{name}={os.environ[name]}" for name in ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS") if name in os.environ
-    ]
-    unit = f"--unit=halve-{announce.parent.name}"
-    scope = ["systemd-run", "--user", "--scope", "--quiet", "--collect", unit, "--"]
-    return ["env", *bus, *scope, *command(payload, announce)]
+def _enclosed(command: Command, home: Path, scoped: bool, payload: Mapping[str, Any], announce: Path) -> list[str]:
+    """Its caches lie where they are removed with the rest. Where systemd keeps it, it has a unit of its own and is no
+    part of the login; it stays our child, and keeps its lock.
+    """
+    said = {"XDG_CACHE_HOME": str(home / "cache")}
+    scope: list[str] = []
+    if scoped:
+        bus = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
+        said |= {name: os.environ[name] for name in bus if name in os.environ}
+        unit = f"--unit=halve-{announce.parent.name}"
+        scope = ["systemd-run", "--user", "--scope", "--quiet", "--collect", unit, "--"]
+    return ["env", *(f"{name}={value}" for name, value in said.items()), *scope, *command(payload, announce)]
 
 
 def _tail(path: Path) -> str:

@@ -36,6 +36,9 @@ def main() -> None:
             for other in list(environment.parent.iterdir()):
                 if other.is_dir() and other != environment and not _in_use(other):
                     shutil.rmtree(other, ignore_errors=True)
+            for other in list(wheel.parent.parent.iterdir()):
+                if other != wheel.parent:
+                    shutil.rmtree(other, ignore_errors=True)
     except OSError as error:
         sys.exit(f"{error.filename or environment}: {error.strerror or error}")
     except subprocess.CalledProcessError as error:
@@ -48,7 +51,7 @@ def install(environment: Path, wheel: Path) -> None:
     extra = "gpu" if shutil.which("nvidia-smi") else "cpu"
     if absent(extra):
         venv.create(environment, with_pip=True, symlinks=True)
-        pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
         subprocess.run([*pip, f"{wheel}[{extra}]"], check=True, capture_output=True)
         return
     venv.create(environment, with_pip=False, symlinks=True)

@@ -341,7 +341,7 @@ class LinkServer:
             self._not_off = why
         else:
             at = datetime.now(UTC).isoformat()
-            over = self._live()
+            over = self._live() or self._last_ended()
             self._power.ended |= dict.fromkeys(over, at)
             self._power.on_since, self._power.off_since, self._power.ending = None, at, []
             power.keep(self._files.power, self._power)
@@ -353,6 +353,12 @@ class LinkServer:
                 self._session.close()
                 self._session = None
         self._stopping = None
+
+    def _last_ended(self) -> set[str]:
+        """What ended by itself and left the host on for nobody: it has cost until now."""
+        ends = {row["token"]: row["ended_at"] for row in self._rows if row["token"] not in self._power.ended}
+        last = max(ends, key=lambda token: datetime.fromisoformat(ends[token]), default=None)
+        return set() if last is None else {last}
 
     def _to_switch_off(self) -> bool:
         """Whether everything that ran there is over or was to be ended, or nothing has run for long."""
