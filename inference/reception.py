@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from inference import uploads
-from inference.batching import DeadlinePassed, QueueFull
+from inference.batching import DeadlinePassed, QueueFull, out_of_memory
 from inference.images import BadImage
 from inference.pages import Page
 from inference.refusals import Refusal
@@ -23,6 +23,7 @@ from inference.uploads import Upload
 RECEIVE_SECONDS = 60.0  # for the whole body
 LOADING_RETRY_SECONDS = 1
 DRAINING_RETRY_SECONDS = 10
+NO_MEMORY_RETRY_SECONDS = 5
 CLIENT_GONE = 499  # nginx's name for an answer that nobody reads; it only shows in the metrics
 
 Render = Callable[[Sequence[Page]], Response]
@@ -62,9 +63,9 @@ async def answered(service: Service, request: Request, receive: Receive) -> Resp
         answer = refused(Refusal(error.status_code, error.detail))
     except ClientDisconnect:
         answer = Response(status_code=CLIENT_GONE)
-    except Exception:
+    except Exception as error:
         log.exception("reading failed")
-        answer = refused(Refusal(500, "reading failed; the replica's log says why"))
+        answer = refused(_failure(error))
     count = len(pages) if answer.status_code == 200 else 0
     service.metrics.answered(answer.status_code, time.monotonic() - started, count)
     answer.headers["X-Halve-Images"] = str(count)  # what whoever stands in front counts
@@ -75,6 +76,13 @@ def refused(refusal: Refusal) -> Response:
     retry = refusal.retry_after_seconds
     headers = {"Retry-After": str(retry)} if retry is not None else None
     return Answer({"error": refusal.reason}, status_code=refusal.status, headers=headers)
+
+
+def _failure(error: Exception) -> Refusal:
+    """A page for which there was no memory, even alone, may be read when others are done."""
+    if out_of_memory(error):
+        return Refusal(503, "not enough memory at the moment", NO_MEMORY_RETRY_SECONDS)
+    return Refusal(500, "reading failed; the replica's log says why")
 
 
 async def _admit(service: Service, request: Request) -> None:

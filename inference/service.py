@@ -158,10 +158,13 @@ class Service:
     async def read(self, upload: Upload, deadline: float) -> list[Page]:
         """Read the images, in order; `deadline` is of time.monotonic().
 
-        Raises BadImage for one that is not an image we read, QueueFull, DeadlinePassed.
+        Raises BadImage for one that is not an image we read, or when there are more than ever wait, QueueFull,
+        DeadlinePassed.
         """
         if self._batcher is None:
             raise RuntimeError("read before the model was loaded")
+        if len(upload.files) > self.settings.queue:  # 429 would say that it may come back
+            raise BadImage(f"{len(upload.files)} images; at most {self.settings.queue} at once here", 413)
         sides = await asyncio.to_thread(self._longest_sides, upload.files)
         now = time.monotonic()
         jobs = [

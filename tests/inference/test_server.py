@@ -1,5 +1,6 @@
 """The engine over real HTTP, in a process of its own."""
 
+import asyncio
 import concurrent.futures
 import json
 import re
@@ -18,9 +19,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from tests.inference.files import png_claiming
+from inference import server
+from inference.batching import GPU_BUCKETS
+from inference.engine import Reading
+from inference.service import Service, Settings
+from tests.inference.files import encoded, png_claiming
 from tests.inference.replica import Replica, replica
+from tests.inference.test_batching import OUT_OF_MEMORY
 
 KEYS = [
     "original_filename",
@@ -214,6 +221,61 @@ def test_a_full_queue_is_a_429_with_retry_after(tmp_path: Path, pages: Path) -> 
         assert {answer.status_code for answer in answers} == {200, 429}
         assert all(int(a.headers["retry-after"]) >= 1 for a in answers if a.status_code == 429)
         assert running.client.post("/v1/ocr", content=content).status_code == 200
+
+
+class Tight:
+    """An engine that has no memory for more than so many pixels, and says so as its runtime does."""
+
+    model, precision, provider, fallback, on_accelerator = "tight", "fp32", "fake", None, False
+
+    def __init__(self, most: int, error: Exception) -> None:
+        self.most, self.error = most, error
+
+    def read(self, some: list[Any]) -> list[Reading]:
+        if sum(page.shape[0] * page.shape[1] for page in some) > self.most:
+            raise self.error
+        return [Reading(width=page.shape[1], height=page.shape[0], lines=(), seconds=0.0) for page in some]
+
+
+def asked(service: Service, *sizes: int) -> httpx.Response:
+    """What a service in this process answers to blank pages of so many pixels a side."""
+    files = [("file", (f"{side}.png", encoded(Image.new("L", (side, side))))) for side in sizes]
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(server.app(service, failed=lambda error: None))
+        async with httpx.AsyncClient(transport=transport, base_url="http://replica") as client:
+            return await client.post("/v1/ocr", files=files)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+def test_a_page_too_large_for_the_memory_is_a_503_and_those_beside_it_are_read_in_halves(error: Exception) -> None:
+    service = Service(Settings(workers=1))
+    service.start(Tight(20_000, error), GPU_BUCKETS)  # type: ignore[arg-type]
+    assert len(asked(service, 100, 100, 100, 100).json()) == 4
+    assert service.at_once == {"small": 2, "middle": 2, "large": 1}
+    answer = asked(service, 600)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "memory" in answer.json()["error"]
+    assert asked(service, 100).status_code == 200
+
+
+def test_another_failure_is_a_500_that_points_to_the_log() -> None:
+    service = Service(Settings(workers=1))
+    service.start(Tight(0, ValueError("secret detail")))  # type: ignore[arg-type]
+    answer = asked(service, 100)
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+
+
+def test_more_images_than_ever_wait_are_a_413() -> None:
+    """A 429 would have the client come back for ever."""
+    service = Service(Settings(workers=1, queue=2))
+    service.start(Tight(10**9, MemoryError()))  # type: ignore[arg-type]
+    assert asked(service, 100, 100).status_code == 200
+    answer = asked(service, 100, 100, 100)
+    assert (answer.status_code, answer.json()["error"]) == (413, "3 images; at most 2 at once here")
 
 
 def test_work_of_a_client_that_left_is_dropped(tmp_path: Path, pages: Path) -> None:
