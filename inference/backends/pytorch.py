@@ -27,8 +27,17 @@ class TorchRuntime:
     (torch.autocast); weights stay float32 in memory.
     """
 
-    def __init__(self, *, accelerator: Accelerator = "auto", threads: int = 1, precision: Precision = "fp32") -> None:
-        """Raises NoAccelerator when CUDA is required and does not run."""
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator = "auto",
+        threads: int = 1,
+        precision: Precision = "fp32",
+        graphs: bool = True,
+    ) -> None:
+        """`graphs` counts on CUDA: record networks, and replay them. Raises NoAccelerator when CUDA is required and
+        does not run."""
+        self._graphs = graphs
         torch.set_num_threads(threads)
         self.precision = precision
         self.provider = CPU
@@ -49,7 +58,7 @@ class TorchRuntime:
     def open(self, model: bytes, sample: Floats) -> "TorchSession":
         """Raises WeightsError when the model is none, or has an operation that is not known here."""
         device = torch.device("cuda" if self.on_accelerator else "cpu")
-        session = TorchSession(graph.parsed(model), device, REDUCED.get(self.precision))
+        session = TorchSession(graph.parsed(model), device, REDUCED.get(self.precision), graphs=self._graphs)
         session.run(sample)
         return session
 
@@ -57,7 +66,7 @@ class TorchRuntime:
 class TorchSession:
     """One network. `run` may be called by several threads at once."""
 
-    def __init__(self, network: Graph, device: Any, reduced: Any) -> None:
+    def __init__(self, network: Graph, device: Any, reduced: Any, *, graphs: bool) -> None:
         if not network.inputs or not network.outputs:
             raise WeightsError("not a network: it has no input or no output")
         self._metadata = dict(network.metadata)
@@ -70,7 +79,7 @@ class TorchSession:
         self._replays: Replays | None = None
         if device.type == "cuda":
             recorder = Recorder(self._computed)
-            self._replays = Replays(recorder.plain, recorder.record)
+            self._replays = Replays(recorder.plain, recorder.record if graphs else lambda shape: recorder.plain)
 
     @property
     def metadata(self) -> Mapping[str, str]:
