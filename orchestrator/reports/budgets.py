@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from orchestrator.reports.forecast import forecast
 from orchestrator.reports.prices import Rates
-from orchestrator.reports.reckoning import Entry
+from orchestrator.reports.reckoning import Entry, cost
 from orchestrator.reports.terms import Terms
 from policies.budget import Brake
 from policies.windows import Span
@@ -14,9 +14,10 @@ from policies.windows import Span
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetLine:
-    """A deployment's monthly budget as its spec has it now, and the known part of what it spent."""
+    """A deployment's budget as its spec has it now, and the known part of what it spent."""
 
     deployment: str
+    period: str  # the month or the day, as YYYY-MM or YYYY-MM-DD
     currency: str
     limit_micros: int
     spent_micros: int
@@ -57,10 +58,35 @@ def budget_lines(
         found.append(
             BudgetLine(
                 deployment=one.name,
+                period=f"{month.opens_at + timedelta(days=15):%Y-%m}",  # in any zone
                 currency=one.currency,
                 limit_micros=int(limit * rate),
                 spent_micros=spent,
                 forecast_micros=None if over else forecast({one.name: spent}, [one], month, now),
+                at=one.budget.at,
+            )
+        )
+    return tuple(found)
+
+
+def day_lines(
+    terms: Sequence[Terms], entries: Mapping[str, Sequence[Entry]], day: Span, rates: Rates
+) -> tuple[BudgetLine, ...]:
+    """The daily budgets: `day` is from its midnight until now, in a zone that says which day it is."""
+    found = []
+    for one in terms:
+        limit = None if one.budget is None else one.budget.daily_micros
+        rate = rates.get(one.currency)
+        if one.budget is None or limit is None or rate is None:
+            continue
+        found.append(
+            BudgetLine(
+                deployment=one.name,
+                period=f"{day.opens_at:%Y-%m-%d}",
+                currency=one.currency,
+                limit_micros=int(limit * rate),
+                spent_micros=cost(entries.get(one.name, ()), day.opens_at, day.closes_at, rates),
+                forecast_micros=None,
                 at=one.budget.at,
             )
         )

@@ -51,7 +51,7 @@ class Rows:
             if tx.execute(sa.select(t.deployments).where(t.deployments.c.name == deployment)).first() is None:
                 row = {"name": deployment, "spec": "", "source": "", "version": 1, "wanted": "up"}
                 tx.execute(t.deployments.insert().values(row | {"created_at": at, "updated_at": at}))
-            tick = {"deployment": deployment, "at": at, "target": 1, "reason": "", "plan": []}
+            tick = {"deployment": deployment, "at": at, "target": 1, "reason": "", "plan": {"actions": [], "notes": []}}
             tick_id = tx.execute(t.ticks.insert().values(tick)).inserted_primary_key[0]  # type: ignore[index]
             intent = {"deployment": deployment, "tick_id": tick_id, "kind": "launch", "instance_id": machine_id}
             intent |= {"payload": {}, "reason": "", "state": "done", "opened_at": at}
@@ -95,7 +95,8 @@ class Rows:
     def ticks(self, deployment: str, start: datetime, end: datetime, every: timedelta) -> None:
         rows = []
         while start < end:
-            rows.append({"deployment": deployment, "at": start, "target": 1, "reason": "", "plan": []})
+            tick = {"deployment": deployment, "at": start, "target": 1, "reason": ""}
+            rows.append(tick | {"plan": {"actions": [], "notes": []}})
             start += every
         with self._writing() as tx:
             tx.execute(t.ticks.insert(), rows)
