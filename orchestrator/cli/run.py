@@ -62,7 +62,7 @@ def run(
             nonlocal kept
             if kept is None:
                 kept = count
-                progress.reset(task, completed=0, images=count)
+                progress.reset(task, images=count, of=len(found), rate="")
             seconds = progress.tasks[task].elapsed or 0.0
             rate = f"{(count - kept) / seconds:.1f}/s" if seconds else ""
             progress.update(task, completed=share, images=count, rate=rate)

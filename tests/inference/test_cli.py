@@ -1,7 +1,9 @@
 """The commands that run the engine, as a user types them."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -111,6 +113,28 @@ def test_run_on_ctrl_c_keeps_what_was_written(pages: Path, tmp_path: Path) -> No
     assert 0 < len(written) < 40
     assert len((output / "results.jsonl").read_text(encoding="utf-8").splitlines()) == len(written)
     assert [path.name for path in output.glob(".*")] == [".unfinished"]
+
+
+def test_run_shows_how_far_it_is_on_a_terminal(pages: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("packaging.png", "nameplate.png"):
+        (tmp_path / "in" / name).symlink_to(pages / name)
+    ours, theirs = pty.openpty()
+    command = [*HALVE, "run", str(tmp_path / "in"), str(tmp_path / "out"), "--visualize", "--prompt", "只识别‘型号’"]
+    shown = b""
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment) as running:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # the other side has gone
+            while piece := os.read(ours, 4096):
+                shown += piece
+    os.close(ours)
+    assert running.returncode == 0, shown
+    assert b"0 of 2" in shown
+    assert re.search(rb"\d\.\d/s", shown)
+    assert (tmp_path / "out" / "drawn" / "nameplate.png.png").is_file()
+    page = json.loads((tmp_path / "out" / "nameplate.png.json").read_text(encoding="utf-8"))
+    assert page["structured_data"] == {"型号": "Y2-132M-4"}
 
 
 def test_run_after_kill_9_reads_the_rest_and_nothing_twice(pages: Path, tmp_path: Path) -> None:
