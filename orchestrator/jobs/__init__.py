@@ -1,4 +1,4 @@
-"""Batches: submit a folder of images, have them read by a deployment's replicas, keep every result once."""
+"""Batches: submit many images, have them read by a deployment's replicas, keep every result once."""
 
 from orchestrator.jobs.runner import JobRunner
 from orchestrator.jobs.submission import submit

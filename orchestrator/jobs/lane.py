@@ -19,9 +19,10 @@ HOLD_MAX_SECONDS = 5.0
 #: and no more, for whoever else asks there stands behind them
 WAITING_PER_READ = 0.8
 #: with so little waiting a replica may be idle in between: one more goes
-IDLE_BELOW = 0.3
-#: items that end before the number under way is chosen anew
-CHOSEN_AFTER = 8
+IDLE_BELOW = 0.2
+#: items that end before fewer are sent, and before more are: others are made room for at once, and what they leave is
+#: taken when it has lasted
+FEWER_AFTER, MORE_AFTER = 4, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +54,14 @@ class Pace:
         self._seconds += seconds
         self._read_seconds += read_seconds
         self._ended += 1
-        if self._ended < max(CHOSEN_AFTER, under_way) or not self._seconds:
+        turns, rest = divmod(self._ended, max(FEWER_AFTER, under_way))
+        if rest or not self._seconds:
             return under_way
         way_seconds = self._way_seconds * self._ended
         waited_seconds = self._seconds - self._read_seconds - way_seconds
         wanted = round(under_way * ((1 + WAITING_PER_READ) * self._read_seconds + way_seconds) / self._seconds)
+        if wanted >= under_way and turns < MORE_AFTER // FEWER_AFTER:
+            return under_way
         if waited_seconds < IDLE_BELOW * self._read_seconds:
             wanted = max(wanted, under_way + 1)
         self._seconds, self._read_seconds, self._ended = 0.0, 0.0, 0

@@ -273,7 +273,7 @@ jobs = Table(
     Column("submitted_at", Moment, nullable=False),
     Column("finished_at", Moment),
     Column("deadline_at", Moment),
-    Column("currency", String(3), nullable=False, server_default=""),  # of what it costs
+    Column("currency", String(3), nullable=False, server_default=text("''")),  # of what it costs
     # its share of what its deployment has cost while it ran, up to `costed_at`; null: it has not run since
     Column("cost_micros", BigInteger, nullable=False, server_default="0"),
     Column("unpriced", Boolean, nullable=False, server_default=false()),  # it also ran at a price nobody knows

@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column('jobs', sa.Column('currency', sa.String(length=3), nullable=False, server_default=''))
+    op.add_column('jobs', sa.Column('currency', sa.String(length=3), nullable=False, server_default=sa.text("''")))
     op.add_column('jobs', sa.Column('cost_micros', sa.BigInteger(), nullable=False, server_default='0'))
     op.add_column('jobs', sa.Column('unpriced', sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column('jobs', sa.Column('costed_at', Moment()))
