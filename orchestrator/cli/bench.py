@@ -46,6 +46,7 @@ def bench(
     from json import dumps
 
     from orchestrator.cli.engine import require_engine
+    from orchestrator.clock import SystemClock
 
     require_engine()
     from inference import bench as benchmark
@@ -66,7 +67,8 @@ def bench(
             _record(row)
     if json:
         sized = [asdict(row) for row in rows]
-        print(dumps(sized[0] | asdict(start) | {"recorded": record, "rows": sized}, indent=2))
+        at = SystemClock().now().isoformat(timespec="seconds").replace("+00:00", "Z")
+        print(dumps({"measured_at": at} | sized[0] | asdict(start) | {"recorded": record, "rows": sized}, indent=2))
     else:
         _show(rows, start, recorded=record)
 

@@ -198,6 +198,7 @@ def test_bench_json_and_record(pages: Path, tmp_path: Path) -> None:
     row = json.loads(done.stdout)
     assert [(each["size"], each["batch"]) for each in row["rows"]] == [("", 1), ("middle", 1), ("middle", 2)]
     assert row["cold_seconds"] > row["warm_seconds"] > 0
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", row["measured_at"])
     assert row["joules_per_image"] is None or row["joules_per_image"] > 0
     assert {"model", "gpu", "provider", "precision", "batch", "images_per_second", "p95_ms", "memory_bytes"} <= set(row)
     assert row["recorded"] is True
