@@ -1,10 +1,12 @@
 """Hosts reached by ssh under a real daemon and a real door."""
 
 import json
+import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from orchestrator.providers.ssh import host as hosts
 from orchestrator.providers.ssh.link import Link
 from tests.orchestrator.batch import find, folder, lines, numbered
 from tests.orchestrator.driven import machines, put_up, ready, take_down
-from tests.orchestrator.driven_ssh import daemon, spec
+from tests.orchestrator.driven_ssh import SLOW, daemon, spec
 from tests.orchestrator.scene import booked
 from tests.orchestrator.sshd import Server, server, ssh
 from tests.orchestrator.tiny import replicas, until
@@ -113,3 +115,50 @@ def test_of_two_hosts_one_is_killed_in_the_middle_of_a_job(
         "tiny"
     }
     assert {one.name for one in hosts.known(home)} == {one.host().name for one in two}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.soak), pytest.param(3, marks=pytest.mark.soak)])
+def test_two_thousand_items_over_this_machine_and_two_hosts_with_kills_at_random(
+    home: Path, tmp_path: Path, two: tuple[Server, Server], seed: int
+) -> None:
+    """Engines, hosts, connections and the daemon are killed while it runs; every item has one result."""
+    chance = random.Random(seed)
+    trusted(home, *two)
+    ledger = put_up(home, text=spec(*two, here=1))
+    images = numbered(2000)
+    kinds = ["engine", "host", "connection", "daemon"]
+    done: Counter[str] = Counter()
+    with ExitStack() as stack:
+        process = stack.enter_context(daemon(home, SLOW))
+        until(lambda: len(ready(ledger)) == 3, 120)
+        assert sorted(one.provider for one in ready(ledger)) == ["local", "ssh", "ssh"]
+        job = submit(ledger, None, folder(tmp_path / "in", images), tmp_path / "out", [], datetime.now(UTC))
+        ends = time.monotonic() + 240
+        while find(ledger, job.id).state is not State.DONE:
+            assert time.monotonic() < ends, f"{find(ledger, job.id)} after {done}"
+            time.sleep(chance.uniform(0.5, 2.0))
+            if sum(done.values()) >= 12:
+                continue  # let it come to its end
+            kind, host = chance.choice(kinds), chance.choice(two)
+            done[kind] += 1
+            if kind == "engine":
+                for replica in chance.sample(found := [*replicas(home), *replicas(host.far)], min(1, len(found))):
+                    replica.kill()
+            elif kind == "daemon":
+                process.kill()
+                process.wait()
+                process = stack.enter_context(daemon(home, SLOW))
+            else:
+                host.lose() if kind == "host" else host.kill()
+                time.sleep(chance.uniform(0.0, 1.0))
+                host.start()
+        end = find(ledger, job.id)
+        assert (end.done, end.failed) == (len(images), 0), done
+        found_lines = lines(tmp_path / "out" / "results.jsonl")
+        assert sorted(line["original_filename"] for line in found_lines) == sorted(map(str, images))
+        assert len(list((tmp_path / "out").glob("*.png.json"))) == len(images)
+        assert len(done) >= 3, done
+        take_down(ledger)
+        until(lambda: not machines(ledger), 120)
+    assert [len(replicas(one)) for one in (home, two[0].far, two[1].far)] == [0, 0, 0]

@@ -86,6 +86,8 @@ def test_the_charge_ends_when_stop_has_succeeded_and_not_before(home: Path, rent
     assert mended <= ended.ended_at <= datetime.now(UTC)
     assert rented.switched()[-2:] == ["off", "off"]
     assert gone(ssh(home, host(rented)), "a") == ended
+    assert provider.launch(request(host(rented), "a")) == provider_id  # it is over: nothing is switched on for it
+    assert rented.switched()[-1] == "off"
     # and when it is on again, that is still when it ended
     launched(provider, host(rented), "b")
     answering(provider, "b")

@@ -322,6 +322,21 @@ def test_a_host_without_a_python_that_will_do_says_so(home: Path, own: Server) -
     until(lambda: "python-of-nobody" in refusal(provider))
 
 
+def test_a_key_that_is_none_is_said(home: Path, own: Server, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("nothing of the kind")
+    provider = ssh(home, own.host(key=str(tmp_path / "key")))
+    until(lambda: f"the key {tmp_path / 'key'} cannot be used" in refusal(provider))
+    other = ssh(home, own.host(key=str(own.folder / "host_key")))
+    until(lambda: "must let this user in by key" in refusal(other))
+
+
+def test_a_login_that_prints_something_is_no_answer(home: Path, own: Server) -> None:
+    (own.home / ".bashrc").write_text("echo 'welcome to {this} machine'\n")
+    provider = reached(ssh(home, own.host()))
+    provider.launch(request(own.host(), "a"))
+    answering(provider, "a")
+
+
 def test_replicas_run_in_scopes_of_their_own_where_systemd_keeps_them(home: Path, tmp_path: Path) -> None:
     """Stand-ins for loginctl, systemctl and systemd-run: there is no systemd where this is tested."""
     commands = tmp_path / "bin"

@@ -3,7 +3,7 @@
     python tiny_replica.py ANNOUNCE [MANNER...]
 
 Manners: `loading` (never ready), `deaf` (ignores SIGTERM), `dies` (ends at once), `mute` (listens, never answers),
-`forks` (leaves the work, and the lock, to a child).
+`forks` (leaves the work, and the lock, to a child), `slow` (takes a fifth of a second for an answer).
 """
 
 import json
@@ -31,6 +31,8 @@ class Replica(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/drain":
             draining = True
+        elif "slow" in sys.argv:
+            time.sleep(0.2)
         self._answer({"recognized_text": "tiny", "pid": os.getpid()})
 
     def _answer(self, says: object) -> None:

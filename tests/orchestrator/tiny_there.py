@@ -11,3 +11,7 @@ SCRIPT = Path(__file__).with_name("tiny_replica.py")
 def command(payload: Mapping[str, Any], announce: Path) -> list[str]:
     own = [str(one) for one in payload.get("manners", ())]
     return [sys.executable, "-S", str(SCRIPT), str(announce), *own]
+
+
+def slow(payload: Mapping[str, Any], announce: Path) -> list[str]:
+    return [*command(payload, announce), "slow"]

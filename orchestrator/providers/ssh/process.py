@@ -124,6 +124,8 @@ class LinkServer:
 
     async def _launch(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         self._busy_at = time.monotonic()
+        if asked["token"] in self._power.ended:
+            return {"provider_id": asked["token"]}  # it ran, and nobody is switched on for it again
         await self._first_attempt()
         if self._stopping is not None:
             raise Throttled(f"{self._host.name} is being switched off")

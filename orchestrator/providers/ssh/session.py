@@ -60,7 +60,9 @@ class Session:
 
         Raises Lost or Unfit.
         """
-        said = json.loads(await self._output(f"{self._python} -c {shlex.quote(_PROBE)}"))
+        said = _answer_in(await self._output(f"{self._python} -c {shlex.quote(_PROBE)}"))
+        if said is None:
+            raise Unfit(f"{self._host.name}: {self._host.python} does not say what it is")
         if said["version"] < [3, 11]:
             found = ".".join(map(str, said["version"]))
             raise Unfit(f"{self._host.name}: {self._host.python} is Python {found}, wanted is 3.11 or newer")
@@ -169,13 +171,15 @@ class Session:
         why = "the connection was lost"
         try:
             async for line in agent.stdout:
-                answer = json.loads(line)
+                answer = _answer_in(line)
+                if answer is None:
+                    continue
                 waiting = self._waiting.get(answer["id"])
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
             said = (await agent.stderr.read()).strip().splitlines()
             why = f"the agent ended: {said[-1]}" if said else why
-        except (OSError, asyncssh.Error, ValueError) as error:
+        except (OSError, asyncssh.Error) as error:
             why = str(error)
         self._end(why)
         self._connection.abort()
@@ -188,7 +192,7 @@ class Session:
 
 
 async def connect(host: Host, home: Path) -> Session:
-    """A connection to a host whose key is trusted. Raises Lost or Untrusted."""
+    """A connection to a host whose key is trusted. Raises Lost, Untrusted or Unfit."""
     trusted = keys.trusted(home, host)
     if trusted is None:
         raise Untrusted(keys.refusal(home, host))
@@ -210,9 +214,21 @@ async def connect(host: Host, home: Path) -> Session:
         raise Lost(f"{host.name}: {error.reason}; it must let {host.user or 'this user'} in by key") from None
     except TimeoutError:
         raise Lost(f"{host.name}: no answer within {CONNECT_SECONDS:.0f} s") from None
+    except asyncssh.KeyImportError as error:
+        raise Unfit(f"{host.name}: the key {host.key or 'of this user'} cannot be used: {error}") from None
     except (OSError, asyncssh.Error) as error:
         raise Lost(f"{host.name}: {error}") from None
     return Session(connection, host, home)
+
+
+def _answer_in(said: str) -> Mapping[str, Any] | None:
+    """The JSON object that the last line is; a login may print something before it."""
+    lines = said.strip().splitlines()
+    try:
+        answer = json.loads(lines[-1]) if lines else None
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
 
 
 def _last_line(done: asyncssh.SSHCompletedProcess) -> str:
