@@ -1,8 +1,9 @@
 """What a report reads: charges, images, and the minutes for which there is evidence."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -79,7 +80,7 @@ class Quoted:
 def charges(tx: sa.Connection, start: datetime, end: datetime, deployment: str | None = None) -> tuple[Booked, ...]:
     """Every charge that touches [start, end), and every correction booked in it, in the order of booking."""
     names = list(tx.scalars(sa.select(t.deployments.c.name))) if deployment is None else [deployment]
-    found = sorted(map(tuple, tx.execute(TOUCHING, {"names": names, "start": start, "end": end}).all()))
+    found = sorted(map(tuple, _touching(tx, names, start, end, bare=False)))
     purchases = {str(purchase): purchase for purchase in Purchase}
     return tuple(
         Booked(
@@ -115,8 +116,7 @@ class Stretch(NamedTuple):
 def stretches(tx: sa.Connection, start: datetime, end: datetime) -> list[Stretch]:
     """The same charges, for those who ask for no more than their sum."""
     names = list(tx.scalars(sa.select(t.deployments.c.name)))
-    rows = tx.execute(TOUCHING_BARE, {"names": names, "start": start, "end": end}).all()
-    return [Stretch(*row) for row in rows]
+    return [Stretch._make(row) for row in _touching(tx, names, start, end, bare=True)]
 
 
 def microseconds(at: datetime) -> int:
@@ -124,8 +124,22 @@ def microseconds(at: datetime) -> int:
     return (at - t.EPOCH) // t.MICROSECOND
 
 
-def _touching(bare: bool) -> sa.CompoundSelect[Any]:
-    """One range of an index each: what began within, what began before and ended since, and what still runs."""
+def _touching(
+    tx: sa.Connection, names: Sequence[str], start: datetime, end: datetime, *, bare: bool
+) -> Sequence[sa.Row[Any]]:
+    c = t.charges.c.started_at
+    oldest, newest = (tx.scalar(sa.select(one(c, type_=t.Moment()))) for one in (sa.func.min, sa.func.max))
+    early = oldest is not None and newest is not None and start - oldest < newest - start
+    return tx.execute(_touching_statement(bare, early), {"names": names, "start": start, "end": end}).all()
+
+
+@lru_cache
+def _touching_statement(bare: bool, early: bool) -> sa.CompoundSelect[Any]:
+    """One range of an index each: what began within, what began before and ended since, and what still runs.
+
+    What began before and ended since is the overlap of two ranges, of which an index helps to one: to that of the
+    beginnings for an early month, of which there are few before it, and to that of the ends for a late one.
+    """
     c, i = t.charges.c, t.instances.c
     start, end = sa.bindparam("start", type_=t.Moment), sa.bindparam("end", type_=t.Moment)
     moments = [sa.type_coerce(moment, sa.BigInteger) for moment in (c.started_at, c.ended_at)]
@@ -135,10 +149,8 @@ def _touching(bare: bool) -> sa.CompoundSelect[Any]:
     query = query.where(c.deployment.in_(sa.bindparam("names", expanding=True)))
     began = query.where(c.started_at >= start, c.started_at < end)
     before = query.where(c.started_at < start, c.amount_micros.is_(None))
-    return sa.union_all(began, before.where(c.ended_at > start), before.where(c.ended_at.is_(None)))
-
-
-TOUCHING, TOUCHING_BARE = _touching(bare=False), _touching(bare=True)
+    since = moments[1] + 0 > start if early else c.ended_at > start
+    return sa.union_all(began, before.where(since), before.where(c.ended_at.is_(None)))
 
 
 def served(tx: sa.Connection, start: datetime, end: datetime) -> tuple[Served, ...]:

@@ -19,7 +19,7 @@ from orchestrator.reports.coverage import gap_minutes
 from orchestrator.reports.forecast import Forecast, forecast, ranged
 from orchestrator.reports.interruptions import Interruptions, boot_hours, interruptions
 from orchestrator.reports.prices import Rates
-from orchestrator.reports.reckoning import Day, Entry, cost, days, grouped, reckon
+from orchestrator.reports.reckoning import Day, Entry, cost, days, grouped, reckon, uncollected
 from orchestrator.reports.savings import Savings
 from orchestrator.reports.terms import Terms, terms_of
 from orchestrator.reports.words import Said
@@ -170,8 +170,13 @@ def month(
     Amounts in other currencies are converted by the rates in `terms`, or else named apart and never added. Raises
     Refused for a month that is none.
     """
-    year_month = _parsed(month_text)
-    asked = Frame(month=month_text, zone=zone, currency=currency, terms=terms)
+    with uncollected():
+        return _month(ledger, Frame(month=month_text, zone=zone, currency=currency, terms=terms), now)
+
+
+def _month(ledger: Ledger, asked: Frame, now: datetime) -> MonthReport:
+    year_month = _parsed(asked.month)
+    month_text, zone, currency, terms = asked.month, asked.zone, asked.currency, asked.terms
     whole, rates = asked.whole, asked.rates
     period = so_far(whole, now)
     with ledger.read() as tx:

@@ -1,7 +1,9 @@
 """What each charge comes to in a period, worked out once: rows, days, savings and exports all add up these."""
 
+import gc
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import NamedTuple, TypeVar
@@ -42,6 +44,19 @@ class Entry(NamedTuple):
 Key = TypeVar("Key", bound=Hashable)
 #: on-demand prices by (provider, GPU), of what was had on spot
 ListPrices = Mapping[tuple[str, str], PriceLine]
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector: in a million tuples it would find no cycle, and look at each many times."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def reckon(booked: Iterable[Booked], period: Span, rates: Rates, listed: ListPrices) -> tuple[Entry, ...]:

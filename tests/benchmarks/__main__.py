@@ -13,6 +13,7 @@ BENCHMARKS = (
     "selection",
     "backtest_job",
     "backtest_serve",
+    "report",
     "memory",
 )
 
