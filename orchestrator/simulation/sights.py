@@ -25,7 +25,7 @@ from orchestrator.simulation.month import SimulatedDoor
 from orchestrator.simulation.purse import Purse
 from orchestrator.simulation.shared_market import SharedMarket
 from orchestrator.world import World
-from policies import windows
+from policies import scaling, windows
 from policies.decide import Policy
 from policies.snapshot import Offer
 
@@ -146,7 +146,8 @@ class Watcher:
         meter = self._market.meter()
         policy = world.policy(self._clock.now())
         running = [one for one in rented if one.ended_at is None]
-        bounds = windows.bounds(policy.schedule, self._clock.now())
+        held = scaling.hold_down_seconds(policy.start_seconds)
+        bounds = windows.bounds(policy.schedule, self._clock.now(), held)
         self._most = max(self._most, bounds.max)
         overspent = self._overspent(rented, policy, good)
         wanted = policy.wanted and (bounds.open or bounds.prewarm) and not overspent
