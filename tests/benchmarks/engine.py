@@ -106,12 +106,12 @@ class Spent:
     pages: dict[str, Page] = field(default_factory=dict)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=REAL_IMAGES)
     parser.add_argument("--every", type=int, default=4, help="take every Nth image (default 4)")
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.contestant:
         compete(CONTESTANTS[options.contestant])
         return
@@ -226,4 +226,4 @@ def _compare(ours: str, our: Spent, theirs: str, their: Spent, paths: Sequence[P
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -8,6 +8,7 @@ kept under tests/benchmarks/results/ with date, device and versions.
 
 import argparse
 import json
+import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -33,10 +34,10 @@ RECOGNISER_FLOP = 6.34e6  # of a column of 48 pixels
 PEAK_SIDE = 8192
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=REAL_IMAGES)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     import torch
 
     if not torch.cuda.is_available():
@@ -180,4 +181,4 @@ class _CountingSession:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
