@@ -28,6 +28,7 @@ th { color: var(--dim); font-weight: 500 } tfoot td { font-weight: 600 }
 th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left }
 svg { width: 100%; height: auto } svg text { font-size: 12px; fill: var(--dim) } .rule { stroke: var(--line) }
 .bar { background: var(--line); border-radius: .3rem; height: .7rem; overflow: hidden; max-width: 30rem }
+.told { margin-top: 1.5rem }
 .bar i { display: block; height: 100%; background: #0072b2 }
 """
 
@@ -55,12 +56,13 @@ def _sections(report: MonthReport, say: Words, title: str) -> Iterable[str]:
     yield from _plots(report, say)
     yield from _budgets(report, say)
     told = [*terminal.below(report, say), *(f"{say('note')}: {say(note)}" for note in report.notes)]
-    yield from (f'<p class="dim">{escape(line)}</p>' for line in told)
+    lines = "".join(f'<p class="dim">{escape(line)}</p>' for line in told)
+    yield f'<div class="told">{lines}</div>'
 
 
 def _cards(report: MonthReport, say: Words) -> str:
     places = terminal.digits(report)
-    cards = [(say("total"), terminal.total(report, say), "")]
+    cards = [(say("total"), terminal.total(report, say), report.currency)]
     for name, one in ((say("last month"), report.last_month), (say("a year ago"), report.last_year)):
         if one is not None:
             shift = terminal.change(one.before_micros, one.micros)

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import sqlalchemy as sa
+from focus_data_toolkit.model import validator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -210,6 +211,12 @@ def exported_alike(rows: Rows, report: MonthReport, asked: Frame, now: datetime)
     found = focus.framed(rows.ledger, asked, now)
     billed = sum(int(Decimal(one["BilledCost"]).scaleb(6)) for one in found.lines if one["BillingCurrency"] == "CNY")
     assert billed == (report.total_micros or 0)
+    if found.lines:
+        conditions = ("SupportsUnitPricing", "SupportsMultiplePricingCategories")
+        judged = validator.lint_focus_1_4_structure(
+            "cost and usage", list(found.lines), supported_conditions=conditions
+        )
+        assert judged.messages() == []
 
 
 def savings_add_up(report: MonthReport) -> None:
