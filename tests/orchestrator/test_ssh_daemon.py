@@ -20,9 +20,9 @@ from orchestrator.providers.ssh import host as hosts
 from orchestrator.providers.ssh.link import Link
 from tests.orchestrator.batch import find, folder, lines, numbered
 from tests.orchestrator.driven import machines, put_up, ready, take_down
-from tests.orchestrator.driven_ssh import SLOW, daemon, spec
+from tests.orchestrator.driven_ssh import SLOW, TINY, daemon, spec
 from tests.orchestrator.scene import booked
-from tests.orchestrator.sshd import Server, server, ssh
+from tests.orchestrator.sshd import Server, reached, server, ssh
 from tests.orchestrator.tiny import replicas, until
 
 pytest.importorskip("asyncssh", reason="needs asyncssh: pip install 'halve[ssh]'")
@@ -34,9 +34,9 @@ def two(tmp_path: Path) -> Iterator[tuple[Server, Server]]:
         yield one, other
 
 
-def trusted(home: Path, *servers: Server) -> None:
-    """Keys are confirmed, as `halve hosts add` does."""
-    ssh(home, *(one.host() for one in servers)).close()
+def trusted(home: Path, *servers: Server, replica: str = TINY) -> None:
+    """Keys are confirmed and halve is installed, as `halve hosts add` does."""
+    reached(ssh(home, *(one.host(replica=replica) for one in servers)), hosts=len(servers)).close()
 
 
 def answers(url: str) -> bool:
@@ -124,7 +124,7 @@ def test_two_thousand_items_over_this_machine_and_two_hosts_with_kills_at_random
 ) -> None:
     """Engines, hosts, connections and the daemon are killed while it runs; every item has one result."""
     chance = random.Random(seed)
-    trusted(home, *two)
+    trusted(home, *two, replica=SLOW)
     ledger = put_up(home, text=spec(*two, here=1))
     images = numbered(2000)
     kinds = ["engine", "host", "connection", "daemon"]
