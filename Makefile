@@ -15,7 +15,7 @@ CAPABILITY ?=
 ifeq ($(TORCH),0)
 TEST_EXTRAS := $(ACCELERATOR),dev
 else
-TEST_EXTRAS := $(ACCELERATOR),dev,torch
+TEST_EXTRAS := $(ACCELERATOR),dev,torch,openvino
 endif
 
 .PHONY: demo test lint unit soak bench clean
