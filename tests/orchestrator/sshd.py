@@ -21,7 +21,7 @@ from orchestrator.providers.ssh.provider import Offered, SshProvider
 from policies.snapshot import Offer, Purchase
 from tests.orchestrator.tiny import until
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).resolve().parents[2]
 #: what infra/hosts/authorized_keys.example allows our key, and no more
 RESTRICTIONS = next(
     line.partition(" ssh-")[0]
