@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from policies import budget, candidates, choice, scaling, windows
 from policies.candidates import Basket
@@ -51,10 +52,11 @@ class Moves:
 
 def stand_of(snapshot: Snapshot, policy: Policy, dropped: Collection[str]) -> Stand:
     """Without the machines that are `dropped` anyway."""
-    bounds = bounds_of(snapshot, policy)
     staying = tuple(
         one for one in snapshot.instances if one.status in LIVE and one.id not in dropped and not one.terminating
     )
+    outdated = frozenset(one.id for one in staying if one.digest != snapshot.digest or not policy.allows(one))
+    bounds = _bounds(snapshot, policy, len(staying) - len(outdated))
     if policy.wanted:
         target = _target(snapshot, policy, bounds, staying)
     else:
@@ -64,16 +66,29 @@ def stand_of(snapshot: Snapshot, policy: Policy, dropped: Collection[str]) -> St
         bounds=bounds,
         capped=budget.cap(target, bounds.min, snapshot.spend, policy.limit),
         staying=staying,
-        outdated=frozenset(one.id for one in staying if one.digest != snapshot.digest or not policy.allows(one)),
+        outdated=outdated,
         launches_left=max(0, policy.launches_per_hour(bounds.max) - recent),
         room=max(0, bounds.max + policy.surge - len(staying)),
     )
 
 
-def bounds_of(snapshot: Snapshot, policy: Policy) -> windows.Bounds:
-    """Nobody leaves who would be asked for again: a start that was measured meanwhile may shorten the pre-warming."""
-    held = scaling.hold_down_seconds(policy.start_seconds) if snapshot.last_target else 0.0
-    return windows.bounds(policy.schedule, snapshot.now, held)
+def _bounds(snapshot: Snapshot, policy: Policy, up: int) -> windows.Bounds:
+    """The schedule's. Closed, but one hold-down before an opening, who is up stays, and nobody is launched: a shorter
+    start that was measured meanwhile has put off the pre-warming, or the gap between two windows is short.
+    """
+    bounds = windows.bounds(policy.schedule, snapshot.now)
+    if bounds.open or bounds.prewarm or bounds.opens_at is None or up == 0:
+        return bounds
+    if bounds.opens_at - snapshot.now > timedelta(seconds=scaling.hold_down_seconds(policy.start_seconds)):
+        return bounds
+    ahead = windows.bounds(policy.schedule, bounds.opens_at)
+    return replace(
+        bounds,
+        prewarm=True,
+        min=min(up, ahead.min),
+        max=min(up, ahead.max),
+        reason=f"{bounds.reason}, who is up is kept for it",
+    )
 
 
 def _target(snapshot: Snapshot, policy: Policy, bounds: windows.Bounds, staying: Sequence[Instance]) -> Target:

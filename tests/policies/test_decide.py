@@ -244,6 +244,36 @@ def test_what_is_done(name: str) -> None:
 NIGHT = Schedule(
     zone=ZoneInfo("UTC"), windows=(Window(days=frozenset(range(7)), start_minute=22 * 60, end_minute=23 * 60),)
 )
+SOON = Schedule(
+    zone=ZoneInfo("UTC"),
+    windows=(Window(days=frozenset(range(7)), start_minute=12 * 60 + 9, end_minute=13 * 60, min=2, max=4),),
+)
+
+
+@pytest.mark.parametrize(
+    ("seen", "done"),
+    [
+        (snapshot(instance("1"), last_target=1), []),
+        (snapshot(instance("1", B), instance("2", reclaim_at=NOW), last_target=2), ["drain 2"]),
+        (snapshot(instance("1"), instance("2"), instance("3"), last_target=3), ["drain 1"]),
+        (snapshot(last_target=1), []),
+        (snapshot(instance("1", digest="old"), last_target=1), ["drain 1"]),
+        (snapshot(instance("1"), spend=Spend(month_micros=10, currency="CNY"), last_target=1), ["drain 1"]),
+    ],
+    ids=["who is up stays", "who is lost is not replaced", "surplus", "nobody is up", "an older spec", "no money"],
+)
+def test_minutes_before_an_opening_who_is_up_is_kept_and_nobody_is_launched(seen: Snapshot, done: list[str]) -> None:
+    plan = decide(seen, policy(schedule=SOON, limit=Budget(monthly_micros=10)))
+    assert actions(plan) == done
+    assert not plan.hours.open
+    hold = replace(SOON, override=Override(state="closed", until=NOW + timedelta(hours=2)))
+    assert not [one for one in decide(seen, policy(schedule=hold)).actions if isinstance(one, Launch)]
+    assert decide(seen, policy(schedule=hold)).target.replicas == 0
+
+
+def test_the_reason_says_for_what_a_machine_is_kept() -> None:
+    plan = decide(snapshot(instance("1"), last_target=1), policy(schedule=SOON))
+    assert plan.target.reason.startswith("closed until Fri 2026-11-20 12:09 UTC, who is up is kept for it")
 
 
 def test_the_door_says_why_it_is_closed_and_until_when() -> None:
