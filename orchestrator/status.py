@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import spec
+from orchestrator.budget_words import standing
 from orchestrator.daemon import is_alive
 from orchestrator.deployment import policy_of
 from orchestrator.door.client import Door
@@ -70,6 +71,7 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
             for machine in machines
         ],
         "spend": {"month_micros": None, "currency": None},
+        "budgets": [],
         "launches": {"last_hour": None, "bound": None, "resumes_at": None},
         "left_alone": [],
         "ends_unseen": [],
@@ -94,6 +96,7 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
             "currency": spent.currency or None,
             "unknown_hours": round(spent.unknown_hours, 3),
         },
+        "budgets": standing(policy.limit, spent),
         "launches": launches,
         "left_alone": left_alone,
         "ends_unseen": ends_unseen,

@@ -47,6 +47,8 @@ def status(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> No
 
 
 def _deployment(console: "Console", one: dict[str, Any]) -> None:
+    from orchestrator.budget_words import line
+
     spent, launches = one["spend"], one["launches"]
     state = {True: "open", False: "closed", None: "unknown"}[one["open"]]
     known = spent["month_micros"] is not None
@@ -57,6 +59,8 @@ def _deployment(console: "Console", one: dict[str, Any]) -> None:
     _say(console, f"door {door}" + (f", next change {_at(one['next_edge_at'])}" if one["next_edge_at"] else ""), 2)
     if one["reason"]:
         _say(console, one["reason"], 2)
+    for budget in one["budgets"]:
+        _say(console, line(budget, spent["currency"] or ""), 2)
     if launches["bound"] is not None:
         waits = f": waiting until {_at(launches['resumes_at'])}" if launches["resumes_at"] else ""
         _say(console, f"{launches['last_hour']} of at most {launches['bound']} launches in the last hour{waits}", 2)

@@ -325,3 +325,16 @@ def test_without_alerts_nothing_is_asked(tmp_path: Path) -> None:
     at: datetime = NOW
     assert tell(tmp_path, opened.ledger, at) == []
     opened.ledger.close()
+
+
+def test_status_shows_the_budgets_and_their_steps(rows: Rows, tmp_path: Path) -> None:
+    from orchestrator.budget_words import line as words
+    from orchestrator.status import status
+
+    (one,) = status(tmp_path, rows.ledger, NOW)["deployments"]
+    month, day = one["budgets"]
+    assert (month["spent_micros"], month["limit_micros"], month["reached"]) == (504_000_000, 1_000_000_000, "warn")
+    assert (day["spent_micros"], day["reached"]) == (24_000_000, "warn")
+    assert words(month, "CNY") == (
+        "budget of the month 1,000.00 CNY: 50% spent (50% warn, 95% spot-only, 100% stop), reached: warn"
+    )

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator import prices
+from orchestrator import prices, spec
 from orchestrator.cli import app
+from orchestrator.ledger.store import open_file
 from orchestrator.reports import focus
 from orchestrator.reports.focus import Export, csv_text, export, parquet
 from orchestrator.reports.month import of_ledger
+from orchestrator.simulation.month import simulate
 from tests.orchestrator.report_ledger import Rows, rows_in, utc
 
 AFTER = utc("2027-01-01")
@@ -172,3 +174,17 @@ def test_an_interruption_stands_on_the_last_charge(october: Rows) -> None:
 
 def test_a_month_of_nothing_is_a_heading(rows: Rows) -> None:
     assert csv_text(export(rows.ledger, "2020-01", AFTER).lines).splitlines() == [",".join(focus.COLUMNS)]
+
+
+@pytest.mark.slow
+def test_a_simulated_month_is_valid_and_is_what_its_market_took(tmp_path: Path) -> None:
+    pytest.importorskip("focus_data_toolkit")
+    example = Path(__file__).resolve().parents[2] / "infra" / "examples" / "daytime-spot.yaml"
+    ledger, text = tmp_path / "october.db", example.read_text(encoding="utf-8")
+    lived = simulate(spec.parse(text, "x.yaml"), text, "x.yaml", "2026-10", ledger, 3)
+    found = export(open_file(ledger), "2026-10", AFTER)
+    assert billed(found) == lived.meter_micros
+    assert sum(int(one["x_Interruptions"]) for one in found.lines) == lived.preemptions > 0
+    assert sum(int(one["x_Images"]) for one in found.lines) == lived.images
+    assert {one["x_Simulated"] for one in found.lines} == {"true"}
+    assert verdict(written(found, tmp_path)) == "valid"

@@ -165,6 +165,20 @@ def test_a_loss_costs_what_its_replacement_cost_before_it_was_ready(rows: Rows) 
     assert row.boot_hours == Fraction(1, 2)
 
 
+def test_two_losses_at_once_are_two_replacements(rows: Rows) -> None:
+    gone, start = utc("2026-10-05 10:00"), utc("2026-10-05 08:00")
+    for _ in range(2):
+        times = {"requested_at": start, "launched_at": start, "ready_at": start, "ended_at": gone}
+        life(rows, rows.machine(purchase="spot"), status="preempted", **times)
+    for minutes in (6, 12):
+        instead = rows.machine(purchase="spot")
+        life(rows, instead, requested_at=gone, launched_at=gone, ready_at=gone + minutes * HOUR / 60)
+        rows.charge(instead, gone, gone + HOUR, PRICE)
+    (found,) = report(rows, "2026-10", utc("2026-11-01")).interruptions
+    assert (found.count, found.replaced, found.boot_seconds) == (2, 2, 18 * 60)
+    assert found.recovery_micros == PRICE * 18 // 60
+
+
 def test_a_loss_that_nothing_replaced_within_the_hour_costs_nothing(rows: Rows) -> None:
     gone = utc("2026-10-05 10:00")
     lost, later = rows.machine(purchase="spot"), rows.machine(purchase="spot")
