@@ -69,6 +69,7 @@ class LinkServer:
         self._leaving = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._launching = 0  # calls under way
         self._asked_at = self._busy_at = time.monotonic()
         self._stop_failures, self._stop_after, self._not_off = 0, 0.0, ""
 
@@ -135,10 +136,15 @@ class LinkServer:
         if self._power.on_since is not None and not self._live():  # it has cost since it had nothing else to do
             ends = [row["ended_at"] for row in self._rows if row["ended_at"]]
             now = min(now, max((self._power.on_since, *ends), key=datetime.fromisoformat), key=datetime.fromisoformat)
-        said = await self._ask("launch", now=now, token=asked["token"], payload=asked["payload"])
+        self._launching += 1
+        try:
+            said = await self._ask("launch", now=now, token=asked["token"], payload=asked["payload"])
+            self._there.add(asked["token"])
+        finally:
+            self._launching -= 1
         if self._host.stop and self._power.on_since is None:
             self._power.on_since = asked["now"]
-            power.keep(self._files.power, self._power)
+            self._keep_power()
         return {"provider_id": said["provider_id"]}
 
     async def _terminate(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -147,7 +153,7 @@ class LinkServer:
         live = token in self._live()
         if self._host.stop and self._power.off_since is None and live and token not in self._power.ending:
             self._power.ending.append(token)
-            power.keep(self._files.power, self._power)
+            self._keep_power()
         if self._power.off_since is not None:
             return {}
         try:
@@ -196,6 +202,9 @@ class LinkServer:
         session = self._session
         ports = {_port(row["url"]) for row in said["listed"] if row["url"] and row["state"] in LIVE}
         self._there = {row["token"] for row in said["listed"] if row["state"] in LIVE}
+        if self._there - set(self._power.ending) and set(self._power.ending) - self._there:
+            self._power.ending = [token for token in self._power.ending if token in self._there]
+            self._keep_power()  # others go on there: whoever is over has ended its own cost
         rows = [self._with_the_hosts_end(row) for row in said["listed"]]
         for row in rows:
             if row["url"] and row["state"] in LIVE and session is not None:
@@ -209,10 +218,10 @@ class LinkServer:
         tokens = {row["token"] for row in rows}
         if self._power.ended.keys() - tokens:
             self._power.ended = {token: at for token, at in self._power.ended.items() if token in tokens}
-            power.keep(self._files.power, self._power)
+            self._keep_power()
 
     def _with_the_hosts_end(self, row: Row) -> Row:
-        """A replica that was ended has not ended its cost before its host is off, unless others go on there."""
+        """A replica that was to be ended has not ended its cost before its host is off."""
         token = row["token"]
         if token in self._power.ended:
             return {**row, "state": "gone", "ended_at": self._power.ended[token], "url": None}
@@ -241,6 +250,12 @@ class LinkServer:
     def _keep_seen(self) -> None:
         with suppress(OSError):  # the next listing is as good, and this one is remembered
             write_json(self._files.seen, {"hello": self._hello, "listed": self._rows})
+
+    def _keep_power(self) -> None:
+        try:
+            power.keep(self._files.power, self._power)
+        except OSError as error:  # it is known as long as this process lives
+            log.error("%s: %s", error.filename, error.strerror)
 
     def _live(self) -> set[str]:
         return {row["token"] for row in self._rows if row["state"] in LIVE}
@@ -322,7 +337,7 @@ class LinkServer:
         self._busy_at = time.monotonic()
         self._power.off_since = None
         self._power.on_since = began.isoformat() if self._host.stop else None
-        power.keep(self._files.power, self._power)
+        self._keep_power()
         log.info("%s: switched on", self._host.name)
         self._connect_now.set()
         ends = time.monotonic() + BOOT_SECONDS
@@ -346,8 +361,9 @@ class LinkServer:
             over = self._live() or self._last_ended()
             self._power.ended |= dict.fromkeys(over, at)
             self._power.on_since, self._power.off_since, self._power.ending = None, at, []
-            power.keep(self._files.power, self._power)
+            self._keep_power()
             self._keep_rows([self._with_the_hosts_end(row) for row in self._rows])
+            self._there = set()
             self._stop_failures, self._stop_after, self._not_off = 0, 0.0, ""
             self._why = Unreachable(f"{self._host.name} is switched off")
             log.info("%s: switched off", self._host.name)
@@ -358,9 +374,12 @@ class LinkServer:
 
     def _last_ended(self) -> set[str]:
         """What ended by itself and left the host on for nobody: it has cost until now."""
-        ends = {row["token"]: row["ended_at"] for row in self._rows if row["token"] not in self._power.ended}
-        last = max(ends, key=lambda token: datetime.fromisoformat(ends[token]), default=None)
-        return set() if last is None else {last}
+        if self._power.on_since is None:
+            return set()
+        since = datetime.fromisoformat(self._power.on_since)
+        ends = {row["token"]: datetime.fromisoformat(row["ended_at"]) for row in self._rows if row["ended_at"]}
+        last = max(ends, key=lambda token: ends[token], default=None)
+        return set() if last is None or ends[last] < since else {last}
 
     def _to_switch_off(self) -> bool:
         """Whether everything that ran there is over or was to be ended, or nothing has run for long."""
@@ -368,7 +387,7 @@ class LinkServer:
             return False
         if self._power.off_since is not None or time.monotonic() < self._stop_after:
             return False
-        if self._live() - set(self._power.ending):
+        if self._launching or (self._live() | self._there) - set(self._power.ending):
             return False
         if self._power.ending:
             return self._session is None or not self._there
