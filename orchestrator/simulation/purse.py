@@ -44,13 +44,16 @@ class Purse:
     ) -> tuple[Overspent, ...]:
         """The hard limits that are passed. Not `knowable`: nobody could keep them since the last look.
 
+        One that was lifted and is set again is another one: what was spent meanwhile was spent without it.
         Until a limit is seen to be passed there is one tick, then everything drains; a machine that is not listed
         yet costs in secret for `unlisted`, and at its end its minimum is due.
         """
         step = now - (self._looked_at or now)
         self._looked_at = now
         found = []
-        for name, limit, since in _limits(policy, local_now):
+        limits = _limits(policy, local_now)
+        self._marks = {name: self._marks[name] for name, _, _ in limits if name in self._marks}
+        for name, limit, since in limits:
             start = since + (now - local_now)
             spent = sum(self._market.spent(one.token, start, now) for one in machines)
             mark = self._marks.get(name)
