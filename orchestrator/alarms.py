@@ -13,7 +13,8 @@ from orchestrator.ledger import beliefs, deployments, leases, reporting
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger, Stale
 from orchestrator.reports import budgets, reckoning, terminal
-from orchestrator.reports.month import Frame, of_ledger, so_far
+from orchestrator.reports.frame import Frame, so_far
+from orchestrator.reports.month import of_ledger
 from orchestrator.reports.terms import terms_of
 from orchestrator.status import status
 from policies.windows import Span

@@ -31,7 +31,8 @@ def report(
     from orchestrator.ledger.store import open_file, open_ledger
     from orchestrator.reports import figures, formats, page, terminal
     from orchestrator.reports import focus as export
-    from orchestrator.reports.month import is_month, of_ledger
+    from orchestrator.reports.frame import is_month
+    from orchestrator.reports.month import of_ledger
     from orchestrator.reports.words import LANGUAGES
 
     if json + csv + html + (focus is not None) > 1:

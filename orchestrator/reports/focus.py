@@ -25,8 +25,8 @@ from orchestrator.ledger.store import Ledger
 from orchestrator.reports.baselines import on_demand_lines
 from orchestrator.reports.figures import exact
 from orchestrator.reports.formats import put
+from orchestrator.reports.frame import Frame, frame, market_until, so_far
 from orchestrator.reports.interruptions import within
-from orchestrator.reports.month import Frame, frame, market_until, so_far
 from orchestrator.reports.prices import Rates
 from orchestrator.reports.reckoning import Entry, ListPrices, grouped, list_price_line, reckon
 from policies.snapshot import Purchase

@@ -1,6 +1,5 @@
 """A month's bill: what every deployment cost, what it read for it, and what is not known."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,20 +7,20 @@ from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 from orchestrator.billing import MICROSECONDS_PER_HOUR
-from orchestrator.errors import Refused
-from orchestrator.ledger import deployments, offers, reporting
+from orchestrator.ledger import reporting
 from orchestrator.ledger.reporting import Quoted, Served
-from orchestrator.ledger.store import Ledger, Transaction
+from orchestrator.ledger.store import Ledger
 from orchestrator.reports.baselines import Market, on_demand_lines, savings
 from orchestrator.reports.budgets import BudgetLine, budget_lines
-from orchestrator.reports.comparison import Comparison, alike, local_month, spent
+from orchestrator.reports.comparison import Comparison, alike, spent
 from orchestrator.reports.coverage import gap_minutes
 from orchestrator.reports.forecast import Forecast, forecast, ranged
+from orchestrator.reports.frame import Frame, frame, market_until, so_far, year_and_month
 from orchestrator.reports.interruptions import Interruptions, boot_hours, interruptions
 from orchestrator.reports.prices import Rates
 from orchestrator.reports.reckoning import Day, Entry, cost, days, grouped, reckon, uncollected
 from orchestrator.reports.savings import Savings
-from orchestrator.reports.terms import Terms, terms_of
+from orchestrator.reports.terms import Terms
 from orchestrator.reports.words import Said
 from policies.snapshot import Purchase
 from policies.throughput import measured
@@ -102,30 +101,6 @@ class MonthReport:
         return None if self.forecast is None else self.forecast.micros
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """Which month of which zone, in which currency, with the terms of the deployments."""
-
-    month: str
-    zone: ZoneInfo
-    currency: str
-    terms: Sequence[Terms]
-
-    @property
-    def whole(self) -> Span:
-        """The calendar month."""
-        return local_month(self.zone, *_parsed(self.month))
-
-    @property
-    def rates(self) -> Rates:
-        """What one unit of each currency is worth: by the first deployment that speaks the report's and says so."""
-        rates: dict[str, Fraction | int] = {}
-        for one in self.terms:
-            if one.currency == self.currency:
-                rates = {**one.rates, **rates}
-        return {**rates, self.currency: 1}
-
-
 def of_ledger(ledger: Ledger, month_text: str | None, now: datetime, zone: ZoneInfo | None = None) -> MonthReport:
     """Report a month ("YYYY-MM", None: the current one) as the deployments in the ledger have it: their zone, currency,
     rates and baselines. Where they differ, the first by name that has a word in it decides, and the report says so.
@@ -134,32 +109,6 @@ def of_ledger(ledger: Ledger, month_text: str | None, now: datetime, zone: ZoneI
     """
     asked = frame(ledger, month_text, now, zone)
     return month(ledger, asked.month, now=now, zone=asked.zone, currency=asked.currency, terms=asked.terms)
-
-
-def frame(ledger: Ledger, month_text: str | None, now: datetime, zone: ZoneInfo | None = None) -> Frame:
-    """What `of_ledger` reports. Raises Refused for a month that is none."""
-    with ledger.read() as tx:
-        rows = deployments.known(tx)
-    if zone is None:
-        zones = [terms.zone for terms in (terms_of(row, now.year, now.month) for row in rows) if terms.zone]
-        zone = zones[0] if zones else ZoneInfo("UTC")
-    month_text = month_text or f"{now.astimezone(zone):%Y-%m}"
-    year, number = _parsed(month_text)
-    terms = [terms_of(row, year, number) for row in rows]
-    currency = next((one.currency for one in terms if one.currency), "")
-    if not currency:
-        with ledger.read() as tx:
-            currency = next(iter(reporting.currencies(tx)), "")
-    return Frame(month=month_text, zone=zone, currency=currency, terms=terms)
-
-
-def market_until(tx: Transaction, end: datetime, models: Iterable[str]) -> Market:
-    """What was known of prices by then, and of speeds."""
-    return Market(
-        offers=offers.known(tx) + offers.known(tx, [offers.MARKET]),
-        history=tuple(price for price in offers.history(tx) if price.effective_at < end),
-        profiles={model: offers.profiles(tx, model) for model in models},
-    )
 
 
 def month(
@@ -175,7 +124,7 @@ def month(
 
 
 def _month(ledger: Ledger, asked: Frame, now: datetime) -> MonthReport:
-    year_month = _parsed(asked.month)
+    year_month = year_and_month(asked.month)
     month_text, zone, currency, terms = asked.month, asked.zone, asked.currency, asked.terms
     whole, rates = asked.whole, asked.rates
     period = so_far(whole, now)
@@ -248,22 +197,6 @@ def _beside(
         before_micros=spent(earlier, same.before, rates),
         whole_micros=whole,
     )
-
-
-def so_far(whole: Span, now: datetime) -> Span:
-    """The month until now; empty before it begins."""
-    return Span(opens_at=whole.opens_at, closes_at=max(whole.opens_at, min(whole.closes_at, now)))
-
-
-def is_month(text: str) -> bool:
-    """Whether `text` is a month as a report takes it: YYYY-MM, from 1970 on."""
-    return re.fullmatch(r"(19[7-9][0-9]|[2-9][0-9]{3})-(0[1-9]|1[0-2])", text) is not None
-
-
-def _parsed(text: str) -> tuple[int, int]:
-    if not is_month(text):
-        raise Refused(f"month {text}: want YYYY-MM, such as 2026-10")
-    return int(text[:4]), int(text[5:])
 
 
 Kind = tuple[str, str, Purchase]

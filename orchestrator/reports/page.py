@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from html import escape
 
-from orchestrator.reports import drawing, terminal
+from orchestrator.reports import drawing, table, terminal
 from orchestrator.reports.figures import money
 from orchestrator.reports.month import MonthReport, Row
 from orchestrator.reports.words import Words
@@ -61,22 +61,22 @@ def _sections(report: MonthReport, say: Words, title: str) -> Iterable[str]:
 
 
 def _cards(report: MonthReport, say: Words) -> str:
-    places = terminal.digits(report)
-    cards = [(say("total"), terminal.total(report, say), report.currency)]
+    places = table.digits(report)
+    cards = [(say("total"), table.total(report, say), report.currency)]
     for name, one in ((say("last month"), report.last_month), (say("a year ago"), report.last_year)):
         if one is not None:
             shift = terminal.change(one.before_micros, one.micros)
-            cards.append((f"{name} {one.month}", terminal.signed(report, one.whole_micros, say), shift))
+            cards.append((f"{name} {one.month}", table.signed(report, one.whole_micros, say), shift))
     if report.forecast is not None and not report.over:
         ahead = report.forecast
         spread = ""
         if ahead.low_micros is not None and ahead.high_micros is not None:
             spread = f"{money(ahead.low_micros, places)} - {money(ahead.high_micros, places)}"
-        cards.append((say("forecast"), terminal.signed(report, ahead.micros, say), spread))
+        cards.append((say("forecast"), table.signed(report, ahead.micros, say), spread))
     if (saved := report.savings) is not None:
         amount = saved.baseline_micros - saved.actual_micros
         share = terminal.share(amount, saved.baseline_micros)
-        cards.append((say("saved"), terminal.signed(report, amount, say), share))
+        cards.append((say("saved"), table.signed(report, amount, say), share))
     shown = (
         f'<div class="card"><span>{escape(name)}</span><b>{escape(value)}</b><span>{escape(under)}</span></div>'
         for name, value, under in cards
@@ -85,10 +85,10 @@ def _cards(report: MonthReport, say: Words) -> str:
 
 
 def _table(report: MonthReport, say: Words) -> str:
-    columns = (*terminal.WORDS, *terminal.FIGURES)
+    columns = (*table.WORDS, *table.FIGURES)
     head = "".join(f"<th>{escape(say(name))}</th>" for name in columns)
     rows = "".join(f"<tr>{_row(report, row, say)}</tr>" for row in report.rows)
-    totals = terminal.totals(report, say)
+    totals = table.totals(report, say)
     foot = "".join(f"<td>{escape(totals.get(name, ''))}</td>" for name in columns)
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
@@ -97,12 +97,12 @@ def _table(report: MonthReport, say: Words) -> str:
 
 
 def _row(report: MonthReport, row: Row, say: Words) -> str:
-    cells = terminal.cells(report, row, say)
-    return "".join(f"<td>{escape(cells[name])}</td>" for name in (*terminal.WORDS, *terminal.FIGURES))
+    cells = table.cells(report, row, say)
+    return "".join(f"<td>{escape(cells[name])}</td>" for name in (*table.WORDS, *table.FIGURES))
 
 
 def _plots(report: MonthReport, say: Words) -> Iterable[str]:
-    places = terminal.digits(report)
+    places = table.digits(report)
     if len(report.days) > 1:
         title = say("Cost by day")
         costs = [day.cost_micros for day in report.days]

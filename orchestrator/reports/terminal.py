@@ -4,32 +4,21 @@ import io
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.reports.budgets import BudgetLine
 from orchestrator.reports.figures import PIPED_WIDTH, UNKNOWN, age, count, hours, money, percent
-from orchestrator.reports.month import MonthReport, Row
+from orchestrator.reports.month import MonthReport
 from orchestrator.reports.savings import Savings
+from orchestrator.reports.table import digits, fitting, signed
 from orchestrator.reports.words import Words
 
 BARS = "▁▂▃▄▅▆▇█"
 BUDGET_CELLS = 20
-#: below this total (micro-units) two decimals would say too little
-SMALL = 10_000_000
 #: a share of the hours spent starting up that is worth a line
 WORTH_SAYING = Fraction(1, 100)
-#: the columns of the table: words, then figures
-WORDS = ("deployment", "GPU", "terms")
-FIGURES = ("hours", "busy", "per hour", "list", "discount", "cost", "images", "per 1,000")
-#: what is left out where there is no room, by language. Chinese bills are read from the list price by the discount to
-#: what is due
-HIDDEN: dict[str, tuple[tuple[str, ...], ...]] = {
-    "en": ((), ("list", "discount"), ("list", "discount", "busy"), ("list", "discount", "busy", "per hour")),
-    "zh": ((), ("busy", "per hour"), ("busy", "per hour", "per 1,000")),
-}
 
 
 def text(report: MonthReport, language: str = "en", width: int = PIPED_WIDTH) -> str:
@@ -49,7 +38,7 @@ def show(report: MonthReport, console: Console, language: str = "en") -> None:
         console.print(say("SIMULATED: no machine ran and no money was spent."), style="bold reverse")
     console.print()
     if report.rows:
-        console.print(_fitting(report, say, console))
+        console.print(fitting(report, say, console))
         console.print()
     bars = (f"{_bar(budget)} {budget_words(budget, say)}" for budget in report.budgets)
     for line in (*bars, *below(report, say)):
@@ -185,107 +174,6 @@ def causes(saved: Savings, say: Words) -> list[tuple[str, int]]:
 def change(before: int, now: int) -> str:
     """How much more, with its sign; unknown from nothing."""
     return f"{round(Fraction(100 * (now - before), before)):+d}%" if before > 0 else UNKNOWN
-
-
-def digits(report: MonthReport) -> int:
-    """Decimals that say enough for the size of the month."""
-    return 2 if (report.total_micros or 0) >= SMALL else 4
-
-
-def total(report: MonthReport, say: Words) -> str:
-    """The known total, and the word unknown where there is more to it."""
-    sign = "" if report.total_micros is None else _sign(report, say)
-    return sign + _cost(report, report.total_micros, report.unknown_hours, say)
-
-
-def totals(report: MonthReport, say: Words) -> dict[str, str]:
-    """The last line of the table, by column."""
-    listed = [row.list_micros for row in report.rows if row.list_micros is not None]
-    found = {
-        "deployment": say("total"),
-        "hours": hours(sum((row.hours for row in report.rows), Fraction(0))),
-        "cost": total(report, say),
-        "images": count(sum(row.images for row in report.rows)),
-    }
-    if listed and report.total_micros is not None:
-        places = digits(report)
-        found["list"] = money(sum(listed), places)
-        found["discount"] = money(sum(listed) - report.total_micros, places)
-    return found
-
-
-def cells(report: MonthReport, row: Row, say: Words) -> dict[str, str]:
-    """One line of the table, by column."""
-    places = digits(report)
-    return {
-        "deployment": row.deployment,
-        "GPU": row.gpu,
-        "terms": say(row.purchase.value.replace("_", "-")),
-        "hours": hours(row.hours),
-        "busy": "-" if row.busy_share is None else f"{float(row.busy_share):.0%}",
-        "per hour": "-" if row.rate_micros is None else money(row.rate_micros, 4),
-        "list": say(money(row.list_micros, places)),
-        "discount": say(money(row.discount_micros, places)),
-        "cost": _row_cost(report, row, say),
-        "images": count(row.images),
-        "per 1,000": _per_1000(row, say),
-    }
-
-
-def _fitting(report: MonthReport, say: Words, console: Console) -> Table:
-    """The table with as many columns as there is room for."""
-    tables = (_table(report, say, hidden) for hidden in HIDDEN[say.language])
-    narrowest = None
-    for narrowest in tables:
-        if console.measure(narrowest, options=console.options.update(width=10_000)).maximum <= console.width:
-            break
-    assert narrowest is not None
-    return narrowest
-
-
-def _table(report: MonthReport, say: Words, hidden: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, show_footer=True)
-    last = totals(report, say)
-    for name in WORDS:
-        table.add_column(say(name), overflow="fold", no_wrap=name == "terms", footer=last.get(name, ""))
-    figures = [name for name in FIGURES if name not in hidden]
-    for name in figures:
-        table.add_column(say(name), justify="right", no_wrap=True, footer=last.get(name, ""))
-    for row in report.rows:
-        mine = cells(report, row, say)
-        table.add_row(*(Text(mine[name]) for name in (*WORDS, *figures)))
-    return table
-
-
-def signed(report: MonthReport, micros: int, say: Words) -> str:
-    """An amount with its currency, as people of that language write it."""
-    amount = money(micros, digits(report))
-    return f"¥{amount}" if _sign(report, say) else f"{amount} {report.currency}"
-
-
-def _sign(report: MonthReport, say: Words) -> str:
-    """Chinese readers see the sign of their currency."""
-    return "¥" if report.currency == "CNY" and say.language == "zh" else ""
-
-
-def _row_cost(report: MonthReport, row: Row, say: Words) -> str:
-    foreign = [f"{money(micros)} {code}" for code, micros in row.unconverted]
-    if foreign and row.cost_micros is None and not row.unknown_hours:
-        return "\n".join(foreign)
-    return "\n".join([_cost(report, row.cost_micros, row.unknown_hours, say), *foreign])
-
-
-def _cost(report: MonthReport, micros: int | None, unknown_hours: Fraction, say: Words) -> str:
-    if micros is None:
-        return say(UNKNOWN)
-    known = money(micros, digits(report))
-    return f"{known} + {say(UNKNOWN)}" if unknown_hours else known
-
-
-def _per_1000(row: Row, say: Words) -> str:
-    if row.cost_per_1000_micros is not None:
-        return money(row.cost_per_1000_micros, 4)
-    return say(UNKNOWN) if row.images else "-"
 
 
 def _waterfall(report: MonthReport, saved: Savings, say: Words) -> Table:

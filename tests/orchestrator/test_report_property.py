@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from orchestrator import prices
 from orchestrator.ledger import tables as t
 from orchestrator.reports import focus
-from orchestrator.reports.month import Frame, MonthReport, month
+from orchestrator.reports.frame import Frame
+from orchestrator.reports.month import MonthReport, month
 from orchestrator.reports.savings import Baseline
 from orchestrator.reports.terms import Terms
 from policies.snapshot import Purchase
