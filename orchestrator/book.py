@@ -42,6 +42,8 @@ def settle(
         charges.close(tx, after, after.ended_at or after.missing_since or now)
     if listed is not None and listed.state is State.GONE:
         _as_billed(tx, after, listed.stops, listed.preempted, prices, terms)
+    elif after.purchase is not Purchase.OWNED:
+        charges.catch_up(tx, after, prices)
 
 
 def rebook(tx: Transaction, machine: Machine, listed: Listed | None, terms: Terms) -> None:

@@ -116,7 +116,7 @@ class Believed:
 def believe(tx: Transaction, world: World, seen: Seen) -> Believed:
     """Write what was seen into the ledger: statuses, settled launches, charges, offers and prices, demand."""
     learned, known = _record_offers(tx, seen)
-    moved = {
+    moved = learned | {
         offer_id
         for offer_id, *paid in charges.paid(tx, world.deployment)
         if (offer := known.get(offer_id)) and [offer.price_per_hour_micros, offer.currency] != paid

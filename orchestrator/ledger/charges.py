@@ -192,7 +192,7 @@ def paid(tx: sa.Connection, deployment: str) -> Sequence[tuple[str, int | None, 
 def follow(tx: sa.Connection, machine: Machine, prices: Sequence[Price], until: datetime) -> None:
     """Apply the price moves up to `until` that came after the machine's open charge began, each from its moment on.
 
-    A price of before that was learned since then holds from `until` on; the rest is corrected when the machine is over.
+    A price of before that was learned since then holds from `until` on; the rest is for `catch_up`.
     """
     row = tx.execute(RUNNING_COMPUTE, {"machine": machine.id}).first()
     if row is None:
@@ -237,26 +237,45 @@ def settle(tx: sa.Connection, machine: Machine, life: Life, prices: Sequence[Pri
     compute = [row for row in rows if row.kind == COMPUTE]
     stretches = [row for row in compute if row.amount_micros is None]
     gaps = not life.stops and any(earlier.ended_at < later.started_at for earlier, later in pairwise(stretches))
-    rates = [(one.effective_at, one.price_per_hour_micros) for one in prices if one.price_per_hour_micros is not None]
-    if rates and len(rates) == len(prices) and not gaps:
-        _correct(tx, compute, billing.due(life, rates, terms))
+    rates = _rates(prices)
+    if rates and not gaps:
+        _correct(tx, compute, billing.due(life, rates, terms), prices[-1].currency)
     if terms.disk_per_hour_micros:
         kept = Charge(
             started_at=life.launched_at, ended_at=life.ended_at, price_per_hour_micros=terms.disk_per_hour_micros
         )
-        _correct(tx, [row for row in rows if row.kind == DISK], billing.accrued(kept, life.ended_at) or 0)
+        disks = [row for row in rows if row.kind == DISK]
+        if disks:
+            _correct(tx, disks, billing.accrued(kept, life.ended_at) or 0, disks[-1].currency)
 
 
-def _correct(tx: sa.Connection, rows: Sequence[sa.Row[Any]], due: int) -> None:
+def catch_up(tx: sa.Connection, machine: Machine, prices: Sequence[Price]) -> None:
+    """Book what prices that were learned late make of the stretches of a rented machine that are closed.
+
+    It goes on: its minimums and its free hour are for the end, where `settle` books them.
+    """
+    rows = [row for row in tx.execute(OF_MACHINE, {"machine": machine.id}) if row.kind == COMPUTE]
+    closed = [row for row in rows if row.amount_micros is not None or row.ended_at is not None]
+    lives = [Life(launched_at=row.started_at, ended_at=row.ended_at) for row in closed if row.amount_micros is None]
+    if rates := _rates(prices):
+        _correct(tx, closed, sum(billing.due(life, rates, Terms()) for life in lives), prices[-1].currency)
+
+
+def _rates(prices: Sequence[Price]) -> list[tuple[datetime, int]]:
+    """Prices as `billing.due` wants them; none when one is unknown."""
+    known = [(one.effective_at, one.price_per_hour_micros) for one in prices if one.price_per_hour_micros is not None]
+    return known if len(known) == len(prices) else []
+
+
+def _correct(tx: sa.Connection, rows: Sequence[sa.Row[Any]], due: int, currency: str) -> None:
     """Book what is missing from the sum of these rows, or too much in it, at the end of the last stretch."""
     stretches = [row for row in rows if row.amount_micros is None]
     booked = sum(billing.accrued(_charge(row, row.ended_at), FOR_EVER) or 0 for row in rows)
     if not stretches or booked == due:
         return
     last = stretches[-1]
-    kept = ("instance_id", "deployment", "kind", "gpu", "purchase", "currency")
-    row = {name: getattr(last, name) for name in kept}
-    row |= {"started_at": last.ended_at, "corrects": last.id, "amount_micros": due - booked}
+    row = {name: getattr(last, name) for name in ("instance_id", "deployment", "kind", "gpu", "purchase")}
+    row |= {"currency": currency, "started_at": last.ended_at, "corrects": last.id, "amount_micros": due - booked}
     tx.execute(INSERT, row)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from orchestrator import billing
 from orchestrator.providers.simulated import Conditions, Move
 from orchestrator.simulation.shared_market import Late, SharedMarket
+from orchestrator.spending import spend
 from tests.orchestrator.scene import NOW, Scene, booked, offer
 
 MINUTE = timedelta(minutes=1)
@@ -53,4 +54,24 @@ def test_two_prices_that_are_published_after_a_later_one_are_both_booked(home: P
     moves = move(HERE.id, 10, 5_000_000), move(HERE.id, 20, 7_000_000), move(THERE.id, 30, 8_000_000)
     here = scene(home, moves, {10: 50, 20: 40})
     here.run(3600, 60.0)
+    booked_now, metered = booked_and_metered(here)
+    assert abs(booked_now - metered) <= 2, "of a machine that runs, but for what is rounded down where it was cut"
+    here.settle()
+
+
+def test_what_is_spent_knows_of_a_late_price_while_its_machine_runs(home: Path) -> None:
+    """A dear hour that ended before anybody heard of it: no budget can wait for the end of what never ends."""
+    moves = move(HERE.id, 10, 90_000_000), move(HERE.id, 70, 1_234_567)
+    here = scene(home, moves, {10: 100, 70: 90})
+    here.run(6600, 60.0)
+    assert here.market.running()
+    with here.ledger.read() as tx:
+        spent = spend(tx, "ocr", here.clock.now(), here.policy).month_micros
+    booked_now, metered = booked_and_metered(here)
+    assert metered > 90_000_000
+    assert abs(spent - metered) <= 2
+    assert abs(booked_now - metered) <= 2
+    before = len(booked(here.ledger)["ocr-1"])
+    here.run(600, 60.0)
+    assert len(booked(here.ledger)["ocr-1"]) == before, "booked once"
     here.settle()
