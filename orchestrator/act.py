@@ -1,12 +1,15 @@
 """Open intents become calls, and their outcomes settle them: active. Every call may be repeated."""
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 from orchestrator.door import Replica, ServingSet
+from orchestrator.errors import Refused
 from orchestrator.ledger import fleet, offers
 from orchestrator.ledger.fleet import Intent, Machine
+from orchestrator.ledger.store import Stale
 from orchestrator.providers import (
     Misconfigured,
     NoCapacity,
@@ -19,32 +22,51 @@ from orchestrator.world import World
 from policies.lifecycle import Status, move
 from policies.plan import Plan
 
+log = logging.getLogger("halve.act")
+
 
 def carry_out(
     world: World, intents: Sequence[Intent], machines: Iterable[Machine], unreachable: Collection[str]
 ) -> None:
     """Carry out every one of the open intents that is due, whichever tick or daemon recorded it, oldest first.
 
-    On an unreachable provider nothing is launched, and nothing is given up: unseen is no evidence there.
+    On an unreachable provider nothing is launched, and nothing is given up: unseen is no evidence there. An error that
+    nobody thought of is raised when all the others were carried out.
     """
     if not intents:
         return
     known = {machine.id: machine for machine in machines}
     closing = {intent.instance_id for intent in intents if intent.kind == "terminate"}
+    mistakes: list[Exception] = []
     for intent in intents:
         machine = known.get(intent.instance_id)
         provider = world.providers.get(machine.provider) if machine else None
         if machine is None or provider is None or not intent.due(world.clock.now()):
             continue
-        if intent.kind == "drain":
-            _drain(world, intent, machine)
-        elif intent.kind == "terminate":
-            if machine.provider_id is not None:
-                _terminate(world, intent, machine, provider)
-            elif machine.provider not in unreachable:
-                _give_up(world, intent, machine, provider)
-        elif machine.id not in closing and machine.provider_id is None and machine.provider not in unreachable:
-            _launch(world, intent, machine, provider)
+        if intent.kind == "launch" and (machine.id in closing or machine.provider_id is not None):
+            continue
+        try:
+            _carry_out(world, intent, machine, provider, machine.provider not in unreachable)
+        except (Stale, Refused):
+            raise
+        except Exception as mistake:
+            log.exception("deployment=%s intent=%d %s", world.deployment, intent.id, intent.kind)
+            mistakes.append(mistake)
+            with world.ledger.write() as tx:
+                fleet.attempted(tx, intent.id, now=world.clock.now(), error=_words(mistake))
+    if mistakes:
+        raise mistakes[0]
+
+
+def _carry_out(world: World, intent: Intent, machine: Machine, provider: Provider, reachable: bool) -> None:
+    if intent.kind == "drain":
+        _drain(world, intent, machine)
+    elif intent.kind == "terminate" and machine.provider_id is not None:
+        _terminate(world, intent, machine, provider)
+    elif intent.kind == "terminate" and reachable:
+        _give_up(world, intent, machine, provider)
+    elif intent.kind == "launch" and reachable:
+        _launch(world, intent, machine, provider)
 
 
 def _launch(world: World, intent: Intent, machine: Machine, provider: Provider) -> None:
@@ -107,7 +129,7 @@ def _terminate(world: World, intent: Intent, machine: Machine, provider: Provide
             fleet.save(tx, replace(machine, status=ended, ended_at=machine.missing_since or now))
 
 
-def _words(error: ProviderError | None) -> str:
+def _words(error: Exception | None) -> str:
     return f"{type(error).__name__}: {error}"
 
 

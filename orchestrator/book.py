@@ -46,11 +46,14 @@ def settle(
         charges.catch_up(tx, after, prices)
 
 
-def rebook(tx: Transaction, machine: Machine, listed: Listed | None, terms: Terms) -> None:
-    """What a machine that is over has cost, by prices that were learned since: where it is no longer listed, by what
-    the ledger knows of its life.
+def rebook(tx: Transaction, machine: Machine, listed: Listed | None, terms: Terms, now: datetime) -> None:
+    """What a machine costs, or has cost, by prices that were learned since: of one that is over and no longer listed,
+    by what the ledger knows of its life.
     """
     if machine.launched_at is None:
+        return
+    if machine.status not in OVER:
+        settle(tx, machine, machine, listed, terms, now)
         return
     prices = offers.life_prices(tx, machine.offer_id, machine.launched_at)
     gone = listed if listed is not None and listed.state is State.GONE else None

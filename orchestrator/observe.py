@@ -57,11 +57,11 @@ def look(world: World) -> Seen:
     with world.ledger.read() as tx:
         ours = fleet.live_tokens(tx, world.deployment)
         newest = {name: offers.newest_price_at(tx, name) for name in world.providers}
-    since = {name: now - PRICES_BACK if at is None else at - PUBLISHED_WITHIN for name, at in newest.items()}
+    since = {name: now - PRICES_BACK if at is None else min(at, now) - PUBLISHED_WITHIN for name, at in newest.items()}
     for name, provider in world.providers.items():
         try:
-            found += provider.offers()
-            history = provider.prices(since[name])
+            offered, history = provider.offers(), provider.prices(since[name])
+            found += offered  # without the history of its prices, one that keeps it would seem to have none
             if history is not None:
                 prices[name] = history
             for one in sorted(provider.instances(), key=_last_word):
@@ -116,7 +116,7 @@ class Believed:
 def believe(tx: Transaction, world: World, seen: Seen) -> Believed:
     """Write what was seen into the ledger: statuses, settled launches, charges, offers and prices, demand."""
     learned, known = _record_offers(tx, seen)
-    moved = learned | {
+    moved = {
         offer_id
         for offer_id, *paid in charges.paid(tx, world.deployment)
         if (offer := known.get(offer_id)) and [offer.price_per_hour_micros, offer.currency] != paid
@@ -132,7 +132,7 @@ def believe(tx: Transaction, world: World, seen: Seen) -> Believed:
             witnessed.append((before, after))
         if after.status not in OVER and after.deployment == world.deployment:
             kept.append(after)
-    _rebook_what_is_over(tx, world, seen, learned)
+    _rebook(tx, world, seen, learned)
     if seen.load is not None:
         deployments.record_loads(tx, seen.load.minutes)
     if returned:
@@ -148,13 +148,13 @@ def believe(tx: Transaction, world: World, seen: Seen) -> Believed:
     )
 
 
-def _rebook_what_is_over(tx: Transaction, world: World, seen: Seen, learned: Collection[str]) -> None:
-    """What a machine has cost that ended before its price was published, whichever deployment's it was."""
+def _rebook(tx: Transaction, world: World, seen: Seen, learned: Collection[str]) -> None:
+    """What machines cost, or have cost, whose price was published late, whichever deployment's they are."""
     if not learned:
         return
-    for machine in fleet.over_of(tx, learned, min(seen.prices_since.values())):
+    for machine in fleet.of_offers(tx, learned, min(seen.prices_since.values())):
         if provider := world.providers.get(machine.provider):
-            book.rebook(tx, machine, seen.listed.get(machine.token), provider.terms)
+            book.rebook(tx, machine, seen.listed.get(machine.token), provider.terms, seen.at)
 
 
 def _witnessed(

@@ -134,17 +134,18 @@ def _hand_over(tx: sa.Connection, machine: Machine, charge: sa.Row[Any], at: dat
         )
 
 
-def reprice(tx: sa.Connection, machine_id: str, price_per_hour_micros: int | None, currency: str, at: datetime) -> bool:
-    """Close a machine's charge and open the next when its price has changed. Returns whether it had."""
+def reprice(
+    tx: sa.Connection, machine_id: str, price: tuple[int | None, str], at: datetime, *, cut: bool = False
+) -> None:
+    """Close a machine's charge and open the next when its price has moved, or to `cut` off what is to be corrected."""
     row = tx.execute(RUNNING_COMPUTE, {"machine": machine_id}).first()
-    if row is None or (row.price_per_hour_micros, row.currency) == (price_per_hour_micros, currency):
-        return False
+    if row is None or (not cut and (row.price_per_hour_micros, row.currency) == price):
+        return
     at = max(at, row.started_at)
     tx.execute(END, {"charge": row.id, "ended_at": at})
     following = {name: value for name, value in row._mapping.items() if name not in ("id", "ended_at")}
-    following |= {"price_per_hour_micros": price_per_hour_micros, "currency": currency, "started_at": at}
+    following |= {"price_per_hour_micros": price[0], "currency": price[1], "started_at": at}
     tx.execute(INSERT, following)
-    return True
 
 
 def switch(tx: sa.Connection, machine: Machine, stops: Stops, prices: Sequence[Price]) -> None:
@@ -198,11 +199,13 @@ def follow(tx: sa.Connection, machine: Machine, prices: Sequence[Price], until: 
     if row is None:
         return
     since = row.started_at
+    learned = in_force(prices, since) != (row.price_per_hour_micros, row.currency)
     for price in prices:
         if since < price.effective_at <= until:
-            reprice(tx, machine.id, price.price_per_hour_micros, price.currency, price.effective_at)
+            reprice(tx, machine.id, (price.price_per_hour_micros, price.currency), price.effective_at, cut=learned)
+            learned = False
     if prices and since < until:
-        reprice(tx, machine.id, *in_force(prices, until), until)
+        reprice(tx, machine.id, in_force(prices, until), until)
 
 
 OF_MACHINE = (

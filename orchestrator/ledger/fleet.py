@@ -130,17 +130,17 @@ def machines(tx: sa.Connection, deployment: str | None = None, *, over: bool = F
     return tuple(map(machine_of, tx.execute(_machines(deployment is not None, over), asked)))
 
 
-OVER_OF = (
+OF_OFFERS = (
     sa.select(t.instances)
     .where(t.instances.c.offer_id.in_(sa.bindparam("offers", expanding=True)))
-    .where(t.instances.c.status.in_(OVER_VALUES), t.instances.c.ended_at > sa.bindparam("since", type_=t.Moment))
+    .where(sa.or_(t.ALIVE, t.instances.c.ended_at > sa.bindparam("since", type_=t.Moment)))
     .order_by(t.instances.c.intent_id)
 )
 
 
-def over_of(tx: sa.Connection, offer_ids: Iterable[str], since: datetime) -> tuple[Machine, ...]:
-    """Machines of these offers, of any deployment, that are over and ended after a moment."""
-    return tuple(map(machine_of, tx.execute(OVER_OF, {"offers": sorted(offer_ids), "since": since})))
+def of_offers(tx: sa.Connection, offer_ids: Iterable[str], since: datetime) -> tuple[Machine, ...]:
+    """Machines of these offers, of any deployment, that are not over, or ended after a moment."""
+    return tuple(map(machine_of, tx.execute(OF_OFFERS, {"offers": sorted(offer_ids), "since": since})))
 
 
 LIVE_TOKENS = sa.select(t.instances.c.token).where(t.ALIVE)

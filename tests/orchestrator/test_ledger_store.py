@@ -124,8 +124,8 @@ def test_a_machine_has_one_open_charge_and_its_parts_add_up(tmp_path: Path) -> N
     moments = [NOW + timedelta(seconds=seconds, microseconds=7) for seconds in (40, 41, 100, 100)]
     with scene.ledger.write() as tx:
         for number, at in enumerate(moments):
-            assert charges.reprice(tx, machine.id, 1000 + number, "CNY", at)
-            assert not charges.reprice(tx, machine.id, 1000 + number, "CNY", at)
+            charges.reprice(tx, machine.id, (1000 + number, "CNY"), at)
+            charges.reprice(tx, machine.id, (1000 + number, "CNY"), at)  # it has moved already
         charges.start(tx, machine, price_per_hour_micros=1, currency="CNY", started_at=NOW)  # it has one
     found = booked(scene.ledger)[machine.id]
     assert [charge.ended_at for charge in found] == [*moments, None]

@@ -1,5 +1,6 @@
 """What is lost, goes silent or never starts is replaced, once, and nothing of it is leaked."""
 
+import contextlib
 import itertools
 from dataclasses import replace
 from datetime import timedelta
@@ -20,7 +21,7 @@ from orchestrator.providers import (
 from orchestrator.providers.simulated import Outage
 from orchestrator.scheduler import tick
 from policies.lifecycle import OVER, Status
-from tests.orchestrator.bent import Announcing, Counting, Dark, Deaf, Hiding, Zoned
+from tests.orchestrator.bent import Announcing, Bent, Counting, Dark, Deaf, Hiding, Zoned
 from tests.orchestrator.scene import NOW, QUICK, SECOND, SPOT, Scene, always, offer
 
 # losses
@@ -352,3 +353,33 @@ def test_a_replica_that_drains_by_itself_is_replaced(home: Path) -> None:
     assert scene.statuses(over=True)[before.id] == Status.ENDED
     assert len(scene.ready()) == 1
     scene.settle()
+
+
+# what nobody thought of
+
+
+class Clumsy(Bent):
+    """A provider with a mistake in it."""
+
+    def launch(self, request: Request) -> str:
+        raise KeyError("InstanceId")
+
+
+def test_a_mistake_in_one_call_keeps_no_other_from_being_made(home: Path) -> None:
+    """It is said, and it is not repeated at every tick; but who should go goes."""
+    scene = Scene(home, policy={"schedule": always(2, 2)})
+    scene.run(60)
+    gone, _ = scene.ready()
+    scene.provider = Clumsy(scene.market)
+    scene.market.lose(gone.token)
+    with pytest.raises(KeyError):
+        scene.run(10, 1)
+    launch = next(row for row in scene.rows("intents") if row.state == "open" and row.kind == "launch")
+    assert (launch.attempts, launch.error) == (1, "KeyError: 'InstanceId'")
+    scene.policy = replace(scene.policy, wanted=False)
+    for _ in range(30):
+        scene.clock.sleep(1)
+        with contextlib.suppress(KeyError):
+            scene.tick()
+    assert not scene.market.running()
+    assert not scene.machines()

@@ -1,14 +1,15 @@
 """Two deployments on one market: a price that moves is everybody's, whoever sees it first."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.ledger import deployments
-from orchestrator.providers import Priced
-from orchestrator.providers.simulated import Kind, Move, Trouble
+from orchestrator.providers import Priced, Throttled
+from orchestrator.providers.simulated import Kind, Move, SimulatedProvider, Trouble
 from orchestrator.scheduler import tick
 from orchestrator.world import World
 from tests.orchestrator.bent import Bent, Repriced
@@ -36,7 +37,7 @@ def running_prices(scene: Scene) -> dict[str, tuple[int | None, int]]:
     return {
         row.deployment: (row.price_per_hour_micros, (row.started_at - NOW).seconds)
         for row in scene.rows("charges")
-        if row.ended_at is None and row.kind == "compute"
+        if row.ended_at is None and row.kind == "compute" and row.amount_micros is None
     }
 
 
@@ -87,3 +88,63 @@ def test_a_price_of_before_that_is_learned_late_holds_from_then_on(home: Path) -
         tick(scene.world)
         scene.clock.sleep(5)
     assert running_prices(scene)["ocr"] == (DEARER, learned)
+
+
+@pytest.mark.parametrize("listing", ["answers", "is put off"])
+def test_a_late_price_is_booked_for_the_machines_of_every_deployment(home: Path, listing: str) -> None:
+    """Only the tick that hears of it hears it as news, and it may hear of nothing else."""
+    scene, second = shared(home)
+    early = Priced(offer_id=offer().id, price_per_hour_micros=DEARER, currency="CNY", effective_at=NOW)
+    again = replace(early, price_per_hour_micros=offer().price_per_hour_micros, effective_at=NOW + timedelta(seconds=5))
+    bent = PutOff(scene.market) if listing == "is put off" else Bent(scene.market)
+    bent.prices = lambda since: (early, again)
+    scene.provider = bent
+    tick(scene.world)
+    tick(replace(second, providers=scene.world.providers))
+    missing = (DEARER - offer().price_per_hour_micros) * 5 // 3600  # type: ignore[operator]
+    corrected = {row.deployment: row.amount_micros for row in scene.rows("charges") if row.corrects}
+    assert corrected.keys() == {"ocr", "second"}
+    assert all(abs(amount - missing) <= 1 for amount in corrected.values())
+
+
+class PutOff(Bent):
+    """Prices are told, and nothing else."""
+
+    def instances(self) -> Any:
+        raise Throttled("slow down")
+
+
+class Priceless(Bent):
+    """What is on offer is told, and not since when it costs what it costs."""
+
+    def __init__(self, market: SimulatedProvider) -> None:
+        super().__init__(market)
+        self.prices = self._put_off
+        self.asked_since: list[datetime] = []
+
+    def _put_off(self, since: datetime) -> Any:
+        self.asked_since.append(since)
+        raise Throttled("slow down")
+
+
+def test_a_price_without_its_date_is_not_taken_for_a_price_of_now(home: Path) -> None:
+    """Its provider dates its prices: what is in force since when is learned when it can be asked again."""
+    scene, _ = shared(home, moves=(Move(offer_id=offer().id, at=MOVED, price_per_hour_micros=DEARER),))
+    scene.clock.jump(MOVED + timedelta(seconds=7))
+    before = len(scene.rows("prices"))
+    scene.provider = Priceless(scene.market)
+    tick(scene.world)
+    assert len(scene.rows("prices")) == before
+    scene.provider = scene.market
+    tick(scene.world)
+    assert running_prices(scene)["ocr"] == (DEARER, 600)
+
+
+def test_after_the_clock_was_set_back_prices_are_asked_for_from_before_now_on(home: Path) -> None:
+    scene, _ = shared(home, moves=(Move(offer_id=offer().id, at=MOVED, price_per_hour_micros=DEARER),))
+    scene.clock.jump(MOVED + timedelta(seconds=7))
+    tick(scene.world)
+    scene.clock.set(-48)
+    scene.provider = asked = Priceless(scene.market)
+    tick(scene.world)
+    assert asked.asked_since[0] < scene.clock.now()
