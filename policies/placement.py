@@ -36,6 +36,8 @@ AGAIN = 4.0
 MOST_SPOT = 3
 #: A launch that is not ready after this many cold starts is not counted on.
 LATE = 1.5
+#: The share of a price for which nobody moves to another pool.
+HAIR = 0.05
 #: An allocation is judged by the losses of the coming hour.
 HORIZON_HOURS = 1.0
 
@@ -150,9 +152,8 @@ def _allocation(
     need, cold = goal.replicas - goal.base_on_demand, goal.cold_start_seconds / 3600
     outage_price = price * fleet.on_demand_price
     hazards = {at: pools.hazard_ahead(known[at], fleet.now, HORIZON_HOURS) for at in usable}
-    ranked = sorted(
-        usable, key=lambda at: (need * fleet.pools[at] + outage_price * hazards[at] * cold, hazards[at], at)
-    )
+    prices = _judged(fleet, spots)
+    ranked = sorted(usable, key=lambda at: (need * prices[at] + outage_price * hazards[at] * cold, hazards[at], at))
     best: dict[int, int] = {}
     best_cost = need * fleet.on_demand_price
     for shape in _shapes(need, goal.guard):
@@ -166,6 +167,15 @@ def _allocation(
         if cost < best_cost:
             best, best_cost = counts, cost
     return tuple(best.get(at, 0) for at in range(len(fleet.pools)))
+
+
+def _judged(fleet: Fleet, spots: Counter[int]) -> list[float]:
+    """Prices by which pools are compared: one that is cheaper by a hair than the cheapest we hold counts as that one.
+
+    Prices wander, and a move costs a start in a pool that is not known as well.
+    """
+    held = min((fleet.pools[at] for at, count in spots.items() if count), default=0.0)
+    return [held if (1 - HAIR) * held < price < held else price for price in fleet.pools]
 
 
 def _shapes(need: int, guard: bool) -> list[tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -138,6 +139,24 @@ def test_a_dearer_pool_is_taken_only_if_it_is_worth_it():
     assert 0 not in pools_of(place(unlike, dataclasses.replace(GOAL, availability=0.5)))
     dear = dataclasses.replace(fleet(now=0.0, pools=2), pools=(1.2, 1.1))
     assert set(pools_of(place(dear, GOAL))) == {ON_DEMAND}
+
+
+@pytest.mark.parametrize("replicas", [1, 4])
+@pytest.mark.parametrize("cold", [20.0, 180.0])
+def test_nobody_moves_for_a_hair_of_a_price(replicas, cold):
+    """Spot prices of three pools that are up all day wander by half a percent: who serves stays."""
+    goal, memory, running, launched = Goal(replicas=replicas, cold_start_seconds=cold), None, [], 0
+    for minute in range(24 * 60):
+        now = minute * 60.0
+        running = [dataclasses.replace(one, ready=now - one.launched_at >= cold) for one in running]
+        prices = tuple(0.3 * (1 + 0.005 * math.sin(minute * (pool + 1.0))) for pool in range(3))
+        decision = place(Fleet(now=now, on_demand_price=1.0, pools=prices, replicas=tuple(running)), goal, memory)
+        memory, stopped = decision.memory, {one.id for one in decision.stops}
+        running = [one for one in running if one.id not in stopped]
+        for launch in decision.launches:
+            running.append(replica(launched, launch.pool, ready=False, launched_at=now))
+            launched += 1
+    assert launched == 2 * replicas, "once on spot, and on demand beside it while it seasons"
 
 
 def test_refused_pools_back_off_and_heal():
