@@ -18,6 +18,8 @@ from policies.deadline import POLICIES, Proposing, earliest_deadline_seconds, ne
 from policies.hazard import Belief, observe, unseen
 from policies.market import IDLE, ON_DEMAND, Job, Market, Step, Zone
 
+MOST_STARTS = 10_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
@@ -45,7 +47,7 @@ class Run:
 
     @property
     def ratio(self) -> float:
-        return self.cost / self.optimal_cost if self.optimal_cost > 0 else 1.0
+        return self.cost / self.optimal_cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +76,8 @@ def task_of(
     if not 0 <= overhead_hours < math.inf:
         raise Refused(f"--restart-overhead-hours must be a number, 0 or more, not {overhead_hours:g}")
     for field, value in (("on-demand-price", on_demand_price), *(("spot-price", price) for price in spot_prices)):
-        if not 0 <= value < math.inf:
-            raise Refused(f"--{field} must be a number, 0 or more, not {value:g}")
+        if not 0 < value < math.inf:
+            raise Refused(f"--{field} must be a number above 0, not {value:g}: costs are compared as ratios")
     zones = len(trace.names)
     if len(spot_prices) not in (1, zones):
         raise Refused(f"--spot-price: {len(spot_prices)} prices for {zones} zones; give one for all, or one for each")
@@ -104,8 +106,8 @@ def deadline_ticks(trace: Trace, task: Task) -> int:
 
 def even_starts(trace: Trace, task: Task, count: int) -> list[int]:
     """`count` start ticks, evenly from the first possible one to the last."""
-    if count < 1:
-        raise Refused(f"--starts must be at least 1, not {count}")
+    if not 1 <= count <= MOST_STARTS:
+        raise Refused(f"--starts must be from 1 to {MOST_STARTS}, not {count}")
     last = trace.ticks - deadline_ticks(trace, task)
     return [index * last // (count - 1) for index in range(count)] if count > 1 else [0]
 

@@ -3,9 +3,10 @@
 matplotlib draws it; it is an extra (`halve[plot]`), loaded when a picture is asked for.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from orchestrator.simulation import backtest, serving
 from orchestrator.simulation.backtest import Run, Task
 from orchestrator.simulation.serving import STEP_SECONDS, Served, Service
 from orchestrator.simulation.traces import Trace
+from policies.deadline import earliest_deadline_seconds
 from policies.market import IDLE, ON_DEMAND
 
 if TYPE_CHECKING:
@@ -55,14 +57,15 @@ def draw_job(file: Path, trace: Trace, task: Task, run: Run) -> None:
         backtest.stretches(trace, task, backtest.require(run.policy), run.start_tick, before),
     )
     ran = [((one.tick - run.start_tick) * hour, one.ticks * hour, one.step.run) for one in steps]
+    lasting = list(_lasting(ran))
     deadline, work = task.deadline_seconds / 3600, task.work_seconds / 3600
     window = trace.up[:, run.start_tick : run.start_tick + backtest.deadline_ticks(trace, task)]
 
     figure, (lanes, progress, cost) = _panels(len(trace.names) + 1, 2)
     _lanes(lanes, [*trace.names, "on-demand"], [_spans(row, hour) for row in window])
     for zone in range(len(trace.names)):
-        _bars(lanes, zone, [(at, long) for at, long, what in ran if what == zone], SPOT)
-    _bars(lanes, len(trace.names), [(at, long) for at, long, what in ran if what == ON_DEMAND], DEAR)
+        _bars(lanes, zone, [(at, long) for at, long, what in lasting if what == zone], SPOT)
+    _bars(lanes, len(trace.names), [(at, long) for at, long, what in lasting if what == ON_DEMAND], DEAR)
     gone = [
         (ran[index][0], one.step.run)
         for index, (one, later) in enumerate(pairwise(steps), 1)
@@ -80,10 +83,12 @@ def draw_job(file: Path, trace: Trace, task: Task, run: Run) -> None:
 
     prices = {IDLE: 0.0, ON_DEMAND: task.on_demand_price, **dict(enumerate(task.spot_prices))}
     paid = np.cumsum([0.0, *(long * prices[what] for _, long, what in ran)])
-    cost.axhline(work * task.on_demand_price, color=DEAR, linewidth=1, label="on-demand alone")
+    alone = earliest_deadline_seconds(task.work_seconds, task.overhead_seconds, trace.tick_seconds) / 3600
+    dear = alone * task.on_demand_price
+    cost.axhline(dear, color=DEAR, linewidth=1, label="on-demand alone")
     cost.axhline(run.optimal_cost, color=INK, linestyle=":", linewidth=1, label="offline optimum")
     cost.plot(times, paid, color=SPOT, linewidth=1.8, label="paid")
-    cost.set(ylabel="cost", ylim=(0, work * task.on_demand_price * 1.08), xlabel="hours since the start")
+    cost.set(ylabel="cost", ylim=(0, 1.08 * max(dear, float(paid[-1]))), xlabel="hours since the start")
     for panel in (lanes, progress, cost):
         panel.axvline(deadline, color=INK, linewidth=1)
     progress.text(deadline, 0, "deadline ", ha="right", va="bottom", fontsize=8, color=INK)
@@ -164,6 +169,13 @@ def _lanes(axes: "Axes", names: Sequence[str], had: Sequence[Iterable[Span]]) ->
 def _bars(axes: "Axes", lane: int, spans: Iterable[Span], colour: str, high: float = 0.5) -> None:
     label = {HAD: "spot to be had", SPOT: "spot", DEAR: "on-demand"}[colour]
     axes.broken_barh(list(spans), (lane - high / 2, high), facecolors=colour, linewidth=0, label=label)
+
+
+def _lasting(ran: Iterable[tuple[float, float, int]]) -> Iterator[tuple[float, float, int]]:
+    """(from, for how long, what), what goes on in one piece: pieces side by side are drawn with seams."""
+    for what, pieces in groupby(ran, key=itemgetter(2)):
+        first, *others = pieces
+        yield first[0], first[1] + sum(long for _, long, _ in others), what
 
 
 def _spans(flags: "NDArray[np.bool_]", unit: float) -> list[Span]:

@@ -85,13 +85,13 @@ def _read(file: Path) -> tuple[int, list[int]]:
         raise Refused(f"{file}: metadata.gap_seconds is missing")
     gap = metadata["gap_seconds"]
     if type(gap) not in (int, float) or not 1 <= gap <= 86400 or gap != int(gap):
-        raise Refused(f"{file}: metadata.gap_seconds must be whole seconds from 1 to 86400, not {str(gap)[:40]}")
+        raise Refused(f"{file}: metadata.gap_seconds must be whole seconds from 1 to 86400, not {_shown(gap)}")
     data = content.get("data")
     if not isinstance(data, list) or not data:
         raise Refused(f"{file}: data must be a list of at least one number")
     for tick, count in enumerate(data):
         if type(count) not in (int, float) or not abs(count) <= MOST_INSTANCES or count != int(count):
-            raise Refused(f"{file}: data[{tick}] must be a whole number of instances, not {str(count)[:40]}")
+            raise Refused(f"{file}: data[{tick}] must be a whole number of instances, not {_shown(count)}")
         if count < 0:
             raise Refused(f"{file}: data[{tick}] is {count}: a number of instances cannot be negative")
     return int(gap), [int(count) for count in data]
@@ -99,3 +99,8 @@ def _read(file: Path) -> tuple[int, list[int]]:
 
 def _kind(content: object) -> str:
     return {list: "a list", str: "a text", type(None): "nothing"}.get(type(content), "a number")
+
+
+def _shown(value: object) -> str:
+    """As it stands in the file, cut short: a text in its quotes, so that it is not taken for a number."""
+    return json.dumps(value)[:40]

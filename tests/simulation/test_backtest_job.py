@@ -332,7 +332,7 @@ def file_of(folder: Path, content: object, name: str = "bad.json") -> str:
         ({"metadata": {"gap_seconds": 60}}, "data"),
         ({"metadata": {"gap_seconds": 60}, "data": []}, "data"),
         ({"metadata": {"gap_seconds": 60}, "data": [1, -1]}, "data[1]"),
-        ({"metadata": {"gap_seconds": 60}, "data": [1, "1"]}, "data[1]"),
+        ({"metadata": {"gap_seconds": 60}, "data": [1, "1"]}, 'data[1] must be a whole number of instances, not "1"'),
         ({"metadata": {"gap_seconds": 60}, "data": [1, 0.5]}, "data[1]"),
         ('{"metadata": {"gap_seconds": 60}, "data": [Infinity]}', "data[0]"),
         ('{"metadata": {"gap_seconds": 60}, "data": [NaN]}', "data[0]"),
@@ -355,11 +355,13 @@ def test_a_bad_trace_is_refused_by_file_and_field(tmp_path: Path, content: objec
         (["--task-hours", "nan"], "task-hours"),
         (["--restart-overhead-hours", "-1"], "restart-overhead-hours"),
         (["--on-demand-price", "-1"], "on-demand-price"),
+        (["--spot-price", "0"], "above 0"),  # an optimum that costs nothing: every ratio would be a lie
         (["--spot-price", "1,2"], "spot-price"),
         (["--policy", "clever"], "clever"),
         (["--start-tick", "999999"], "start-tick"),
         (["--start-tick", "-1"], "start-tick"),
         (["--starts", "0"], "starts"),
+        (["--starts", "99999999999"], "from 1 to 10000"),
         (["--deadline-hours", "9999"], "longer than the trace"),
     ],
 )

@@ -51,6 +51,11 @@ def test_a_batch_shows_zones_progress_deadline_and_cost(zones: list[str], tmp_pa
         assert word in shown
 
 
+def test_what_goes_on_is_one_bar_however_often_it_was_decided() -> None:
+    ran = [(0.0, 1.0, 2), (1.0, 0.5, 2), (1.5, 1.0, -1), (2.5, 0.5, 2)]
+    assert list(plot._lasting(ran)) == [(0.0, 1.5, 2), (1.5, 1.0, -1), (2.5, 0.5, 2)]
+
+
 def test_a_service_shows_zones_kinds_and_what_was_short(zones: list[str], tmp_path: Path) -> None:
     picture = tmp_path / "serve.svg"
     draw(SERVE, zones, picture)
