@@ -106,6 +106,7 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves | None:
         machines=beyond,
         going=spot.returning(snapshot.instances),
         replaced=bool(stand.outdated),
+        full=policy.surge == 0 and stand.room == 0 and spots > 0 and not snapshot.unreachable,
     )
     goal = _goal(policy, stand, round(rest))
     answer = spot.answer(scene, goal, policy.placing, snapshot.memory.get("placement"))

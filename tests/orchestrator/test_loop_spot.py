@@ -156,6 +156,45 @@ def test_one_surge_is_enough_to_get_from_on_demand_to_spot(home: Path) -> None:
     scene.settle()
 
 
+def share_served(scene: Scene, hours: int) -> float:
+    """The share of ticks of 15 s in which as many as wanted were in the door, after the first half hour."""
+    ready: list[bool] = []
+    scene.run(1800, 15)
+    scene.run(hours * 3600, 15, lambda: ready.append(len(scene.door.inside) >= scene.policy.schedule.min))
+    return sum(ready) / len(ready)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_without_surge_one_on_demand_makes_room_for_spot_as_the_promise_allows(home: Path, replicas: int) -> None:
+    down = Outage(zone="sim-1", start=NOW, end=NOW + timedelta(hours=1))
+    scene = spotted(
+        home,
+        replicas,
+        offers=(POOLS[0], DEAR),
+        outages=(down,),
+        schedule=always(replicas, replicas),
+        surge=0,
+        availability=0.95,
+    )
+    assert share_served(scene, 5) >= 0.95
+    assert kinds(scene) == {"spot": replicas}
+    scene.settle()
+
+
+@pytest.mark.parametrize(("promise", "fewest", "most"), [(0.95, 1, 16), (0.999, 0, 0)])
+def test_without_surge_a_pool_that_is_down_is_asked_no_oftener_than_the_promise_allows(
+    home: Path, promise: float, fewest: int, most: int
+) -> None:
+    """A refusal costs two starts of 20 s: at most 40 s out of 0.7 of what is left open in 5 h."""
+    down = Outage(zone="sim-1", start=NOW, end=NOW + timedelta(days=9))
+    market = {"offers": (POOLS[0], DEAR), "outages": (down,)}
+    scene = spotted(home, 1, **market, schedule=always(1, 1), surge=0, availability=promise)
+    assert share_served(scene, 5) >= promise
+    assert kinds(scene) == {"on_demand": 1}
+    assert fewest <= sum(row.kind == "drain" for row in scene.rows("intents")) <= most
+    scene.settle()
+
+
 def test_the_fleet_follows_the_target_at_once(home: Path) -> None:
     scene = spotted(home, schedule=always(1, 8))
     scene.run(60)
