@@ -46,7 +46,11 @@ class QueueFull(Exception):
 
 
 class DeadlinePassed(Exception):
-    """The image was still waiting when its deadline came, and was dropped."""
+    """The deadline came before the outcomes; what still waited was dropped. `begun`: some of it was being worked on."""
+
+    def __init__(self, count: int, *, begun: bool) -> None:
+        super().__init__(f"{count} image(s) not read before the deadline")
+        self.begun = begun
 
 
 def bucket_of(longest_side: float, buckets: Sequence[Bucket]) -> int:
@@ -67,23 +71,70 @@ class _Waiting(Generic[Job, Outcome]):
     deadline: float  # time.monotonic()
     number: int
     outcome: asyncio.Future[Outcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    begun: bool = False
+
+
+@dataclass(slots=True)
+class _Size:
+    """What is known of the jobs of one bucket; `seconds` is what one of them takes, a moving average."""
+
+    bucket: Bucket
+    seconds: float = FIRST_GUESS_SECONDS
 
 
 @dataclass(slots=True, eq=False)
 class _Queue(Generic[Job, Outcome]):
-    """The waiting jobs of one bucket. `spent` is the workers' time it has had, in seconds of all buckets' common clock;
-    `seconds` what one of its jobs takes, a moving average."""
+    """Waiting jobs of one size. `spent` is the workers' time they have had, in seconds of their turns' clock."""
 
-    bucket: Bucket
+    size: _Size
     jobs: deque[_Waiting[Job, Outcome]] = field(default_factory=deque)
     spent: float = 0.0
-    seconds: float = FIRST_GUESS_SECONDS
+
+
+class _Turns(Generic[Job, Outcome]):
+    """Waiting jobs of all sizes. The next are of the size that had the least of the workers' time so far, of two that
+    had the same the one whose first job waits longer: a small image waits for the large one that runs, but not for all
+    that came before it (start-time fair queueing; Goyal, Vin, Cheng, SIGCOMM 1996)."""
+
+    def __init__(self, sizes: Sequence[_Size]) -> None:
+        self._queues = [_Queue[Job, Outcome](size) for size in sizes]
+        self._clock = 0.0  # `spent` of the queue that was served last, as it then was
+
+    @property
+    def waiting(self) -> int:
+        return sum(not waiting.outcome.done() for queue in self._queues for waiting in queue.jobs)
+
+    @property
+    def seconds(self) -> float:
+        """The work that waits, for one worker."""
+        return sum(queue.size.seconds * len(queue.jobs) for queue in self._queues)
+
+    def put(self, waiting: _Waiting[Job, Outcome], longest_side: float) -> None:
+        queue = self._queues[bucket_of(longest_side, [queue.size.bucket for queue in self._queues])]
+        if not queue.jobs:  # time in which it wanted nothing is not owed to it
+            queue.spent = max(queue.spent, self._clock)
+        queue.jobs.append(waiting)
+
+    def take(self, idle_workers: int) -> tuple[_Queue[Job, Outcome], list[_Waiting[Job, Outcome]]] | None:
+        """The next batch, and the queue it is from."""
+        now = time.monotonic()
+        for queue in self._queues:
+            queue.jobs = deque(it for it in queue.jobs if not it.outcome.done() and it.deadline > now)
+        waiting = [queue for queue in self._queues if queue.jobs]
+        if not waiting:
+            return None
+        queue = min(waiting, key=lambda queue: (queue.spent, queue.jobs[0].number))
+        self._clock = queue.spent
+        batch = [queue.jobs.popleft() for _ in range(how_many(len(queue.jobs), queue.size.bucket, idle_workers))]
+        for one in batch:
+            one.begun = True
+        queue.spent += queue.size.seconds * len(batch)
+        return queue, batch
 
 
 class Batcher(Generic[Job, Outcome]):
-    """Hands jobs to `workers` threads. The next batch is of the bucket that had the least of their time so far, of two
-    that had the same the one whose first job waits longer: a small image waits for the large one that runs, but not for
-    all that came before it (start-time fair queueing; Goyal, Vin, Cheng, SIGCOMM 1996).
+    """Hands jobs to `workers` threads: online ones, in turns of their sizes (see _Turns), and only when none of those
+    waits the others, which may fill half of the queue.
 
     `work` gets a batch and answers with as many outcomes; an exception among them fails that job alone. When it raises,
     the batch is tried again in halves, and a bucket that ran out of memory stays with the smaller number. A job whose
@@ -100,8 +151,8 @@ class Batcher(Generic[Job, Outcome]):
     ) -> None:
         self.batches = 0  # run so far
         self._work = work
-        self._queues = [_Queue[Job, Outcome](bucket) for bucket in buckets]
-        self._clock = 0.0  # `spent` of the queue that was served last, as it then was
+        self._sizes = [_Size(bucket) for bucket in buckets]
+        self._online, self._offline = _Turns[Job, Outcome](self._sizes), _Turns[Job, Outcome](self._sizes)
         self._capacity = capacity
         self._workers = workers
         self._idle = workers
@@ -111,33 +162,40 @@ class Batcher(Generic[Job, Outcome]):
 
     @property
     def waiting(self) -> int:
-        return sum(not waiting.outcome.done() for queue in self._queues for waiting in queue.jobs)
+        return self._online.waiting + self._offline.waiting
 
     @property
     def at_once(self) -> dict[str, int]:
         """How many of each bucket may run together, as far as it is known by now."""
-        return {queue.bucket.name: queue.bucket.at_once for queue in self._queues}
+        return {size.bucket.name: size.bucket.at_once for size in self._sizes}
 
-    async def submit(self, jobs: Sequence[tuple[Job, float]], deadline: float) -> list[Outcome]:
+    async def submit(
+        self, jobs: Sequence[tuple[Job, float]], deadline: float, *, online: bool = True
+    ) -> list[Outcome]:
         """The outcomes of all (job, longest side), in order; all of them are queued, or none.
 
         Raises QueueFull at once, DeadlinePassed when `deadline` (of time.monotonic) comes first, and what the work
         raised for the first job that failed. When the caller is cancelled, what still waits is dropped. The largest of
         the jobs begin first, so that at the end no worker is left alone with a long one.
         """
-        outcomes = await self.outcomes(jobs, deadline, at_first_failure=True)
+        outcomes = await self.outcomes(jobs, deadline, online=online, at_first_failure=True)
         return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
 
     async def outcomes(
-        self, jobs: Sequence[tuple[Job, float]], deadline: float, *, at_first_failure: bool = False
+        self,
+        jobs: Sequence[tuple[Job, float]],
+        deadline: float,
+        *,
+        online: bool = True,
+        at_first_failure: bool = False,
     ) -> list[Outcome | BaseException]:
         """As submit; but what the work raised for a job stands in that job's place."""
-        if self.waiting + len(jobs) > self._capacity:
+        if self.waiting + len(jobs) > (self._capacity if online else max(len(jobs), self._capacity // 2)):
             raise QueueFull(self._retry_after_seconds())
         queued = [_Waiting[Job, Outcome](job, deadline, next(self._numbers)) for job, _ in jobs]
         sides = [longest_side for _, longest_side in jobs]
         for i in sorted(range(len(jobs)), key=lambda i: -sides[i]):
-            self._enqueue(queued[i], sides[i])
+            (self._online if online else self._offline).put(queued[i], sides[i])
         self._start()
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
@@ -145,7 +203,7 @@ class Batcher(Generic[Job, Outcome]):
                     *(waiting.outcome for waiting in queued), return_exceptions=not at_first_failure
                 )
         except TimeoutError:
-            raise DeadlinePassed(f"{len(jobs)} image(s) not read before the deadline") from None
+            raise DeadlinePassed(len(jobs), begun=any(waiting.begun for waiting in queued)) from None
         finally:
             for waiting in queued:
                 waiting.outcome.cancel()
@@ -155,40 +213,20 @@ class Batcher(Generic[Job, Outcome]):
         await asyncio.gather(*self._running)
         self._threads.shutdown()
 
-    def _enqueue(self, waiting: _Waiting[Job, Outcome], longest_side: float) -> None:
-        queue = self._queues[bucket_of(longest_side, [queue.bucket for queue in self._queues])]
-        if not queue.jobs:  # time in which it wanted nothing is not owed to it
-            queue.spent = max(queue.spent, self._clock)
-        queue.jobs.append(waiting)
-
     def _start(self) -> None:
-        while self._idle and (batch := self._take()):
+        while self._idle and (batch := self._online.take(self._idle) or self._offline.take(self._idle)):
             self._idle -= 1
             task = asyncio.get_running_loop().create_task(self._run(*batch))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    def _take(self) -> tuple[_Queue[Job, Outcome], list[_Waiting[Job, Outcome]]] | None:
-        """The next batch, and the queue it is from."""
-        now = time.monotonic()
-        for queue in self._queues:
-            queue.jobs = deque(it for it in queue.jobs if not it.outcome.done() and it.deadline > now)
-        waiting = [queue for queue in self._queues if queue.jobs]
-        if not waiting:
-            return None
-        queue = min(waiting, key=lambda queue: (queue.spent, queue.jobs[0].number))
-        self._clock = queue.spent
-        batch = [queue.jobs.popleft() for _ in range(how_many(len(queue.jobs), queue.bucket, self._idle))]
-        queue.spent += queue.seconds * len(batch)
-        return queue, batch
-
     async def _run(self, queue: _Queue[Job, Outcome], batch: list[_Waiting[Job, Outcome]]) -> None:
-        started, charged = time.monotonic(), queue.seconds * len(batch)
-        outcomes = await self._outcomes(queue, [waiting.job for waiting in batch])
+        started, charged = time.monotonic(), queue.size.seconds * len(batch)
+        outcomes = await self._outcomes(queue.size, [waiting.job for waiting in batch])
         self._idle += 1
         seconds = time.monotonic() - started
         queue.spent += seconds - charged
-        queue.seconds += 0.2 * (seconds / len(batch) - queue.seconds)
+        queue.size.seconds += 0.2 * (seconds / len(batch) - queue.size.seconds)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.outcome.done():
                 continue
@@ -198,8 +236,8 @@ class Batcher(Generic[Job, Outcome]):
                 waiting.outcome.set_result(outcome)
         self._start()
 
-    async def _outcomes(self, queue: _Queue[Job, Outcome], jobs: Sequence[Job]) -> Sequence[Outcome | Exception]:
-        """Of a batch from this queue; a batch that cannot be run whole is run in halves."""
+    async def _outcomes(self, size: _Size, jobs: Sequence[Job]) -> Sequence[Outcome | Exception]:
+        """Of a batch of this size; a batch that cannot be run whole is run in halves."""
         self.batches += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._work, jobs)
@@ -207,14 +245,14 @@ class Batcher(Generic[Job, Outcome]):
             if len(jobs) == 1:
                 return [error]
             half = len(jobs) // 2
-            if out_of_memory(error) and half < queue.bucket.at_once:
-                queue.bucket = replace(queue.bucket, at_once=half)
+            if out_of_memory(error) and half < size.bucket.at_once:
+                size.bucket = replace(size.bucket, at_once=half)
                 log.warning("out of memory with %d images at once: from now on at most %d", len(jobs), half)
-            return [*await self._outcomes(queue, jobs[:half]), *await self._outcomes(queue, jobs[half:])]
+            return [*await self._outcomes(size, jobs[:half]), *await self._outcomes(size, jobs[half:])]
 
     def _retry_after_seconds(self) -> int:
         """About how long until half of the queue is worked off."""
-        seconds = sum(queue.seconds * len(queue.jobs) for queue in self._queues)
+        seconds = self._online.seconds + self._offline.seconds
         return max(1, min(60, round(seconds / self._workers / 2)))
 
 

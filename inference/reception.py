@@ -24,7 +24,11 @@ RECEIVE_SECONDS = 60.0  # for the whole body
 LOADING_RETRY_SECONDS = 1
 DRAINING_RETRY_SECONDS = 10
 NO_MEMORY_RETRY_SECONDS = 5
+CROWDED_OUT_RETRY_SECONDS = 5
 CLIENT_GONE = 499  # nginx's name for an answer that nobody reads; it only shows in the metrics
+
+#: a request that says so waits for all that do not, and has half of every room; what it may be sent again without harm
+PRIORITY, BATCH = "X-Halve-Priority", "batch"
 
 Render = Callable[[Sequence[Page]], Response]
 Receive = Callable[[Request], Awaitable[tuple[Upload, Render]]]
@@ -50,12 +54,13 @@ def as_json(content: Any) -> bytes:
 async def answered(service: Service, request: Request, receive: Receive) -> Response:
     """Never raises; never anything but the pages, or a status that says whose fault it is and a line that says what."""
     started = time.monotonic()
+    online = request.headers.get(PRIORITY) != BATCH
     pages: Sequence[Page] = ()
     try:
-        await _admit(service, request)
-        with service.entered() as hold:
+        await _admit(service, request, online=online)
+        with service.entered(online=online) as hold:
             upload, render = await _received(service, request, receive, hold)
-            pages = await _unless_gone(request, _read(service, upload, started))
+            pages = await _unless_gone(request, _read(service, upload, started, online=online))
         answer = render(pages)
     except Refusal as refusal:
         answer = refused(refusal)
@@ -85,14 +90,15 @@ def _failure(error: Exception) -> Refusal:
     return Refusal(500, "reading failed; the replica's log says why")
 
 
-async def _admit(service: Service, request: Request) -> None:
+async def _admit(service: Service, request: Request, *, online: bool) -> None:
     """Refuse before anything is kept in memory."""
     refusal = None
+    places = service.settings.queue + service.workers
     if service.status == "loading":
         refusal = Refusal(503, "the model is loading", LOADING_RETRY_SECONDS)
     elif service.status == "draining":
         refusal = Refusal(503, "draining: no new requests", DRAINING_RETRY_SECONDS)
-    elif service.in_flight >= service.settings.queue + service.workers:
+    elif service.in_flight >= (places if online else places // 2):
         refusal = Refusal(429, "too many requests at once", 1)
     elif int(request.headers.get("content-length", "0")) > service.settings.max_body_bytes:
         refusal = Refusal(413, f"the request is larger than {service.settings.max_body_bytes:,} bytes")
@@ -116,15 +122,17 @@ async def _received(
         raise Refusal(429, "too many bytes are waiting to be read", full.retry_after_seconds) from None
 
 
-async def _read(service: Service, upload: Upload, started: float) -> list[Page]:
+async def _read(service: Service, upload: Upload, started: float, *, online: bool) -> list[Page]:
     most = service.settings.deadline_seconds
     try:
-        return await service.read(upload, started + min(upload.deadline_seconds or most, most))
+        return await service.read(upload, started + min(upload.deadline_seconds or most, most), online=online)
     except BadImage as bad:
         raise Refusal(bad.status, bad.reason) from None
     except QueueFull as full:
         raise Refusal(429, "the queue is full", full.retry_after_seconds) from None
-    except DeadlinePassed:
+    except DeadlinePassed as passed:
+        if not (online or passed.begun):  # nothing is known against these images
+            raise Refusal(429, "online requests took all the time", CROWDED_OUT_RETRY_SECONDS) from None
         raise Refusal(504, "not read before the deadline") from None
 
 

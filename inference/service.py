@@ -137,13 +137,15 @@ class Service:
             await self._batcher.close()
 
     @contextlib.contextmanager
-    def entered(self) -> Iterator[Callable[[int], None]]:
-        """A request is in flight. It says how many bytes it keeps, as they come; QueueFull when they are too many."""
+    def entered(self, *, online: bool = True) -> Iterator[Callable[[int], None]]:
+        """A request is in flight. It says how many bytes it keeps, as they come; QueueFull when they are too many: for
+        one that is not online when half of all that may be held is."""
+        most = self.settings.max_held_bytes if online else self.settings.max_held_bytes // 2
         held = 0
 
         def hold(count: int) -> None:
             nonlocal held
-            if self.held_bytes + count > self.settings.max_held_bytes:
+            if self.held_bytes + count > most:
                 raise QueueFull(1)
             self.held_bytes += count
             held += count
@@ -155,8 +157,8 @@ class Service:
             self.in_flight -= 1
             self.held_bytes -= held
 
-    async def read(self, upload: Upload, deadline: float) -> list[Page]:
-        """Read the images, in order; `deadline` is of time.monotonic().
+    async def read(self, upload: Upload, deadline: float, *, online: bool = True) -> list[Page]:
+        """Read the images, in order; `deadline` is of time.monotonic(). What is not online waits for all that is.
 
         Raises BadImage for one that is not an image we read, or when there are more than ever wait, QueueFull,
         DeadlinePassed.
@@ -171,7 +173,7 @@ class Service:
             (_Job(asked=Asked(file=file, wanted=upload.wanted, visualize=upload.visualize), since=now), side)
             for file, side in zip(upload.files, sides, strict=True)
         ]
-        read = await self._batcher.submit(jobs, deadline)
+        read = await self._batcher.submit(jobs, deadline, online=online)
         for page in read:
             self.metrics.read(page.waited_seconds, page.worked_seconds)
         return read

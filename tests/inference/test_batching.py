@@ -55,9 +55,9 @@ def soon() -> float:
 
 
 async def started(
-    batcher: Batcher[str, str], *jobs: str, side: int = 100, deadline: float | None = None
+    batcher: Batcher[str, str], *jobs: str, side: int = 100, deadline: float | None = None, online: bool = True
 ) -> asyncio.Task[list[str]]:
-    task = asyncio.create_task(batcher.submit([(job, side) for job in jobs], deadline or soon()))
+    task = asyncio.create_task(batcher.submit([(job, side) for job in jobs], deadline or soon(), online=online))
     await asyncio.sleep(0.01)
     return task
 
@@ -258,6 +258,60 @@ def test_a_poisonous_job_fails_alone() -> None:
         assert await asyncio.gather(both[0], both[2]) == [["b"], ["c"]]
         with pytest.raises(ValueError, match="chokes"):
             await both[1]
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("side", [100, 3000], ids=["of-the-same-size", "of-another"])
+def test_an_online_job_waits_for_what_runs_and_for_no_other(side: int) -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, workers=1, capacity=20, buckets=GPU_BUCKETS)
+        tasks = [await started(batcher, "running", online=False)]
+        tasks += [await started(batcher, f"later{i}", online=False) for i in range(5)]
+        tasks += [await started(batcher, "first", side=side), await started(batcher, "second", side=side)]
+        assert batcher.waiting == 7
+        gate.open.set()
+        await asyncio.gather(*tasks)
+        online = [["first", "second"]] if side == 100 else [["first"], ["second"]]
+        assert gate.batches == [["running"], *online, [f"later{i}" for i in range(5)]]
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_not_online_fills_half_of_the_queue_at_most() -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, workers=1, capacity=4)
+        tasks = [await started(batcher, "running", online=False)]
+        tasks += [await started(batcher, "a", "b", online=False)]
+        with pytest.raises(QueueFull):
+            await batcher.submit([("c", 1)], soon(), online=False)
+        tasks += [await started(batcher, "d", "e")]
+        with pytest.raises(QueueFull):
+            await batcher.submit([("f", 1)], soon())
+        gate.open.set()
+        await asyncio.gather(*tasks)
+        several = [(name, 1) for name in "ghi"]
+        assert await batcher.submit(several, soon(), online=False) == ["G", "H", "I"]  # alone it is let in
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_never_began_is_told_from_who_did_not_end() -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, workers=1, capacity=10)
+        running = await started(batcher, "running", deadline=time.monotonic() + 0.05)
+        waiting = await started(batcher, "waiting", deadline=time.monotonic() + 0.05)
+        for task, begun in ((running, True), (waiting, False)):
+            with pytest.raises(DeadlinePassed) as passed:
+                await task
+            assert passed.value.begun is begun
+        gate.open.set()
         await batcher.close()
 
     asyncio.run(scenario())

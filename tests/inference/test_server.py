@@ -1,6 +1,7 @@
 """The engine over real HTTP, in a process of its own."""
 
 import asyncio
+import base64
 import concurrent.futures
 import json
 import re
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from inference import server
-from inference.batching import GPU_BUCKETS
+from inference.batching import GPU_BUCKETS, QueueFull
 from inference.engine import Reading
 from inference.service import Service, Settings
 from tests.inference.files import encoded, png_claiming
@@ -276,6 +277,77 @@ def test_more_images_than_ever_wait_are_a_413() -> None:
     assert asked(service, 100, 100).status_code == 200
     answer = asked(service, 100, 100, 100)
     assert (answer.status_code, answer.json()["error"]) == (413, "3 images; at most 2 at once here")
+
+
+class Slow(Tight):
+    """Takes its time, and remembers how wide the pages were that it read."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(10**9, MemoryError())
+        self.seconds, self.widths = seconds, list[int]()
+
+    def read(self, some: list[Any]) -> list[Reading]:
+        self.widths += [page.shape[1] for page in some]
+        time.sleep(self.seconds)
+        return super().read(some)
+
+
+BATCH = {"X-Halve-Priority": "batch"}
+
+
+def one_after_the_other(service: Service, *asked: tuple[int, str, dict[str, str]]) -> list[httpx.Response]:
+    """The answers to requests that come a hundredth of a second apart: width of the page, address, headers."""
+
+    async def ask() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(server.app(service, failed=lambda error: None))
+        async with httpx.AsyncClient(transport=transport, base_url="http://replica") as client:
+            under_way = []
+            for width, address, headers in asked:
+                content = encoded(Image.new("L", (width, 50)))
+                if "/v2/" in address:
+                    body = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1]}]}
+                    body["inputs"][0]["data"] = [base64.b64encode(content).decode()]
+                    content = json.dumps(body).encode()
+                under_way.append(asyncio.create_task(client.post(address, content=content, headers=headers)))
+                await asyncio.sleep(0.01)
+            return await asyncio.gather(*under_way)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("address", ["/v1/ocr", "/v2/models/tight/infer"])
+def test_a_batch_waits_for_online_requests(address: str) -> None:
+    service, engine = Service(Settings(workers=1)), Slow(0.2)
+    service.start(engine)  # type: ignore[arg-type]
+    asked = [(50, address, BATCH), (51, address, BATCH), (52, address, BATCH), (60, address, {}), (61, address, {})]
+    answers = one_after_the_other(service, *asked)
+    assert {answer.status_code for answer in answers} == {200}
+    assert engine.widths == [50, 60, 61, 51, 52]
+
+
+def test_a_batch_that_online_requests_left_no_time_may_come_back() -> None:
+    """A 504 would count against its images. Online, whoever waits in vain is told so as ever."""
+    service, engine = Service(Settings(workers=1, deadline_seconds=0.3)), Slow(0.5)
+    service.start(engine)  # type: ignore[arg-type]
+    running, batch, online = one_after_the_other(
+        service, (50, "/v1/ocr", {}), (51, "/v1/ocr", BATCH), (52, "/v1/ocr", {})
+    )
+    assert (running.status_code, batch.status_code, online.status_code) == (504, 429, 504)
+    assert batch.headers["retry-after"] == "5"
+    assert engine.widths == [50]
+
+
+def test_a_batch_leaves_half_of_the_room_to_online_requests() -> None:
+    service = Service(Settings(workers=1, queue=3, max_held_bytes=1000))
+    service.start(Slow(0.3))  # type: ignore[arg-type]
+    asked = [(50, "/v1/ocr", BATCH)] * 3 + [(60, "/v1/ocr", {})] * 2
+    assert [answer.status_code for answer in one_after_the_other(service, *asked)] == [200, 200, 429, 200, 200]
+    with service.entered(online=False) as hold:
+        hold(500)
+        with pytest.raises(QueueFull):
+            hold(1)
+        with service.entered() as hold_more:
+            hold_more(500)
 
 
 def test_work_of_a_client_that_left_is_dropped(tmp_path: Path, pages: Path) -> None:
