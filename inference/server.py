@@ -83,7 +83,8 @@ def _rendered(pages: Sequence[Page]) -> Response:
 
 
 def _health(service: Service) -> dict[str, Any]:
-    """`provider` is the one that really runs, None until the model is loaded; `reclaim_at` is for a host watcher."""
+    """`provider` is the one that really runs, None until the model is loaded; `sources` is what
+    requests may name instead of sending; `reclaim_at` is for a host watcher."""
     engine = service.engine
     return {
         "status": service.status,
@@ -94,6 +95,7 @@ def _health(service: Service) -> dict[str, Any]:
         "version": _version(),
         "workers": service.workers,
         "batches": service.at_once,
+        "sources": service.sources.named,
         "in_flight": service.in_flight,
         "queue": service.waiting,
         "images_total": service.metrics.images_total,

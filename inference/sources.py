@@ -30,6 +30,12 @@ class Sources:
             else:
                 raise UnknownSource(f"{source}: name an existing file:///folder or an s3://bucket/prefix")
 
+    @property
+    def named(self) -> list[str]:
+        """What may be read, as those who name it should: whatever begins with one of these and a slash."""
+        folders = [folder.as_uri() for folder in self._folders]
+        return folders + ["/".join(filter(None, (f"s3://{bucket}", prefix))) for bucket, prefix in self._prefixes]
+
     def read(self, source: str, max_bytes: int) -> File:
         """The file, with its last name. Blocks.
 

@@ -152,7 +152,7 @@ def payload_of(wanted: Spec) -> dict[str, object]:
     return {
         "deployment": wanted.name,
         "model": wanted.model,
-        "engine": {name: value for name, value in options.items() if value != "auto"},
+        "engine": {name: value for name, value in options.items() if value not in ("auto", [])},
     }
 
 

@@ -1,8 +1,9 @@
 """What a replica can be told to run: checked before one is started, because it would only fail there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import Refused
 from orchestrator.spec import Spec
@@ -29,6 +30,7 @@ def check(wanted: Spec, home: Path) -> None:
     if card and not Path(model).expanduser().is_absolute():
         raise Refused(f"model: {model}: name the model card by its absolute path; replicas run in another folder")
     if "local" in wanted.provider:
+        _reachable(wanted.engine.sources)
         _installed(backends, precision)
         _at_hand(model, home, card=card)
 
@@ -54,6 +56,13 @@ def _installed(backends: tuple[str, ...], precision: str) -> None:
         missing = "" if len(backends) == 1 else f" {' and '.join(backends)} are"
         remedy = " or ".join(f"pip install 'halve[{EXTRAS[name]}]'" for name in backends)
         raise Refused(f"{wishes}{missing} not installed on this machine; install it with: {remedy}")
+
+
+def _reachable(sources: Iterable[str]) -> None:
+    for source in sources:
+        folder = Path(unquote(urlsplit(source).path))
+        if source.startswith("file:") and not folder.is_dir():
+            raise Refused(f"engine.sources: {source}: there is no folder {folder} on this machine")
 
 
 def _at_hand(model: str, home: Path, *, card: bool) -> None:

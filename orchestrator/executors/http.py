@@ -1,6 +1,7 @@
 """Images go to the deployment's door, as anybody's would, only with a lower priority."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,8 +17,8 @@ CONNECT_SECONDS = 5.0
 HEALTH_SECONDS = 5.0
 #: the door may hold a request for half a minute before a replica takes it
 ANSWER_SECONDS = 120.0
-#: a replica that may not read images where they lie is sent them for so long before it is asked again
-UNREACHABLE_SECONDS = 60.0
+#: so long what a replica said it may read itself is taken to be so
+DECLARED_SECONDS = 60.0
 #: characters of a reason that are kept
 REASON_MAX = 300
 #: they say that the address or the token is wrong, not the image
@@ -34,7 +35,9 @@ class HttpExecutor:
     def __init__(self, url: str, token: str | None = None, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         self.url = url
         self._health = str(httpx.URL(url).join("/healthz"))
-        self._silent_until: dict[str, float] = {}  # by scheme: images are sent and not named until then
+        self._declared: tuple[str, ...] = ()  # where replicas read images themselves, by their own word
+        self._ask_at = 0.0  # on the monotonic clock
+        self._asking = threading.Lock()
         headers = {"X-Halve-Priority": "batch"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -48,8 +51,8 @@ class HttpExecutor:
     def read(self, task: Task) -> Outcome:
         """Have an image read and judge the answer. Raises OSError when its bytes are needed and cannot be read.
 
-        A replica that may read the image where it lies is only told where; who may not is sent the bytes, and not asked
-        again for a while.
+        A replica that says it may read the image where it lies is only told where; another is sent the bytes. So is one
+        that then cannot: of several replicas each may have its own word.
         """
         address = self._reachable(task.place)
         if address is not None:
@@ -58,7 +61,7 @@ class HttpExecutor:
                 return named
         outcome = self._sent(task)
         if address is not None and outcome.verdict is Verdict.READ:  # sending did what naming did not
-            self._silent_until[_scheme(address)] = time.monotonic() + UNREACHABLE_SECONDS
+            self._declared = ()
         return outcome
 
     def answers(self) -> bool:
@@ -70,9 +73,23 @@ class HttpExecutor:
 
     def _reachable(self, place: Path | Address) -> str | None:
         address = contents.address(place)
-        if address is None or self._silent_until.get(_scheme(address), 0.0) > time.monotonic():
-            return None
-        return address
+        self._learn()
+        within = address is not None and any(address.startswith(f"{source}/") for source in self._declared)
+        return address if within else None
+
+    def _learn(self) -> None:
+        """Ask a replica what it may read, now and then; one thread does, the others go by what is known."""
+        if self._ask_at > time.monotonic() or not self._asking.acquire(blocking=False):
+            return
+        try:
+            self._ask_at = time.monotonic() + DECLARED_SECONDS
+            says = _object(self._client.get(self._health, timeout=HEALTH_SECONDS)) or {}
+            sources = says.get("sources")
+            self._declared = tuple(str(one).rstrip("/") for one in sources) if isinstance(sources, list) else ()
+        except httpx.HTTPError:
+            self._declared = ()
+        finally:
+            self._asking.release()
 
     def _named(self, task: Task, address: str) -> Outcome | None:
         """Tell where the image lies. None when the replica cannot or may not read it there."""
@@ -82,8 +99,6 @@ class HttpExecutor:
         answer = self._answer(lambda: self._client.post(self.url, json=asked))
         if isinstance(answer, Outcome):
             return answer
-        if answer.status_code == 403:
-            self._silent_until[_scheme(address)] = time.monotonic() + UNREACHABLE_SECONDS
         says = _object(answer) or {}
         its_words = str(says.get("error", "")).startswith(address)  # a replica's, of a store that it cannot reach
         if answer.status_code == 502 and its_words:
@@ -130,10 +145,6 @@ def judged(answer: httpx.Response) -> Outcome:
     if answer.status_code in BARRED or answer.status_code < 400:
         return Outcome(verdict=Verdict.BARRED, reason=f"{answer.request.url}: {reason}")
     return Outcome(verdict=Verdict.REFUSED if answer.status_code < 500 else Verdict.FAULT, reason=reason)
-
-
-def _scheme(address: str) -> str:
-    return address.partition(":")[0]
 
 
 def _object(answer: httpx.Response) -> Mapping[str, Any] | None:

@@ -65,6 +65,8 @@ def engine_command(payload: Mapping[str, Any], announce: Path) -> list[str]:
     for name in ("backend", "precision", "workers", "threads"):
         if name in payload["engine"]:
             command += [f"--{name}", str(payload["engine"][name])]
+    for source in payload["engine"].get("sources", ()):
+        command += ["--allow-source", str(source)]
     return command
 
 

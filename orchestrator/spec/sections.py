@@ -48,6 +48,16 @@ def _argv(value: object) -> tuple[str, ...]:
     raise ValueError("want a command: text, or a list of texts")
 
 
+def _source(value: object) -> str:
+    """`file:///folder` or `s3://bucket/prefix`, without a slash at its end."""
+    scheme, _, place = value.partition("://") if isinstance(value, str) else ("", "", "")
+    parts = place.rstrip("/").split("/")
+    rooted = parts[0] == "" if scheme == "file" else scheme == "s3" and parts[0] != ""
+    if not rooted or not any(parts) or "" in parts[1:] or {".", ".."} & set(parts) or set(place) & set("?#\0\n"):
+        raise ValueError("want file:///folder or s3://bucket/prefix: where the images lie that requests may name")
+    return f"{scheme}://{place.rstrip('/')}"
+
+
 def _positive(value: object, info: ValidationInfo) -> Money:
     amount = _amount(value, info)
     if amount.micros == 0:
@@ -79,6 +89,7 @@ Count = Annotated[int, Field(strict=True, ge=0, le=10_000)]
 Some = Annotated[int, Field(strict=True, ge=1, le=10_000)]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_argv)]
+Source = Annotated[str, BeforeValidator(_source)]
 AutoCount = Annotated[int | Literal["auto"], BeforeValidator(_auto_count)]
 
 
@@ -89,12 +100,16 @@ class Section(BaseModel):
 
 
 class Engine(Section):
-    """How a replica reads images: part of what makes it outdated."""
+    """How a replica reads images: part of what makes it outdated.
+
+    `sources`: folders and buckets whose images whoever may call may name instead of sending, wherever a replica runs.
+    """
 
     backend: Literal["auto", "onnxruntime", "openvino", "torch"] = "auto"
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     workers: AutoCount = "auto"
     threads: AutoCount = "auto"
+    sources: tuple[Source, ...] = Field(default=(), max_length=100)
 
 
 class Rate(Section):

@@ -181,7 +181,7 @@ def test_health_says_what_really_runs(served: Replica) -> None:
     assert health["model"] == "ppocr"
     assert health["reclaim_at"] is None
     assert health["batches"] == {"small": 1, "middle": 1, "large": 1}
-    assert (health["in_flight"], health["queue"]) == (0, 0)
+    assert (health["in_flight"], health["queue"], health["sources"]) == (0, 0, [])
 
 
 def test_metrics_count_images_and_refusals(served: Replica, pages: Path) -> None:

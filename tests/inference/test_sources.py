@@ -34,6 +34,13 @@ def test_a_file_inside_is_read(allowed: Path) -> None:
     assert (file.name, file.content) == ("a b.png", b"inside")
 
 
+def test_what_may_be_read_is_said_as_it_has_to_be_named(allowed: Path, tmp_path: Path) -> None:
+    (tmp_path / "by another name").symlink_to(allowed)
+    sources = Sources([f"file://{tmp_path}/by%20another%20name/", "s3://bucket/", "s3://bucket/scans/"])
+    assert sources.named == [allowed.as_uri(), "s3://bucket", "s3://bucket/scans"]
+    assert Sources().named == []
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [

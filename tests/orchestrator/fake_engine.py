@@ -32,7 +32,7 @@ class Engine(BaseHTTPRequestHandler):
     allowed: str
 
     def do_GET(self) -> None:
-        self._answer(200, {"status": "ready"})
+        self._answer(200, {"status": "ready", "sources": [self.allowed] if self.allowed else []})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -12,9 +12,10 @@ import pytest
 from inference import models
 from orchestrator import engines
 from orchestrator.clock import SystemClock
+from orchestrator.deployment import payload_of
 from orchestrator.errors import Refused
 from orchestrator.providers import Request
-from orchestrator.providers.local import LocalProvider
+from orchestrator.providers.local import LocalProvider, engine_command
 from orchestrator.spec import parse
 from tests.orchestrator.test_local_provider import THIS_MACHINE, gone
 from tests.orchestrator.tiny import until
@@ -47,6 +48,11 @@ def test_the_table_is_the_engines_own() -> None:
             "model: ppocr\nengine: {backend: openvino, precision: fp16}",
             "openvino does not run models in fp16; use fp32 or bf16",
             id="fp16-by-openvino",
+        ),
+        pytest.param(
+            "model: ppocr\nengine: {sources: ['file:///no%20where']}",
+            "engine.sources: file:///no%20where: there is no folder /no where on this machine",
+            id="no-such-source",
         ),
     ],
 )
@@ -131,3 +137,21 @@ def test_replicas_look_for_checkpoints_where_the_daemon_does(tmp_path: Path, mon
     provider = LocalProvider(tmp_path, SystemClock(), THIS_MACHINE, lambda payload, announce: command)
     provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
     assert gone(provider, "a").detail == str(tmp_path)
+
+
+def test_what_replicas_may_read_reaches_their_command_line(tmp_path: Path) -> None:
+    wanted = parse(LOCAL + f"model: ppocr\nengine: {{sources: ['{tmp_path.as_uri()}/', 's3://bucket/scans']}}")
+    engines.check(wanted, tmp_path)
+    command = engine_command(payload_of(wanted), tmp_path / "announced")
+    assert command[-4:] == ["--allow-source", tmp_path.as_uri(), "--allow-source", "s3://bucket/scans"]
+    without = parse(LOCAL + "model: ppocr")
+    assert payload_of(without)["engine"] == {}
+    assert wanted.replica_digest() != without.replica_digest()
+
+
+@pytest.mark.parametrize(
+    "source", ["scans", "/scans", "file://scans", "file:///", "file:///a/../b", "s3://", "s3:///a", "s3://a//b", "7"]
+)
+def test_a_source_that_is_none_is_refused(source: str) -> None:
+    with pytest.raises(Refused, match=r"engine\.sources.*want file:///folder or s3://bucket/prefix"):
+        parse(LOCAL + f"model: ppocr\nengine: {{sources: ['{source}']}}")

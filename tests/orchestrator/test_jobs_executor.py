@@ -114,15 +114,46 @@ def test_a_replica_that_may_read_it_where_it_lies_is_only_told_where(tmp_path: P
         engine.kill()
 
 
-def test_one_that_may_not_is_sent_the_bytes_and_asked_once(tmp_path: Path, replica: Replica, image: Path) -> None:
+def test_one_that_may_not_is_sent_the_bytes(replica: Replica, image: Path, tmp_path: Path) -> None:
+    """Of what it may read it is asked once, and never refuses anything."""
     asked = []
     executor = HttpExecutor(replica.start().url)
     executor._client.event_hooks["request"].append(
-        lambda request: asked.append(request.headers["Content-Type"].partition(";")[0])
+        lambda request: asked.append((request.method, request.headers.get("Content-Type", "").partition(";")[0]))
     )
     for _ in range(3):
         assert executor.read(Task(place=image, name="a.png")).verdict is Verdict.READ
-    assert asked == ["application/json", *["multipart/form-data"] * 3]
+    assert asked == [("GET", ""), *[("POST", "multipart/form-data")] * 3]
+
+
+def test_what_lies_beside_what_it_may_read_is_sent(tmp_path: Path) -> None:
+    may, beside = folder(tmp_path / "in", {"a.png": b"text"}), folder(tmp_path / "in2", {"a.png": b"text"})
+    engine = Replica(tmp_path, allowed=may.as_uri()).start()
+    try:
+        executor = HttpExecutor(engine.url)
+        for place in (may, beside):
+            assert executor.read(Task(place=place / "a.png", name="a.png")).verdict is Verdict.READ
+        assert ["source" in one for one in engine.seen()] == [True, False]
+    finally:
+        engine.kill()
+
+
+def test_a_replica_that_says_it_may_and_then_may_not_is_sent_the_bytes(tmp_path: Path, image: Path) -> None:
+    """Behind one door are several: another one answers than the one that was asked."""
+    posts = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"status": "ready", "sources": [tmp_path.as_uri()]})
+        posts.append(request.headers["Content-Type"].partition(";")[0])
+        named = posts[-1] == "application/json"
+        return httpx.Response(403, json={"error": "not within"}) if named else httpx.Response(200, text=RESULT)
+
+    executor = HttpExecutor("http://door/v1/ocr")
+    executor._client = httpx.Client(transport=httpx.MockTransport(answer))
+    for _ in range(2):
+        assert executor.read(Task(place=image, name="a.png")).verdict is Verdict.READ
+    assert posts == ["application/json", "multipart/form-data", "multipart/form-data"]
 
 
 def test_one_that_does_not_find_it_is_sent_the_bytes(tmp_path: Path) -> None:
@@ -156,15 +187,18 @@ def test_the_engine_understands_how_an_image_is_named(tmp_path: Path, image: Pat
     from inference.uploads import _from_json
 
     bodies: list[bytes] = []
+    replica = Sources([tmp_path.as_uri()])
 
     def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"status": "ready", "sources": replica.named})
         bodies.append(request.read())
         return httpx.Response(200, text=RESULT)
 
     executor = HttpExecutor("http://door/v1/ocr")
     executor._client = httpx.Client(transport=httpx.MockTransport(answer))
     assert executor.read(Task(place=image, name="a.png", fields=("甲方", "金额"))).verdict is Verdict.READ
-    upload = _from_json(bodies[0], Sources([tmp_path.as_uri()]), 10**6)
+    upload = _from_json(bodies[0], replica, 10**6)
     assert upload.files[0].content == b"some text"
     assert list(upload.wanted) == ["甲方", "金额"]
 
