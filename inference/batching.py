@@ -169,9 +169,7 @@ class Batcher(Generic[Job, Outcome]):
         """How many of each bucket may run together, as far as it is known by now."""
         return {size.bucket.name: size.bucket.at_once for size in self._sizes}
 
-    async def submit(
-        self, jobs: Sequence[tuple[Job, float]], deadline: float, *, online: bool = True
-    ) -> list[Outcome]:
+    async def submit(self, jobs: Sequence[tuple[Job, float]], deadline: float, *, online: bool = True) -> list[Outcome]:
         """The outcomes of all (job, longest side), in order; all of them are queued, or none.
 
         Raises QueueFull at once, DeadlinePassed when `deadline` (of time.monotonic) comes first, and what the work

@@ -5,14 +5,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from orchestrator.cli.engine import MODEL_HELP
+from orchestrator.cli.engine import BACKEND_HELP, MODEL_HELP
 from orchestrator.errors import Refused
 
 if TYPE_CHECKING:
-    from inference.ablation import Page
     from inference.bench import Measured, Start
 
-BACKEND_HELP = "auto, onnxruntime or torch."
 MOST_IMAGES = 64  # of one call
 
 
@@ -195,16 +193,18 @@ def _ablate(folder: Path | None, workers: int | None, *, as_json: bool) -> None:
     from orchestrator.cli.engine import require_engine
 
     require_engine()
-    from inference import ablation
+    from inference import ablation, runner
     from inference import bench as benchmark
+    from inference.agreement import known_texts
     from inference.images import BadImage
     from inference.models import WeightsError
     from inference.service import cores
 
-    files, truth = (files_of(folder), _truth(folder)) if folder else (benchmark.drawn_pages(), benchmark.drawn_texts())
+    files = files_of(folder) if folder else benchmark.drawn_pages()
     try:
-        rows = ablation.ablate(files, truth, workers=workers or cores())
-    except (BadImage, WeightsError) as error:
+        truth = known_texts(folder, runner.images_in(folder)) if folder else benchmark.drawn_texts()
+        rows = ablation.ablate(files, truth if any(truth) else None, workers=workers or cores())
+    except (BadImage, WeightsError, ValueError, OSError) as error:
         raise Refused(f"{folder or 'the drawn pages'}: {error}") from None
     if as_json:
         print(dumps([asdict(row) for row in rows], indent=2))
@@ -233,25 +233,3 @@ def _ablate(folder: Path | None, workers: int | None, *, as_json: bool) -> None:
             *("" if share is None else f"{share:.1%}" for share in shares),
         )
     Console().print(table)
-
-
-def _truth(folder: Path) -> "list[Page] | None":
-    """What ground_truth.json says stands on each image: {NAME: {"instances": [{"polygon": [x, y, ...], "text"}]}}."""
-    from json import loads
-
-    from inference import runner
-
-    try:
-        known = loads((folder / "ground_truth.json").read_text(encoding="utf-8"))
-        return [
-            [
-                (one["text"], tuple(zip(one["polygon"][::2], one["polygon"][1::2], strict=True)))
-                for one in known.get(path.name, {}).get("instances", [])
-                if one["text"] and not one.get("ignore")
-            ]
-            for path in runner.images_in(folder)
-        ]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refused(f"{folder / 'ground_truth.json'}: cannot be read: {error}") from None

@@ -23,13 +23,14 @@ def require_engine() -> None:
         raise Refused(f"the engine is not installed ({', '.join(absent)} missing): pip install 'halve[cpu]'")
 
 
-def load_engine(model: str = "ppocr", threads: int = 1, backend: str = "auto", precision: str = "fp32") -> "Engine":
-    """The model, loaded. Raises Refused with the reason when it cannot be."""
+def load_engine(model: str, threads: int = 1, backend: str = "auto", precision: str = "auto") -> "Engine":
+    """The model, loaded; see `chosen`. Raises Refused with the reason when it cannot be."""
     require_engine()
     from inference import models
 
     try:
-        return models.load(model, threads=threads, backend=backend_named(backend), precision=precision_named(precision))
+        named, computed = chosen(model, backend, precision)
+        return models.load(model, threads=threads, backend=named, precision=computed)
     except (models.UnknownModel, models.WeightsError) as error:
         raise Refused(str(error)) from None
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from orchestrator.cli.engine import MODEL_HELP
+from orchestrator.cli.engine import BACKEND_HELP, MODEL_HELP, PRECISION_HELP
 from orchestrator.errors import Refused
 
 
@@ -14,7 +14,8 @@ def read(
     fields: str = typer.Option(None, "--fields", help="Names of the values wanted, separated by commas."),
     prompt: str = typer.Option(None, "--prompt", help="A sentence that quotes those names."),
     model: str = typer.Option("ppocr", "--model", help=MODEL_HELP),
-    backend: str = typer.Option("auto", "--backend", help="auto, onnxruntime or torch."),
+    backend: str = typer.Option("auto", "--backend", help=BACKEND_HELP),
+    precision: str = typer.Option("auto", "--precision", help=PRECISION_HELP),
     json: bool = typer.Option(False, "--json", help="Print JSON: one object, or an array for several images."),
 ) -> None:
     """Read the text of images on this machine.
@@ -23,7 +24,7 @@ def read(
     """
     from orchestrator.cli.engine import load_engine
 
-    engine = load_engine(model, backend=backend)
+    engine = load_engine(model, backend=backend, precision=precision)
     from inference import fields as named
     from inference.images import BadImage, File
     from inference.runner import page_of

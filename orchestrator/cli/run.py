@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from orchestrator.cli.engine import MODEL_HELP
+from orchestrator.cli.engine import BACKEND_HELP, MODEL_HELP, PRECISION_HELP
 from orchestrator.errors import Refused
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def run(
     retries: int = typer.Option(2, "--retries", min=0, help="How often a failure is tried again."),
     fresh: bool = typer.Option(False, "--fresh", help="Read all again, even after an interrupted run."),
     model: str = typer.Option("ppocr", "--model", help=MODEL_HELP),
-    backend: str = typer.Option("auto", "--backend", help="auto, onnxruntime or torch."),
+    backend: str = typer.Option("auto", "--backend", help=BACKEND_HELP),
+    precision: str = typer.Option("auto", "--precision", help=PRECISION_HELP),
     json: bool = typer.Option(False, "--json", help='Print {"images","failed","seconds"}.'),
 ) -> None:
     """Read every image of a folder into another folder.
@@ -53,7 +54,7 @@ def run(
         raise Refused(str(bad)) from None
     except OSError as error:
         raise Refused(f"{input_dir}: {error.strerror or error}") from None
-    engine = load_engine(model, threads=threads, backend=backend)
+    engine = load_engine(model, threads=threads, backend=backend, precision=precision)
     with _progress() as progress:
         task = progress.add_task("", total=1.0, images=0, of=len(found), rate="")
         kept: int | None = None

@@ -1,6 +1,5 @@
 """Where the workers of one deployment take items from: what is leased, what is under way, and when to hold still."""
 
-import math
 import threading
 import time
 from collections import deque
@@ -15,14 +14,6 @@ from orchestrator.ledger.jobs import Job
 HOLD_MIN_SECONDS = 0.1
 HOLD_SECONDS = 0.5
 HOLD_MAX_SECONDS = 5.0
-#: of a batch's items at the replicas, so many wait for each one that is being read: enough to leave no replica idle,
-#: and no more, for whoever else asks there stands behind them
-WAITING_PER_READ = 0.8
-#: with so little waiting a replica may be idle in between: one more goes
-IDLE_BELOW = 0.2
-#: items that end before fewer are sent, and before more are: others are made room for at once, and what they leave is
-#: taken when it has lasted
-FEWER_AFTER, MORE_AFTER = 4, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,41 +22,6 @@ class Errand:
 
     job: Job
     item: Item
-
-
-class Pace:
-    """How many items should be under way: so many that a few of them wait at the replicas.
-
-    By Little's law n items that take `seconds` each, `read_seconds` of them being read, are n * read_seconds / seconds
-    in the reading; the others wait, or are on the way there and back, which takes as long as the quickest one ever did.
-    When other callers come, everybody waits longer and the batch draws back; one item at a time is the least.
-    """
-
-    def __init__(self, way_seconds: float = math.inf) -> None:
-        self._way_seconds = way_seconds
-        self._seconds = 0.0
-        self._read_seconds = 0.0
-        self._ended = 0
-
-    def after(self, under_way: int, most: int, seconds: float, read_seconds: float) -> int:
-        """How many after one more has ended."""
-        read_seconds = min(seconds, read_seconds)
-        self._way_seconds = min(self._way_seconds, seconds - read_seconds)
-        self._seconds += seconds
-        self._read_seconds += read_seconds
-        self._ended += 1
-        turns, rest = divmod(self._ended, max(FEWER_AFTER, under_way))
-        if rest or not self._seconds:
-            return under_way
-        way_seconds = self._way_seconds * self._ended
-        waited_seconds = self._seconds - self._read_seconds - way_seconds
-        wanted = round(under_way * ((1 + WAITING_PER_READ) * self._read_seconds + way_seconds) / self._seconds)
-        if wanted >= under_way and turns < MORE_AFTER // FEWER_AFTER:
-            return under_way
-        if waited_seconds < IDLE_BELOW * self._read_seconds:
-            wanted = max(wanted, under_way + 1)
-        self._seconds, self._read_seconds, self._ended = 0.0, 0.0, 0
-        return max(1, min(most, wanted))
 
 
 class Lane:
@@ -80,8 +36,6 @@ class Lane:
         self._workers = 0
         self._executor: Executor | None = None
         self._bound = 0
-        self._most = 0
-        self._pace = Pace()
         self._closed = False
         self._held_until = 0.0  # on the monotonic clock
         self._held_since: float | None = None
@@ -91,9 +45,7 @@ class Lane:
     def open(self, executor: Executor | None, bound: int) -> None:
         """Who reads from now on, and how many at once at most. None: nobody, and nothing is taken."""
         with self._changed:
-            if bound != self._most:
-                self._most, self._bound, self._pace = bound, bound, Pace()
-            self._executor = executor
+            self._executor, self._bound = executor, bound
             self._changed.notify_all()
             missing = bound - self._workers if executor is not None and not self._closed else 0
             self._workers += max(0, missing)
@@ -126,14 +78,10 @@ class Lane:
             self._workers -= 1
             return None
 
-    def answered(self, errand: Errand, seconds: float, read_seconds: float | None) -> None:
-        """A replica is done with the errand, and its worker not yet: the next one may go. It took `seconds`, of which
-        `read_seconds` were spent on reading it, when the replica said so; the others it has waited.
-        """
+    def answered(self, errand: Errand) -> None:
+        """A replica is done with the errand, and its worker not yet: the next one may go."""
         with self._changed:
             self._sent.discard(errand.item.key)
-            if read_seconds is not None:
-                self._bound = self._pace.after(self._bound, self._most, seconds, read_seconds)
             self._changed.notify_all()
 
     def ended(self, errand: Errand) -> None:

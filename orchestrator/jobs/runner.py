@@ -341,10 +341,9 @@ class JobRunner:
                 return Outcome(verdict=Verdict.UNAVAILABLE, reason="nobody answers")
             place = sources.location(job, item.name)
             seen = sources.version(place)
-            started = time.monotonic()
             outcome = executor.read(Task(place=place, name=PurePosixPath(item.name).name, fields=job.fields))
             if outcome.verdict is Verdict.READ and not item.suspect:
-                lane.answered(errand, time.monotonic() - started, _read_seconds(outcome))
+                lane.answered(errand)
             if outcome.verdict in ABOUT_CONTENT and sources.version(place) != seen:
                 return Outcome(verdict=Verdict.FAULT, reason="the file changed while it was read")
             if outcome.verdict is Verdict.READ:
@@ -366,12 +365,6 @@ class JobRunner:
     def _holds(self, item: items.Item) -> bool:
         with self._ledger.read() as tx:
             return bool(items.held(tx, self.owner, [item]))
-
-
-def _read_seconds(outcome: Outcome) -> float | None:
-    """How long a replica was at it, by its own word."""
-    said = outcome.result.get("processing_time_ms")
-    return said / 1000 if isinstance(said, int | float) and said > 0 else None
 
 
 def _unreadable(job: Job, error: OSError) -> Outcome:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
+from PIL import Image
 
 from orchestrator.clock import SystemClock
 from orchestrator.deployment import ITEMS_PER_REPLICA
@@ -29,8 +30,9 @@ from orchestrator.ledger import items, jobs
 from orchestrator.ledger.items import Step
 from orchestrator.ledger.jobs import ItemState, State
 from orchestrator.ledger.store import Ledger
+from tests.inference.files import encoded
+from tests.inference.sleeper import SleepingReplica
 from tests.orchestrator.batch import find, folder, generation, numbered, opened, until
-from tests.orchestrator.fake_engine import Replica
 
 ITEM_SECONDS = 0.05
 OVERHEAD_ITEMS = 200
@@ -38,6 +40,13 @@ GROWTH = (10_000, 100_000, 1_000_000)
 ONLINE_PER_SECOND = 2.0
 ONLINE_SECONDS = 20.0
 IN_FLIGHT = 2  # of one replica that reads one image at a time
+
+
+IMAGE = encoded(Image.new("L", (64, 48)))
+
+
+def images(count: int) -> dict[str | bytes, bytes]:
+    return dict.fromkeys(numbered(count), IMAGE)
 
 
 def main() -> None:
@@ -170,21 +179,20 @@ def in_process(measure: Callable[[Executor], float]) -> float:
 
 
 def over_http(measure: Callable[[Executor], float]) -> float:
-    """The same with a replica in another process, its connections warm."""
-    with tempfile.TemporaryDirectory() as scratch:
-        engine = Replica(Path(scratch), ITEM_SECONDS, at_once=1).start()
-        try:
-            executor = HttpExecutor(engine.url)
-            fed(executor, IN_FLIGHT)
-            return measure(executor)
-        finally:
-            engine.kill()
+    """The same behind the real server in another process, its connections warm."""
+    engine = SleepingReplica(ITEM_SECONDS)
+    try:
+        executor = HttpExecutor(engine.url)
+        fed(executor, IN_FLIGHT)
+        return measure(executor)
+    finally:
+        engine.kill()
 
 
 def fed(executor: Executor, count: int = OVERHEAD_ITEMS) -> float:
     """Seconds of as many threads as are under way that do nothing but have images read: the bare engine."""
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(IN_FLIGHT) as pool:
-        source = folder(Path(scratch), numbered(count))
+        source = folder(Path(scratch), images(count))
         tasks = [Task(place=path, name=path.name) for path in sorted(source.iterdir())]
         started = time.perf_counter()
         assert all(outcome.verdict is Verdict.READ for outcome in pool.map(executor.read, tasks))
@@ -196,7 +204,7 @@ def through_runner(executor: Executor) -> float:
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         ledger = generation(opened(place / "home"))
-        job = submit(ledger, None, folder(place / "in", numbered(OVERHEAD_ITEMS)), place / "out", [], datetime.now(UTC))
+        job = submit(ledger, None, folder(place / "in", images(OVERHEAD_ITEMS)), place / "out", [], datetime.now(UTC))
         runner = JobRunner(ledger, SystemClock(), lambda deployment: executor, lambda deployment: IN_FLIGHT)
         started = time.perf_counter()
         runner.start()
@@ -213,7 +221,7 @@ def beside_a_batch(item_seconds: float) -> tuple[float, float, float]:
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         ledger = generation(opened(place / "home"))
-        engine = Replica(place, item_seconds, at_once=1).start()
+        engine = SleepingReplica(item_seconds)
         door = Door(place / "home", "ocr")
         url = f"{door.ensure('127.0.0.1:0').url}/v1/ocr"
         serving = (Published(id="ocr-1", url=f"http://127.0.0.1:{engine.port}"),)
@@ -222,7 +230,7 @@ def beside_a_batch(item_seconds: float) -> tuple[float, float, float]:
         runner = JobRunner(ledger, SystemClock(), lambda deployment: executor, lambda deployment: ITEMS_PER_REPLICA)
         try:
             alone = online(url)
-            job = submit(ledger, None, folder(place / "in", numbered(20_000)), place / "out", [], datetime.now(UTC))
+            job = submit(ledger, None, folder(place / "in", images(20_000)), place / "out", [], datetime.now(UTC))
             runner.start()
             until(lambda: find(ledger, job.id).done > 20)
             before, started = find(ledger, job.id).done, time.perf_counter()
@@ -244,7 +252,7 @@ def online(url: str) -> float:
 
     def ask() -> float:
         started = time.perf_counter()
-        client.post(url, files={"file": ("a.png", b"text")}).raise_for_status()
+        client.post(url, files={"file": ("a.png", IMAGE)}).raise_for_status()
         return time.perf_counter() - started
 
     end = time.perf_counter() + ONLINE_SECONDS
