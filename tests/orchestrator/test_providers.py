@@ -33,6 +33,7 @@ from orchestrator.providers.local import is_held
 from orchestrator.providers.simulated import Conditions, SimulatedProvider
 from orchestrator.providers.ssh.host import installation, known
 from policies.snapshot import Offer, Purchase
+from tests.orchestrator import aws_proxy as aws
 from tests.orchestrator.sshd import offer_of, reached, ssh
 from tests.orchestrator.tiny import THIS_MACHINE, end_all, living, local, replicas, until
 
@@ -59,7 +60,8 @@ class Rig:
     home: Path
     end: Callable[[str], None]  # a machine ends by itself
     far: Path  # where its replicas are kept
-    full: Callable[[], AbstractContextManager[None]]  # no disk has room that a launch needs
+    full: Callable[[], AbstractContextManager[None]]  # there is no room, on a disk or in a cloud, that a launch needs
+    cloud: aws.Cloud | None = None
 
     def request(self, token: str, **payload: object) -> Request:
         said = {"deployment": "ocr", "offer": self.offer.id, "digest": "first", "model": "tiny", "engine": {}}
@@ -72,14 +74,21 @@ class Rig:
             # a process that has just been started has no environment for an instant
             until(lambda: len(replicas(self.far)) >= sum(map(is_held, locks)))
             return len(replicas(self.far))
+        if self.cloud is not None:
+            return len(self.cloud.alive())
         provider = self.anew()
         assert isinstance(provider, SimulatedProvider)
         return len(provider.running())
 
 
-@pytest.fixture(params=["local", "simulated", "ssh"])
+@pytest.fixture(params=["local", "simulated", "ssh", "aws"])
 def rig(request: pytest.FixtureRequest, home: Path) -> Iterator[Rig]:
     clock = VirtualClock(NOW)
+    if request.param == "aws":
+        pytest.importorskip("flask", reason="moto's server needs Flask")
+        with aws.running(clock) as cloud:
+            yield aws_rig(cloud, home, clock)
+        return
     conditions = Conditions(offers=(SIMULATED,), boot_seconds=0)
 
     def market() -> SimulatedProvider:
@@ -107,6 +116,30 @@ def rig(request: pytest.FixtureRequest, home: Path) -> Iterator[Rig]:
             full=partial(no_room_there, far),
         )
         end_all(far)
+
+
+def aws_rig(cloud: aws.Cloud, home: Path, clock: VirtualClock) -> Rig:
+    """One machine type in one zone, on demand: the only offer is the suite's."""
+    aws.furnish(cloud)
+    cloud.spot_prices.clear()
+    subnet = cloud.subnet("us-east-1a")
+    anew = partial(aws.provider, home, clock, subnets=(subnet,))
+
+    @contextmanager
+    def full() -> Iterator[None]:
+        cloud.refuse("RunInstances", "InsufficientInstanceCapacity", 500)
+        yield
+
+    return Rig(
+        anew=anew,
+        clock=clock,
+        offer=aws.offer(purchase=Purchase.ON_DEMAND),
+        home=home,
+        end=lambda token: cloud.shut_down(cloud.of_token(token)),
+        far=home,
+        full=full,
+        cloud=cloud,
+    )
 
 
 def kill_replica(far: Path, token: str) -> None:
@@ -232,6 +265,8 @@ def launch_from_outside(kind: str, home: str) -> None:
     outside: Provider
     if kind == "local":
         outside, offer = local(path, clock=clock), THIS_MACHINE
+    elif kind == "aws":
+        outside, offer = aws.provider(path, clock), aws.offer(purchase=Purchase.ON_DEMAND)
     elif kind == "ssh":
         (host,) = known(path)
         outside, offer = ssh(path, host, clock=clock), offer_of(host)
@@ -322,6 +357,8 @@ def test_everything_outlives_the_provider_object(rig: Rig) -> None:
 
 def test_a_home_that_cannot_be_written_is_a_typed_error(rig: Rig) -> None:
     """Nothing but ProviderError leaves a provider. A file where the folder should be stops root as well."""
+    if rig.cloud is not None:
+        pytest.skip("no launch on AWS needs this machine's disk; test_aws has what its memory needs of it")
     (rig.far / "replicas").write_text("in the way")
     (rig.home / "simulated.lock").mkdir()
     provider = rig.anew()

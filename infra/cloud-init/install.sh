@@ -1,0 +1,14 @@
+#!/bin/sh
+# Have the engine: its driver first, then the wheel that the controller runs itself, known by its hash.
+set -eu
+. /opt/halve/engine.env
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || { echo "halve: no NVIDIA driver in this image"; exit 1; }
+[ -n "$HALVE_WHEEL" ] || exit 0 # the image brings it in /opt/halve/venv
+wheel="/opt/halve/$(basename "$HALVE_WHEEL")"
+for attempt in 1 2 3 4 5; do
+  aws s3 cp --region "$HALVE_REGION" --only-show-errors "$HALVE_WHEEL" "$wheel" && break
+  sleep "$attempt"
+done
+echo "$HALVE_WHEEL_SHA256  $wheel" | sha256sum --check --quiet
+python3 -m venv /opt/halve/venv || { apt-get update -q && apt-get install -qy python3-venv && python3 -m venv /opt/halve/venv; }
+/opt/halve/venv/bin/pip install --quiet --no-input "$wheel[gpu]"

@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Ends this machine when its lease runs out, and says when AWS will take it back. The standard library only.
+
+    POST /lease    Authorization: Bearer WORD    renews the lease -> {"lease_seconds", "reclaim_at", "rebalance_at"}
+
+Our machine knows the word's SHA-256 alone. It asks the metadata service every five seconds for notices.
+"""
+
+import hashlib
+import hmac
+import json
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+POLL_SECONDS = 5.0
+
+
+class Watchdog:
+    """The lease and the notices of one machine."""
+
+    def __init__(self, said):
+        self.said = said
+        self.until = time.monotonic() + said["lease_seconds"]
+        self.notices = {"reclaim_at": None, "rebalance_at": None}
+
+    def renew(self):
+        self.until = time.monotonic() + self.said["lease_seconds"]
+        return {"lease_seconds": self.said["lease_seconds"], **self.notices}
+
+    def knows(self, word):
+        given = hashlib.sha256(word.encode()).hexdigest()
+        return hmac.compare_digest(given, self.said["word_sha256"])
+
+    def watch(self):
+        """For ever: notices as they come, and the end when it is due, whatever else fails."""
+        while True:
+            if time.monotonic() >= self.until:
+                subprocess.run(self.said["poweroff"], check=False)
+            self.look()
+            time.sleep(max(0.05, min(POLL_SECONDS, self.until - time.monotonic())))
+
+    def look(self):
+        try:
+            asked = urllib.request.Request(f"{self.said['metadata']}/latest/api/token", method="PUT")
+            asked.add_header("X-aws-ec2-metadata-token-ttl-seconds", "60")
+            token = urllib.request.urlopen(asked, timeout=2).read().decode()
+            action = self.read("spot/instance-action", token)
+            rebalance = self.read("events/recommendations/rebalance", token)
+        except (OSError, ValueError):
+            return  # the last notice stays: none is ever taken back
+        if action:
+            self.notices["reclaim_at"] = action.get("time")
+        if rebalance:
+            self.notices["rebalance_at"] = rebalance.get("noticeTime")
+
+    def read(self, path, token):
+        asked = urllib.request.Request(f"{self.said['metadata']}/latest/meta-data/{path}")
+        asked.add_header("X-aws-ec2-metadata-token", token)
+        try:
+            return json.loads(urllib.request.urlopen(asked, timeout=2).read())
+        except urllib.error.HTTPError as error:
+            if error.code == 404:  # nothing is planned
+                return None
+            raise
+
+
+def answers(watchdog):
+    class Answers(BaseHTTPRequestHandler):
+        timeout = 5
+
+        def do_POST(self):
+            scheme, _, word = self.headers.get("Authorization", "").partition(" ")
+            if self.path != "/lease":
+                return self.say(404, {"error": "POST /lease"})
+            if scheme != "Bearer" or not watchdog.knows(word.strip()):
+                return self.say(401, {"error": "who are you?"})
+            return self.say(200, watchdog.renew())
+
+        def say(self, status, what):
+            body = json.dumps(what).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    return Answers
+
+
+def main():
+    watchdog = Watchdog(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    threading.Thread(target=watchdog.watch, daemon=False).start()
+    ThreadingHTTPServer(("0.0.0.0", watchdog.said["port"]), answers(watchdog)).serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Who may talk to a machine: this controller's address and nobody else's."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+
+import httpx
+from botocore.exceptions import ClientError
+
+from orchestrator.providers import Misconfigured, Unreachable
+from orchestrator.providers.aws import clients, refusals
+from orchestrator.providers.aws.refusals import looking
+from orchestrator.providers.aws.settings import ENGINE_PORT, WATCHDOG_PORT, Installation, Settings
+
+#: says which address it is asked from
+WHO_AM_I = "https://checkip.amazonaws.com"
+#: a controller behind NAT may get another address at any time
+REFRESH_SECONDS = 300.0
+
+
+@dataclass
+class Network:
+    """The rules of our security groups that are this installation's. Other rules are nobody's business."""
+
+    settings: Settings
+    installation: Installation
+    _opened: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    def group(self, region: str, vpc: str) -> str:
+        """The security group's id, open to this controller. Raises Misconfigured, Throttled or Unreachable."""
+        kept = self._opened.get(region)
+        if kept is None or time.monotonic() - kept[0] > REFRESH_SECONDS:
+            with looking():
+                kept = time.monotonic(), self._open(clients.client("ec2", region), region, vpc)
+            self._opened[region] = kept
+        return kept[1]
+
+    def _open(self, ec2: Any, region: str, vpc: str) -> str:
+        name = self.settings.group
+        only = [{"Name": "group-name", "Values": [name]}, {"Name": "vpc-id", "Values": [vpc]}]
+        groups = list(clients.paged(ec2, "describe_security_groups", "SecurityGroups", Filters=only))
+        if len(groups) != 1:
+            raise Misconfigured(f"{region}: no security group {name} in {vpc}; halve aws check says how to make it")
+        group, mine = str(groups[0]["GroupId"]), f"halve {self.installation.tag}"
+        own = f"{own_address(self.settings.address)}/32"
+        wanted = {(port, own) for port in (ENGINE_PORT, WATCHDOG_PORT)}
+        present = {
+            (rule.get("FromPort"), one["CidrIp"])
+            for rule in groups[0]["IpPermissions"]
+            for one in rule["IpRanges"]
+            if one.get("Description") == mine
+        }
+        if missing := wanted - present:
+            with _already("InvalidPermission.Duplicate"):
+                ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=_rules(missing, mine))
+        if stale := present - wanted:
+            with _already("InvalidPermission.NotFound"):
+                ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=_rules(stale, mine))
+        return group
+
+
+def own_address(said: str) -> str:
+    """This controller's IPv4 address as the world sees it. Raises Unreachable."""
+    if said != "auto":
+        return said
+    try:
+        text = httpx.get(WHO_AM_I, timeout=5.0).text.strip()
+        return str(ip_address(text))
+    except (httpx.HTTPError, ValueError):
+        raise Unreachable(f"{WHO_AM_I} does not say under which address we are seen; set aws.address") from None
+
+
+@contextmanager
+def _already(code: str) -> Iterator[None]:
+    """Somebody else of ours, at the same moment, has done what was to be done."""
+    try:
+        yield
+    except ClientError as error:
+        if refusals.code_of(error) != code:
+            raise
+
+
+def _rules(which: set[tuple[Any, str]], description: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "IpProtocol": "tcp",
+            "FromPort": port,
+            "ToPort": port,
+            "IpRanges": [{"CidrIp": cidr, "Description": description}],
+        }
+        for port, cidr in sorted(which)
+    ]
