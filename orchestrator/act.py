@@ -7,8 +7,9 @@ from datetime import timedelta
 
 from orchestrator.door import Replica, ServingSet
 from orchestrator.errors import Refused
-from orchestrator.ledger import fleet, offers
-from orchestrator.ledger.fleet import Intent, Machine
+from orchestrator.ledger import fleet, intents, offers
+from orchestrator.ledger.fleet import Machine
+from orchestrator.ledger.intents import Intent
 from orchestrator.ledger.store import Stale
 from orchestrator.providers import (
     Misconfigured,
@@ -26,19 +27,19 @@ log = logging.getLogger("halve.act")
 
 
 def carry_out(
-    world: World, intents: Sequence[Intent], machines: Iterable[Machine], unreachable: Collection[str]
+    world: World, under_way: Sequence[Intent], machines: Iterable[Machine], unreachable: Collection[str]
 ) -> None:
     """Carry out every one of the open intents that is due, whichever tick or daemon recorded it, oldest first.
 
     On an unreachable provider nothing is launched, and nothing is given up: unseen is no evidence there. An error that
     nobody thought of is raised when all the others were carried out.
     """
-    if not intents:
+    if not under_way:
         return
     known = {machine.id: machine for machine in machines}
-    closing = {intent.instance_id for intent in intents if intent.kind == "terminate"}
+    closing = {intent.instance_id for intent in under_way if intent.kind == "terminate"}
     mistakes: list[Exception] = []
-    for intent in intents:
+    for intent in under_way:
         machine = known.get(intent.instance_id)
         provider = world.providers.get(machine.provider) if machine else None
         if machine is None or provider is None or not intent.due(world.clock.now()):
@@ -53,7 +54,7 @@ def carry_out(
             log.exception("deployment=%s intent=%d %s", world.deployment, intent.id, intent.kind)
             mistakes.append(mistake)
             with world.ledger.write() as tx:
-                fleet.attempted(tx, intent.id, now=world.clock.now(), error=_words(mistake))
+                intents.attempted(tx, intent.id, now=world.clock.now(), error=_words(mistake))
     if mistakes:
         raise mistakes[0]
 
@@ -83,14 +84,14 @@ def _launch(world: World, intent: Intent, machine: Machine, provider: Provider) 
         if provider_id is not None:
             booting = move(machine.status, Status.BOOTING)
             fleet.save(tx, replace(machine, status=booting, provider_id=provider_id, missing_since=now))
-            fleet.settle(tx, intent.id, "done", now=now)
+            intents.settle(tx, intent.id, "done", now=now)
         elif isinstance(error, NoCapacity | QuotaExceeded | Misconfigured):
-            fleet.settle(tx, intent.id, "failed", now=now, error=_words(error))
+            intents.settle(tx, intent.id, "failed", now=now, error=_words(error))
             failed = move(machine.status, Status.FAILED)
             fleet.save(tx, replace(machine, status=failed, ended_at=now, reason=_words(error)))
             offers.refused(tx, machine.offer_id, _words(error), now)
         else:
-            fleet.attempted(tx, intent.id, now=now, error=_words(error))
+            intents.attempted(tx, intent.id, now=now, error=_words(error))
 
 
 def _drain(world: World, intent: Intent, machine: Machine) -> None:
@@ -98,9 +99,9 @@ def _drain(world: World, intent: Intent, machine: Machine) -> None:
     now = world.clock.now()
     with world.ledger.write() as tx:
         if heard:
-            fleet.settle(tx, intent.id, "done", now=now)
+            intents.settle(tx, intent.id, "done", now=now)
         else:
-            fleet.attempted(tx, intent.id, now=now, error="the replica does not answer")
+            intents.attempted(tx, intent.id, now=now, error="the replica does not answer")
 
 
 def _give_up(world: World, intent: Intent, machine: Machine, provider: Provider) -> None:
@@ -109,7 +110,7 @@ def _give_up(world: World, intent: Intent, machine: Machine, provider: Provider)
     if timedelta(0) <= now - intent.opened_at <= timedelta(seconds=provider.listing_deadline_seconds):
         return
     with world.ledger.write() as tx:
-        fleet.settle(tx, machine.intent_id, "void", now=now, error=intent.reason)
+        intents.settle(tx, machine.intent_id, "void", now=now, error=intent.reason)
         failed = move(machine.status, Status.FAILED)
         fleet.save(tx, replace(machine, status=failed, ended_at=now, reason=f"never launched: {intent.reason}"))
 
@@ -123,7 +124,7 @@ def _terminate(world: World, intent: Intent, machine: Machine, provider: Provide
         error = _words(refusal)
     now = world.clock.now()
     with world.ledger.write() as tx:
-        fleet.attempted(tx, intent.id, now=now, error=error)
+        intents.attempted(tx, intent.id, now=now, error=error)
         if machine.status is Status.LOST and error is None:
             ended = move(machine.status, Status.ENDED)
             fleet.save(tx, replace(machine, status=ended, ended_at=machine.missing_since or now))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from orchestrator.billing import Life, Terms
-from orchestrator.ledger import charges, fleet, offers
+from orchestrator.ledger import charges, intents, offers
 from orchestrator.ledger.fleet import Machine
 from orchestrator.ledger.offers import Price
 from orchestrator.ledger.store import Transaction
@@ -21,7 +21,7 @@ def settle(
     A charge of a machine that is over and that its provider lists so is brought to what the bill will say.
     """
     if before.launched_at is None and after.launched_at is not None:
-        fleet.settle(tx, after.intent_id, "done", now=after.launched_at)
+        intents.settle(tx, after.intent_id, "done", now=after.launched_at)
     if after.launched_at is None:
         return
     prices = offers.life_prices(tx, after.offer_id, after.launched_at)

@@ -122,7 +122,7 @@ class Daemon:
         started_at = self._clock.now()
         with self._ledger.read() as tx:
             rows = deployments.known(tx)
-            costing = {machine.deployment for machine in fleet.machines(tx)}
+            costing = fleet.costing(tx)
         errors = [self._unwritten, self._backups.keep(started_at)]
         for row in rows:
             if row.wanted == "up" or row.name in costing:

@@ -7,22 +7,21 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TypeVar
 
-from orchestrator import book, spending
-from orchestrator.ledger import beliefs, charges, deployments, fleet, jobs, offers, ticks
+from orchestrator import book, demand, spending
+from orchestrator.ledger import beliefs, charges, deployments, fleet, intents, jobs, offers, ticks
 from orchestrator.ledger.fleet import Machine
 from orchestrator.ledger.store import Transaction
 from orchestrator.probes import Health
 from orchestrator.providers import Listed, Priced, Provider, ProviderError, State
 from orchestrator.reflection import reflect
 from orchestrator.world import DoorLoad, World
-from policies import forecast, scaling, windows
+from policies import scaling
 from policies.decide import Policy
 from policies.lifecycle import OVER
-from policies.snapshot import Instance, Load, Offer, Snapshot
+from policies.snapshot import Instance, Offer, Snapshot
 
 #: the door is asked for its minutes of this long; older ones are in the ledger
 RECENT = timedelta(minutes=10)
-MINUTE = timedelta(minutes=1)
 #: a ledger that knows no price of a provider asks for those of this long ago on
 PRICES_BACK = timedelta(days=1)
 #: a price is published at the latest so long after it came into force, and so may ones before it
@@ -121,7 +120,7 @@ def believe(tx: Transaction, world: World, seen: Seen) -> Believed:
         for offer_id, *paid in charges.paid(tx, world.deployment)
         if (offer := known.get(offer_id)) and [offer.price_per_hour_micros, offer.currency] != paid
     }
-    leaving = {intent.instance_id for intent in fleet.open_intents(tx, world.deployment) if intent.kind == "terminate"}
+    leaving = {one.instance_id for one in intents.under_way(tx, world.deployment) if one.kind == "terminate"}
     forgotten, returned, strangers = _unexpected(tx, world, seen, known)
     kept, witnessed = [], []
     for before in (*fleet.machines(tx, world.deployment), *returned):
@@ -250,7 +249,7 @@ def snapshot(
         offers=tuple(one for one in offers.known(tx) if one.id in on_offer or one.provider in seen.unreachable),
         profiles=offers.profiles(tx, policy.model),
         instances=tuple(_instance(machine, world, seen, believed.closing) for machine in believed.machines),
-        load=_load(tx, world, seen, policy, seen.at - hold_down),
+        load=demand.load(tx, world.deployment, seen.load, policy, seen.at - hold_down, seen.at),
         spend=spending.spend(tx, world.deployment, seen.at, policy),
         jobs=jobs.demand(tx, world.deployment, seen.at),
         last_target=decided[-1][1] if decided else None,
@@ -268,46 +267,3 @@ def _instance(machine: Machine, world: World, seen: Seen, closing: Collection[st
     counts = [world.door.in_flight(machine.id), health.in_flight if health else None]
     told = [count for count in counts if count is not None]
     return machine.seen_as(in_flight=sum(told) if told else None, terminating=machine.id in closing)
-
-
-def _load(tx: Transaction, world: World, seen: Seen, policy: Policy, since: datetime) -> Load:
-    """Demand now, in the hold-down window (`since`), and one cold start ahead where the fleet may grow."""
-    if seen.load is None:
-        return Load()
-    minutes = deployments.load_minutes(tx, world.deployment, since)
-    batch = jobs.read_lately(tx, world.deployment, since - 2 * MINUTE)
-    expected = None
-    bounds = windows.bounds(policy.schedule, seen.at)
-    if bounds.min < bounds.max and not batch:
-        ahead = policy.start_seconds
-        alike = [minute for day in forecast.past(policy.schedule, seen.at, ahead) for minute in day]
-        asked = deployments.asked(tx, world.deployment, alike)
-        expected = forecast.expected(asked, policy.schedule, seen.at, ahead)
-    return Load(
-        images_per_second=_not_of(batch, seen.at, seen.load.images_per_second * 60) / 60,
-        peak_images_per_second=max((_not_of(batch, at, n) for at, n in minutes.items() if at <= seen.at), default=0)
-        / 60,
-        expected_images_per_second=expected,
-        waiting=seen.load.waiting,
-        complete=_watched(minutes, since, seen.load.counted_since),
-    )
-
-
-def _not_of(batch: Mapping[datetime, int], at: datetime, images: float) -> float:
-    """What of a minute's images nobody but callers at the door asked for: jobs with a deadline have a policy of their
-    own. An image is answered a little before its item is settled, so the minutes beside it count too.
-    """
-    minute = at.replace(second=0, microsecond=0)
-    read = max(batch.get(minute + beside * MINUTE, 0) for beside in (-2, -1, 0, 1))
-    return max(0.0, images - 1.25 * read)
-
-
-def _watched(known: Collection[datetime], since: datetime, counted_since: datetime | None) -> bool:
-    """Whether all minutes but one are known of those that began after `since` and before the door counted."""
-    if counted_since is None:
-        return True
-    minute, unknown = since.replace(second=0, microsecond=0) + MINUTE, 0
-    while minute < counted_since:
-        unknown += minute not in known
-        minute += MINUTE
-    return unknown <= 1

@@ -7,7 +7,7 @@ import logging
 from datetime import datetime, timedelta
 
 from orchestrator import act, lessons, observe, replay
-from orchestrator.ledger import beliefs, fleet, ticks
+from orchestrator.ledger import beliefs, fleet, intents, ticks
 from orchestrator.ledger.store import Transaction
 from orchestrator.world import World
 from policies.decide import decide
@@ -34,10 +34,10 @@ def tick(world: World) -> Plan:
     plan = decide(snapshot, policy)
     _record(world, plan, snapshot)
     with world.ledger.read() as tx:
-        intents = fleet.open_intents(tx, world.deployment)
+        under_way = intents.under_way(tx, world.deployment)
         machines = fleet.machines(tx, world.deployment) if plan.actions else believed.machines
     act.publish(world, plan, machines)  # the door withdraws before anything drains
-    act.carry_out(world, intents, machines, seen.unreachable)
+    act.carry_out(world, under_way, machines, seen.unreachable)
     return plan
 
 

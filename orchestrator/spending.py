@@ -5,7 +5,7 @@ from datetime import datetime
 from fractions import Fraction
 
 from orchestrator import billing
-from orchestrator.ledger import charges, sums
+from orchestrator.ledger import sums
 from orchestrator.ledger.store import Transaction
 from policies.policy import Policy
 from policies.snapshot import Spend
@@ -24,7 +24,7 @@ def spend(tx: Transaction, deployment: str, now: datetime, policy: Policy) -> Sp
 
 def _currency(tx: Transaction, deployment: str, start: datetime, now: datetime) -> str:
     """That of the prices: of what runs, else of what ran."""
-    running = (row.currency for row in charges.within(tx, deployment, start, now, summed=False) if row.currency)
+    running = (row.currency for row in sums.within(tx, deployment, start, now, summed=False) if row.currency)
     return next(running, min(filter(None, sums.closed(tx, deployment, start, now)), default=""))
 
 
@@ -41,7 +41,7 @@ def _spent(
         closed = {}
     total, _ = closed.pop(currency, (0, 0))
     unknown = Fraction(sum(time for _, time in closed.values()), billing.MICROSECONDS_PER_HOUR)
-    for row in charges.within(tx, deployment, start, now, summed=converted):
+    for row in sums.within(tx, deployment, start, now, summed=converted):
         rate = 1 if row.currency == currency else rates.get(row.currency)
         if rate is None or billing.accrued(row, now) is None:
             unknown += billing.hours([row], start, now)

@@ -10,7 +10,7 @@ from orchestrator.door.client import Door
 from orchestrator.doorway import published
 from orchestrator.errors import Refused
 from orchestrator.invariants import LOOKED_AT, Sight
-from orchestrator.ledger import deployments, fleet, leases, ticks
+from orchestrator.ledger import deployments, fleet, intents, leases, ticks
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger
 
@@ -29,7 +29,7 @@ def findings(home: Path, ledger: Ledger, now: datetime) -> dict[str, list[str]]:
     found |= {"somebody_ticks": [], "every_spec_means_something": []}
     with ledger.read() as tx:
         rows, lease = deployments.known(tx), leases.held(tx)
-        costing = {machine.deployment for machine in fleet.machines(tx)}
+        costing = fleet.costing(tx)
     for row in rows:
         if row.wanted != "up" and row.name not in costing:
             continue
@@ -55,7 +55,7 @@ def looked_at(home: Path, ledger: Ledger, row: Deployment, ticked_at: datetime, 
     serving = published(home, row.name) if Door(home, row.name).running() is not None else None
     with ledger.read() as tx:
         machines = fleet.machines(tx, row.name)
-        intents = [one for one in fleet.intents(tx, row.name) if one.opened_at > now - timedelta(hours=1)]
+        decided = [one for one in intents.decided(tx, row.name) if one.opened_at > now - timedelta(hours=1)]
         tick = ticks.last(tx, row.name)
         held = ticks.target_since(tx, row.name)
         changed = fleet.last_end(tx, row.name)
@@ -69,7 +69,7 @@ def looked_at(home: Path, ledger: Ledger, row: Deployment, ticked_at: datetime, 
         listing_seconds=LISTING_SECONDS,
         machines=machines,
         charges={},
-        intents=intents,
+        intents=decided,
         launched={one.token: one.launched_at for one in machines if one.launched_at is not None},
         ended={one.token: one.ended_at for one in machines if one.ended_at is not None},
         meter={},

@@ -29,7 +29,7 @@ def status(home: Path, ledger: Ledger, now: datetime) -> dict[str, Any]:
     with ledger.read() as tx:
         lease = leases.held(tx)
         rows = deployments.known(tx)
-        costing = {machine.deployment for machine in fleet.machines(tx)}
+        costing = fleet.costing(tx)
     daemon: dict[str, Any] | None = None
     if lease is not None and is_alive(lease, now):
         daemon = {

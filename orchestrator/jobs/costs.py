@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from orchestrator import billing, spec
 from orchestrator.errors import Refused
-from orchestrator.ledger import charges, deployments, jobs
+from orchestrator.ledger import deployments, jobs, sums
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.jobs import Job
 from orchestrator.ledger.store import Transaction
@@ -45,7 +45,7 @@ def _spent(tx: Transaction, job: Job, now: datetime) -> tuple[int, bool]:
         return 0, False
     rates = _rates(row) | {job.currency: Fraction(1)}
     total, unpriced = 0, False
-    for one in charges.within(tx, job.deployment, job.costed_at, now):
+    for one in sums.within(tx, job.deployment, job.costed_at, now):
         rate = rates.get(one.currency) if one.currency else None
         due = None if rate is None else billing.between(one, job.costed_at, now, rate=rate)
         if due is None:

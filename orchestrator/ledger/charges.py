@@ -5,7 +5,7 @@ opens the next; what the bill knows besides price and time is a correction when 
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,6 @@ import sqlalchemy as sa
 
 from orchestrator import billing
 from orchestrator.billing import Charge, Life, Terms
-from orchestrator.ledger import sums
 from orchestrator.ledger import tables as t
 from orchestrator.ledger.fleet import BILLABLE, Machine, machine_of
 from orchestrator.ledger.offers import Price
@@ -273,7 +272,7 @@ def _rates(prices: Sequence[Price]) -> list[tuple[datetime, int]]:
 def _correct(tx: sa.Connection, rows: Sequence[sa.Row[Any]], due: int, currency: str) -> None:
     """Book what is missing from the sum of these rows, or too much in it, at the end of the last stretch."""
     stretches = [row for row in rows if row.amount_micros is None]
-    booked = sum(billing.accrued(_charge(row, row.ended_at), FOR_EVER) or 0 for row in rows)
+    booked = sum(billing.accrued(charge_of(row, row.ended_at), FOR_EVER) or 0 for row in rows)
     if not stretches or booked == due:
         return
     last = stretches[-1]
@@ -282,7 +281,8 @@ def _correct(tx: sa.Connection, rows: Sequence[sa.Row[Any]], due: int, currency:
     tx.execute(INSERT, row)
 
 
-def _charge(row: sa.Row[*tuple[Any, ...]], ended_at: datetime | None) -> Charge:
+def charge_of(row: sa.Row[*tuple[Any, ...]], ended_at: datetime | None) -> Charge:
+    """The charge of a row, as if it ended then."""
     return Charge(
         started_at=row.started_at,
         ended_at=ended_at,
@@ -296,41 +296,5 @@ def booked(tx: sa.Connection, kind: str) -> dict[str, list[Charge]]:
     """Every charge of a kind that was ever booked, by machine, corrections included."""
     found: dict[str, list[Charge]] = {}
     for row in tx.execute(sa.select(t.charges).where(t.charges.c.kind == kind).order_by(t.charges.c.id)):
-        found.setdefault(row.instance_id, []).append(_charge(row, row.ended_at))
+        found.setdefault(row.instance_id, []).append(charge_of(row, row.ended_at))
     return found
-
-
-@lru_cache
-def _within(summed: bool) -> sa.CompoundSelect[Any]:
-    """One range of an index each: what runs, what ended in time, and corrections, which are booked at a moment."""
-    c, i = t.charges.c, t.instances.c
-    charge = c.started_at, c.ended_at, c.price_per_hour_micros, c.currency, c.amount_micros
-    query = sa.select(*charge, i.requested_at, i.launched_at).join(t.instances, c.instance_id == i.id)
-    query = query.where(c.deployment == sa.bindparam("deployment"), c.started_at < sa.bindparam("end"))
-    start = sa.bindparam("start", type_=t.Moment)
-    running = query.where(c.ended_at.is_(None), c.amount_micros.is_(None))
-    ended = query.where(c.ended_at > start)
-    if not summed:
-        return sa.union_all(running, ended.where(sa.not_(sums.WHOLE)))
-    corrections = query.where(c.amount_micros.is_not(None), c.ended_at.is_(None), c.started_at >= start)
-    return sa.union_all(running, ended, corrections)
-
-
-def within(
-    tx: sa.Connection, deployment: str, start: datetime, end: datetime, *, summed: bool = True
-) -> tuple[Charge, ...]:
-    """The charges of a deployment that touch [start, end), an open one as if it ended at `end`.
-
-    `summed` False: without those that `sums.closed` adds up.
-
-    `end` is by our clock and a launch by its provider's. Where ours is ahead (a machine was launched before it was
-    asked for), an open charge ends so much earlier: nobody has paid for the difference.
-    """
-    found = []
-    for row in tx.execute(_within(summed), {"deployment": deployment, "start": start, "end": end}):
-        ended_at = row.ended_at
-        if ended_at is None and row.amount_micros is None and row.launched_at is not None:
-            ahead = max(timedelta(0), row.requested_at - row.launched_at)
-            ended_at = max(row.started_at, end - ahead)
-        found.append(_charge(row, ended_at))
-    return tuple(found)

@@ -1,4 +1,4 @@
-"""Machines, the intents that move them, and what they cost: the SQL of the loop's three transactions.
+"""Machines: the SQL of `instances`, and the transaction that records a plan before any provider is called.
 
 The statements of a tick are built once and filled in, here and beside: to build one takes longer than to execute it.
 """
@@ -6,16 +6,16 @@ The statements of a tick are built once and filled in, here and beside: to build
 import hashlib
 import hmac
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 
+from orchestrator.ledger import intents, ticks
 from orchestrator.ledger import tables as t
-from orchestrator.ledger import ticks
 from orchestrator.providers import Listed
 from policies.disruption import Disruption
 from policies.lifecycle import OVER, Status, move
@@ -30,9 +30,6 @@ STATUSES = {str(status): status for status in Status}
 PURCHASES = {str(purchase): purchase for purchase in Purchase}
 #: why a machine is in the ledger that it did not launch
 ADOPTED = "adopted: ours by its tags, and not in this ledger"
-#: between attempts to carry out one intent
-FIRST_PAUSE = timedelta(seconds=1)
-LONGEST_PAUSE = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,28 +81,6 @@ class Machine:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
-    """One row of `intents`: an action decided, and whether it was carried out."""
-
-    id: int
-    deployment: str
-    kind: str
-    instance_id: str
-    token: str
-    payload: Mapping[str, Any]
-    reason: str
-    opened_at: datetime
-    attempted_at: datetime | None
-    attempts: int
-
-    def due(self, now: datetime) -> bool:
-        """Whether to try now: at once, then 1, 2, 4 ... and at last 30 s after each attempt."""
-        if self.attempted_at is None or now < self.attempted_at:
-            return True
-        return now - self.attempted_at >= min(FIRST_PAUSE * (1 << min(self.attempts - 1, 16)), LONGEST_PAUSE)
-
-
 MACHINE = tuple(t.instances.c.keys())
 
 
@@ -154,6 +129,14 @@ def live_tokens(tx: sa.Connection, deployment: str | None = None) -> frozenset[s
     return frozenset(tx.scalars(LIVE_TOKENS_OF_ONE, {"deployment": deployment}))
 
 
+COSTING = sa.select(t.instances.c.deployment).where(t.ALIVE).distinct()
+
+
+def costing(tx: sa.Connection) -> frozenset[str]:
+    """The deployments that have machines which are not over."""
+    return frozenset(tx.scalars(COSTING))
+
+
 BY_TOKEN = sa.select(t.instances).where(t.instances.c.token.in_(sa.bindparam("tokens", expanding=True)))
 
 
@@ -178,30 +161,6 @@ def unseen_ends(tx: sa.Connection, deployment: str, since: datetime) -> tuple[Ma
     says; and one that was never listed at all is not charged.
     """
     return tuple(map(machine_of, tx.execute(UNSEEN_ENDS, {"deployment": deployment, "since": since})))
-
-
-OPEN_INTENTS = (
-    sa.select(*(t.intents.c[one.name] for one in fields(Intent)))
-    .where(t.intents.c.deployment == sa.bindparam("deployment"), t.intents.c.state == "open")
-    .order_by(t.intents.c.id)
-)
-
-
-def open_intents(tx: sa.Connection, deployment: str) -> tuple[Intent, ...]:
-    """Everything decided and not settled, oldest first."""
-    return tuple(Intent(**row._mapping) for row in tx.execute(OPEN_INTENTS, {"deployment": deployment}))
-
-
-INTENTS = (
-    sa.select(t.intents.c.kind, t.intents.c.instance_id, t.intents.c.state, t.intents.c.opened_at)
-    .where(t.intents.c.deployment == sa.bindparam("deployment"))
-    .order_by(t.intents.c.id)
-)
-
-
-def intents(tx: sa.Connection, deployment: str) -> Sequence[Any]:
-    """Everything that was ever decided about a deployment's machines: kind, instance, state, and when."""
-    return tx.execute(INTENTS, {"deployment": deployment}).all()
 
 
 LAUNCHES_SINCE = (
@@ -250,11 +209,10 @@ def _record_launch(
 ) -> None:
     offer = action.offer
     sent = {**payload, "offer": offer.id, "digest": digest}
-    intent_id = _insert_intent(tx, deployment, tick_id, "launch", "", sent, action.reason, now)
+    intent_id = intents.insert(tx, deployment, tick_id, "launch", "", sent, action.reason, now)
     _insert_machine(tx, deployment, intent_id, token_of(key, intent_id, now), offer, digest, action.reason, now)
 
 
-NAME_LAUNCH = t.intents.update().where(t.intents.c.id == sa.bindparam("intent"))
 INSERT_MACHINE = t.instances.insert().returning(*t.instances.c)
 
 
@@ -269,7 +227,7 @@ def _insert_machine(
     requested_at: datetime,
 ) -> Machine:
     machine_id = f"{deployment}-{intent_id}"
-    tx.execute(NAME_LAUNCH, {"intent": intent_id, "instance_id": machine_id, "token": token})
+    intents.name(tx, intent_id, machine_id, token)
     row = {
         "id": machine_id,
         "deployment": deployment,
@@ -300,7 +258,7 @@ def adopt(tx: sa.Connection, deployment: str, listed: Listed, offer: Offer, now:
     tick_id = ticks.record(tx, deployment, nothing, now=now, snapshot=None) if last is None else int(last.id)
     payload = {"deployment": deployment, "offer": offer.id, "digest": listed.tags.digest}
     at = min(listed.launched_at, now)
-    intent_id = _insert_intent(tx, deployment, tick_id, "launch", "", payload, why, at)
+    intent_id = intents.insert(tx, deployment, tick_id, "launch", "", payload, why, at)
     return _insert_machine(tx, deployment, intent_id, listed.token, offer, listed.tags.digest, why, at)
 
 
@@ -311,36 +269,10 @@ def _record_leaving(
     tx: sa.Connection, deployment: str, tick_id: int, action: Drain | Terminate, *, now: datetime
 ) -> None:
     kind = "drain" if isinstance(action, Drain) else "terminate"
-    _insert_intent(tx, deployment, tick_id, kind, action.instance_id, {}, action.reason, now)
+    intents.insert(tx, deployment, tick_id, kind, action.instance_id, {}, action.reason, now)
     machine = machine_of(tx.execute(BY_ID, {"machine": action.instance_id}).one())
     if machine.status in (Status.BOOTING, Status.READY):
         save(tx, replace(machine, status=move(machine.status, Status.DRAINING), draining_at=now, reason=action.reason))
-
-
-INSERT_INTENT = t.intents.insert().returning(t.intents.c.id)
-
-
-def _insert_intent(
-    tx: sa.Connection,
-    deployment: str,
-    tick_id: int,
-    kind: str,
-    instance_id: str,
-    payload: Mapping[str, Any],
-    reason: str,
-    now: datetime,
-) -> int:
-    row = {
-        "deployment": deployment,
-        "tick_id": tick_id,
-        "kind": kind,
-        "instance_id": instance_id,
-        "payload": payload,
-        "reason": reason,
-        "state": "open",
-        "opened_at": now,
-    }
-    return int(tx.execute(INSERT_INTENT, row).scalar_one())
 
 
 def token_of(key: bytes, intent_id: int, opened_at: datetime) -> str:
@@ -373,35 +305,7 @@ def save(tx: sa.Connection, machine: Machine) -> None:
     values = {name: getattr(machine, name) for name in CHANGING}
     tx.execute(SAVE, values | {"machine": machine.id, "status": str(machine.status)})
     if machine.status in OVER:
-        _settle_all(tx, machine.id, machine.ended_at or machine.requested_at)
-
-
-SETTLE_ALL = t.intents.update().where(t.intents.c.instance_id == sa.bindparam("machine"), t.intents.c.state == "open")
-
-
-def _settle_all(tx: sa.Connection, machine_id: str, now: datetime) -> None:
-    """A machine that is over has nothing left to be done to it."""
-    tx.execute(SETTLE_ALL, {"machine": machine_id, "state": "done", "settled_at": now})
-
-
-ATTEMPTED = (
-    t.intents.update()
-    .where(t.intents.c.id == sa.bindparam("intent"))
-    .values(attempts=t.intents.c.attempts + 1, attempted_at=sa.bindparam("now"), error=sa.bindparam("why"))
-)
-SETTLE = ATTEMPTED.where(t.intents.c.state == "open").values(
-    state=sa.bindparam("outcome"), settled_at=sa.bindparam("now")
-)
-
-
-def settle(tx: sa.Connection, intent_id: int, state: str, *, now: datetime, error: str | None = None) -> None:
-    """Close an intent as done, failed or void."""
-    tx.execute(SETTLE, {"intent": intent_id, "outcome": state, "now": now, "why": error})
-
-
-def attempted(tx: sa.Connection, intent_id: int, *, now: datetime, error: str | None) -> None:
-    """Note a call that settled nothing; the intent stays open and the call is repeated."""
-    tx.execute(ATTEMPTED, {"intent": intent_id, "now": now, "why": error})
+        intents.settle_all(tx, machine.id, machine.ended_at or machine.requested_at)
 
 
 def last_end(tx: sa.Connection, deployment: str) -> datetime | None:

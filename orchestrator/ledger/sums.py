@@ -1,11 +1,16 @@
-"""What closed charges add up to, summed where they lie: a month of a fleet on spot has tens of thousands of them."""
+"""What charges add up to in a period. What is closed is summed where it lies: a month of a fleet on spot has tens of
+thousands of charges.
+"""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
 
 import sqlalchemy as sa
 
-from orchestrator.billing import MICROSECONDS_PER_HOUR
+from orchestrator.billing import MICROSECONDS_PER_HOUR, Charge
 from orchestrator.ledger import tables as t
+from orchestrator.ledger.charges import charge_of
 
 c = t.charges.c
 ELAPSED = sa.type_coerce(c.ended_at, sa.BigInteger) - sa.type_coerce(c.started_at, sa.BigInteger)
@@ -34,3 +39,38 @@ def closed(tx: sa.Connection, deployment: str, start: datetime, end: datetime) -
         before = found.get(currency, (0, 0))
         found[currency] = (before[0] + int(micros), before[1] + int(time))
     return found
+
+
+@lru_cache
+def _within(summed: bool) -> sa.CompoundSelect[Any]:
+    """One range of an index each: what runs, what ended in time, and corrections, which are booked at a moment."""
+    i = t.instances.c
+    charge = c.started_at, c.ended_at, c.price_per_hour_micros, c.currency, c.amount_micros
+    query = sa.select(*charge, i.requested_at, i.launched_at).join(t.instances, c.instance_id == i.id)
+    query = query.where(c.deployment == sa.bindparam("deployment"), c.started_at < sa.bindparam("end"))
+    running = query.where(c.ended_at.is_(None), c.amount_micros.is_(None))
+    ended = query.where(c.ended_at > START)
+    if not summed:
+        return sa.union_all(running, ended.where(sa.not_(WHOLE)))
+    corrections = query.where(c.amount_micros.is_not(None), c.ended_at.is_(None), c.started_at >= START)
+    return sa.union_all(running, ended, corrections)
+
+
+def within(
+    tx: sa.Connection, deployment: str, start: datetime, end: datetime, *, summed: bool = True
+) -> tuple[Charge, ...]:
+    """The charges of a deployment that touch [start, end), an open one as if it ended at `end`.
+
+    `summed` False: without those that `closed` adds up.
+
+    `end` is by our clock and a launch by its provider's. Where ours is ahead (a machine was launched before it was
+    asked for), an open charge ends so much earlier: nobody has paid for the difference.
+    """
+    found = []
+    for row in tx.execute(_within(summed), {"deployment": deployment, "start": start, "end": end}):
+        ended_at = row.ended_at
+        if ended_at is None and row.amount_micros is None and row.launched_at is not None:
+            ahead = max(timedelta(0), row.requested_at - row.launched_at)
+            ended_at = max(row.started_at, end - ahead)
+        found.append(charge_of(row, ended_at))
+    return tuple(found)

@@ -9,6 +9,7 @@ from typing import TypeVar
 from orchestrator.clock import Clock, VirtualClock
 from orchestrator.invariants import Overspent, Sight
 from orchestrator.ledger import charges, fleet
+from orchestrator.ledger.intents import decided
 from orchestrator.ledger.store import Ledger
 from orchestrator.providers import (
     Listed,
@@ -140,7 +141,7 @@ class Watcher:
             self._told |= self._provider.gone  # else nobody could write it down
         with ledger.read() as tx:
             machines = fleet.machines(tx, self._deployment, over=True)
-            intents = fleet.intents(tx, world.deployment)
+            intents = decided(tx, world.deployment)
             time, disks = charges.booked(tx, charges.COMPUTE), charges.booked(tx, charges.DISK)
         rented = self._market.ours(self._deployment)
         meter = self._market.meter()

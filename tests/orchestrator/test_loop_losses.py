@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import fleet, offers
+from orchestrator.ledger import offers
+from orchestrator.ledger.intents import Intent
 from orchestrator.providers import (
     Misconfigured,
     NoCapacity,
@@ -289,7 +290,7 @@ def test_machines_of_ours_that_the_ledger_does_not_know_are_said_aloud_and_left_
 
 
 def test_the_pace_of_repetition_is_bounded() -> None:
-    opened = fleet.Intent(
+    opened = Intent(
         id=1,
         deployment="ocr",
         kind="launch",

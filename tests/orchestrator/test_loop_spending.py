@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from orchestrator import billing
-from orchestrator.ledger import charges, sums
+from orchestrator.ledger import sums
 from orchestrator.ledger import tables as t
 from orchestrator.ledger.store import Ledger
 from orchestrator.spending import spend
@@ -65,7 +65,7 @@ def book(
 def plainly(ledger: Ledger, start: datetime, policy: Policy) -> tuple[int, Fraction]:
     total, unknown = 0, Fraction(0)
     with ledger.read() as tx:
-        for row in charges.within(tx, "ocr", start, NOW):
+        for row in sums.within(tx, "ocr", start, NOW):
             rate = 1 if row.currency == policy.currency else policy.rates.get(row.currency)
             if rate is None or billing.accrued(row, NOW) is None:
                 unknown += billing.hours([row], start, NOW)
@@ -97,8 +97,8 @@ def test_a_month_of_charges_is_not_read_row_by_row(ledger: Ledger) -> None:
     """Of twenty thousand that have ended, those are read that are on an edge of the window."""
     book(ledger, 1, ("CNY",), (1_234_567,), 20_000)
     with ledger.read() as tx:
-        closed, rest = sums.closed(tx, "ocr", MONTH, NOW), charges.within(tx, "ocr", MONTH, NOW, summed=False)
-        assert len(charges.within(tx, "ocr", MONTH, NOW)) > 15_000
+        closed, rest = sums.closed(tx, "ocr", MONTH, NOW), sums.within(tx, "ocr", MONTH, NOW, summed=False)
+        assert len(sums.within(tx, "ocr", MONTH, NOW)) > 15_000
     assert closed["CNY"][0] > 0
     before_and_running = [one for one in rest if one.started_at < MONTH or (one.ended_at or NOW) >= NOW]
     assert len(before_and_running) == len(rest)
