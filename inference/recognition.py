@@ -78,9 +78,9 @@ class Recogniser:
     its own, rounded up to WIDTH_STEP: a third less to compute and as true, but one line in fifteen reads another way
     (a mark more or less, mostly), so it goes with a reduced precision, which has that effect anyway.
 
-    `together` runs the lines that share a width as one batch, over all pages with `own_widths`, which an accelerator
-    wants; on a CPU each line alone is up to an eighth faster, because its activations then stay in cache. The text is
-    the same. `alphabet` has one entry per class, the blank first; by default it is read from the model file.
+    `together` runs the lines of all pages that share a width as one batch, which an accelerator wants; on a CPU each
+    line alone is up to an eighth faster, because its activations then stay in cache. The text is the same. `alphabet`
+    has one entry per class, the blank first; by default it is read from the model file.
     """
 
     def __init__(
@@ -101,37 +101,44 @@ class Recogniser:
     def read(self, pages: Sequence[Sequence[Pixels]]) -> list[list[Words]]:
         """The words of each crop of each page, in order."""
         words = [[Words("", 0.0)] * len(crops) for crops in pages]
-        for width, places in self._by_own_width(pages) if self._own_widths else self._by_neighbours(pages):
+        for width, places in self._batches(pages):
             rows = [_row(pages[page][i], width, self._form) for page, i in places]
             for (page, i), answer in zip(places, self._run(rows), strict=True):
                 words[page][i] = decoded(_softmax(answer) if self._form.logits else answer, self._alphabet)
         return words
 
-    def _by_neighbours(self, pages: Sequence[Sequence[Pixels]]) -> Iterator[tuple[int, list[Place]]]:
-        height, least = self._form.height, self._form.least_width
-        for page, crops in enumerate(pages):
-            ratios = np.array([crop.shape[1] / crop.shape[0] for crop in crops])
-            order = np.argsort(ratios)
-            for start in range(0, len(crops), ROWS):
-                members = order[start : start + ROWS]
-                width = int(height * max(least / height, *ratios[members]))
-                yield width, [(page, int(i)) for i in members]
-
-    def _by_own_width(self, pages: Sequence[Sequence[Pixels]]) -> Iterator[tuple[int, list[Place]]]:
+    def _batches(self, pages: Sequence[Sequence[Pixels]]) -> Iterator[tuple[int, list[Place]]]:
+        """The lines of all pages by the width they are padded to, bounded by what a batch of them takes."""
         same: dict[int, list[Place]] = defaultdict(list)
         for page, crops in enumerate(pages):
-            for i, crop in enumerate(crops):
-                steps = math.ceil(self._form.height * crop.shape[1] / crop.shape[0] / WIDTH_STEP)
-                same[max(1, steps) * WIDTH_STEP].append((page, i))
+            ratios = [crop.shape[1] / crop.shape[0] for crop in crops]
+            for i, width in enumerate(self._own(ratios) if self._own_widths else self._of_neighbours(ratios)):
+                same[width].append((page, i))
         for width, places in same.items():
             at_once = max(1, MOST_COLUMNS // width)
             for start in range(0, len(places), at_once):
                 yield width, places[start : start + at_once]
 
-    def _run(self, rows: list[Floats]) -> list[Floats]:
+    def _own(self, ratios: Sequence[float]) -> list[int]:
+        return [max(1, math.ceil(self._form.height * ratio / WIDTH_STEP)) * WIDTH_STEP for ratio in ratios]
+
+    def _of_neighbours(self, ratios: Sequence[float]) -> list[int]:
+        widths = [0] * len(ratios)
+        order = np.argsort(np.array(ratios))
+        for start in range(0, len(ratios), ROWS):
+            members = [int(i) for i in order[start : start + ROWS]]
+            ratio = max(self._form.least_width / self._form.height, *(ratios[i] for i in members))
+            for i in members:
+                widths[i] = int(self._form.height * ratio)
+        return widths
+
+    def _run(self, rows: list[Floats]) -> Iterator[Floats]:
+        """An answer per row, one after the other where they are not made together: each takes megabytes."""
         if self._together:
-            return list(self._session.run(np.stack(rows)))
-        return [self._session.run(row[None])[0] for row in rows]
+            yield from self._session.run(np.stack(rows))
+        else:
+            for row in rows:
+                yield self._session.run(row[None])[0]
 
 
 def crop(image: Pixels, box: NDArray[np.float32]) -> Pixels:

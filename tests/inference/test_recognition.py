@@ -1,9 +1,17 @@
 """From probabilities to text, and from boxes to upright lines."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from inference.recognition import Words, crop, decoded
+from inference import images
+from inference.backends import Floats, Session
+from inference.engine import Engine
+from inference.images import Pixels
+from inference.models import ppocr
+from inference.recognition import MOST_COLUMNS, Recogniser, Words, crop, decoded
 
 ALPHABET = ["", "甲", "乙", " "]
 
@@ -44,3 +52,69 @@ def test_a_column_of_text_is_laid_on_its_side() -> None:
     image = np.zeros((100, 60, 3), np.uint8)
     line = crop(image, np.array([[20, 10], [40, 10], [40, 90], [20, 90]], np.float32))
     assert line.shape == (20, 80, 3)
+
+
+class Noted:
+    """A session that notes the shapes it ran."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.shapes = session, list[tuple[int, ...]]()
+        self.metadata = session.metadata
+
+    def run(self, batch: Floats) -> Floats:
+        self.shapes.append(batch.shape)
+        return self.session.run(batch)
+
+
+def lines_of(engine: Engine, pages: Path) -> list[list[Pixels]]:
+    """The lines on three pages, cut out."""
+    decoded_pages = [images.decode((pages / name).read_bytes()) for name in ("nameplate.png", "packaging.png")]
+    decoded_pages += [np.full((100, 100, 3), 255, np.uint8), decoded_pages[0][:300]]
+    found = engine.detector.find(decoded_pages)
+    return [[crop(page, box) for box in boxes] for page, boxes in zip(decoded_pages, found, strict=True)]
+
+
+def words_alone(recogniser: Recogniser, pages: Sequence[Sequence[Pixels]]) -> list[list[Words]]:
+    return [recogniser.read([lines])[0] for lines in pages]
+
+
+@pytest.mark.parametrize("own_widths", [False, True], ids=["as-the-reference", "own-widths"])
+def test_lines_of_several_pages_run_in_common_batches_and_read_as_page_by_page(
+    engine: Engine, pages: Path, own_widths: bool
+) -> None:
+    """What accelerators do, on torch's CPU."""
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'halve[torch]'")
+    from inference.backends.pytorch import TorchRuntime
+
+    lines = lines_of(engine, pages)
+    alone = ppocr.recogniser(TorchRuntime(accelerator="cpu"), own_widths=own_widths)
+    noted = Noted(alone._session)
+    together = Recogniser(noted, together=True, own_widths=own_widths)
+    for got, expected in zip(together.read(lines), words_alone(alone, lines), strict=True):
+        assert [word.text for word in got] == [word.text for word in expected]
+        assert [word.score for word in got] == pytest.approx([word.score for word in expected], abs=1e-4)
+    widths = [shape[3] for shape in noted.shapes]
+    assert len(widths) == len(set(widths)), "one batch for all that share a width"
+    assert max(shape[0] for shape in noted.shapes) > 6 or own_widths
+    assert sum(shape[0] for shape in noted.shapes) == sum(map(len, lines))
+
+
+class Nothing:
+    """A recogniser's network that sees no character."""
+
+    def __init__(self) -> None:
+        self.metadata = {"character": "甲"}
+
+    def run(self, batch: Floats) -> Floats:
+        assert batch.shape[0] * batch.shape[3] <= MOST_COLUMNS or batch.shape[0] == 1
+        answer = np.zeros((batch.shape[0], batch.shape[3] // 8, 3), np.float32)
+        answer[..., 0] = 1
+        return answer
+
+
+@pytest.mark.parametrize("own_widths", [False, True])
+def test_a_batch_of_lines_is_bounded(own_widths: bool) -> None:
+    """However many lines a page has, and however wide."""
+    lines = [np.zeros((48, width, 3), np.uint8) for width in (100, 5000, 30_000)]
+    recogniser = Recogniser(Nothing(), together=True, own_widths=own_widths)
+    assert recogniser.read([lines * 50, [], lines]) == [[Words("", 0.0)] * 150, [], [Words("", 0.0)] * 3]
