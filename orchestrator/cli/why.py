@@ -34,7 +34,7 @@ def why(
     wishes = wishes_of(spec.parse(row.spec, row.source), row)
     now = SystemClock().now()
     with ledger.read() as tx:
-        newest = ticks.last(tx, name)
+        newest = ticks.newest(tx, name, until=now, acted=False, limit=1)
         acted = ticks.newest(tx, name, until=now, acted=True, limit=last)
         pools = spot.story(beliefs.known(tx, name).get("placement"), now)
     shown: list[dict[str, Any]] = [
@@ -48,7 +48,7 @@ def why(
             if one.snapshot is None
             else list(replay.differences(replay.again(one.snapshot, wishes), one.plan)),
         }
-        for one in [*([newest] if newest is not None and newest.snapshot is None else []), *acted]
+        for one in [*(one for one in newest if one.snapshot is None), *acted]
     ]
     if shown:
         shown[0]["pools"] = list(pools)

@@ -31,13 +31,17 @@ def record(tx: sa.Connection, deployment: str, plan: Plan, *, now: datetime, sna
     return int(tx.execute(INSERT_TICK, row).scalar_one())
 
 
+#: not its snapshot: of a large fleet that is megabytes, and every tick looks at the last one
 LAST_TICK = (
-    sa.select(t.ticks).where(t.ticks.c.deployment == sa.bindparam("deployment")).order_by(t.ticks.c.id.desc()).limit(1)
+    sa.select(*(column for column in t.ticks.c if column.name != "snapshot"))
+    .where(t.ticks.c.deployment == sa.bindparam("deployment"))
+    .order_by(t.ticks.c.id.desc())
+    .limit(1)
 )
 
 
 def last(tx: sa.Connection, deployment: str) -> sa.Row[Any] | None:
-    """The newest decision about a deployment."""
+    """The newest decision about a deployment, without its snapshot."""
     return tx.execute(LAST_TICK, {"deployment": deployment}).first()
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from orchestrator.billing import accrued
 from orchestrator.errors import Refused
-from orchestrator.ledger import charges, deployments, leases
+from orchestrator.ledger import charges, deployments, leases, ticks
 from orchestrator.ledger.fleet import token_of
 from orchestrator.ledger.store import Ledger, LedgerUnwritable, Stale, installation_key, open_file, open_ledger
 from tests.orchestrator.batch import opened
@@ -137,3 +137,15 @@ def test_a_machine_has_one_open_charge_and_its_parts_add_up(tmp_path: Path) -> N
     with scene.ledger.write() as tx:
         charges.close(tx, machine, NOW + timedelta(hours=1))
     assert booked(scene.ledger)[machine.id][-1] == last  # closed rows never change
+
+
+def test_a_tick_does_not_read_the_snapshot_of_the_last_one(tmp_path: Path) -> None:
+    """Of ten thousand machines it is megabytes, and at rest it would be read once a second."""
+    scene = Scene(tmp_path / "home")
+    scene.tick()
+    with scene.ledger.read() as tx:
+        last = ticks.last(tx, "ocr")
+        (newest,) = ticks.newest(tx, "ocr", until=NOW, acted=False, limit=1)
+    assert last is not None
+    assert newest.snapshot is not None
+    assert last._fields == tuple(name for name in newest._fields if name != "snapshot")
