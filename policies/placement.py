@@ -73,7 +73,8 @@ def place(fleet: Fleet, goal: Goal, memory: Memory | None = None) -> Decision:
     healed = spots.total() < goal.replicas and any(before.at < pool.retry_at <= now for pool in memory.pools)
     warned = any(memory.wanted[at] for at in leaving if memory.wanted)
     if fleet.lost or fleet.refused or warned or healed or now >= memory.review_at:
-        usable = {*open_pools, *(at for at in spots if at not in leaving)}
+        enough = goal.replicas - goal.base_on_demand  # a pool that gives no more now is kept if it holds as many
+        usable = {*open_pools, *(at for at, count in spots.items() if at not in leaving and count >= enough)}
         wanted = _allocation(fleet, goal, memory.pools, usable, spots, price)
         memory = replace(memory, wanted=wanted, review_at=now + REVIEW_SECONDS)
     hazards = [pools.hazard(pool, now) for pool in memory.pools]
@@ -126,7 +127,7 @@ def _learned(fleet: Fleet, goal: Goal, memory: Memory) -> Memory:
         if at in lost:
             pool = pools.lost(known, now, some_left=at in held)
         elif at in held:
-            pool = pools.held(pools.advance(known, now), now)
+            pool = pools.advance(pools.held(known, now), now)
         else:
             pool = pools.left(known, now)
         learned.append(pools.refused(pool, now) if at in refused else pool)

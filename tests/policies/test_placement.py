@@ -159,6 +159,15 @@ def test_nobody_moves_for_a_hair_of_a_price(replicas, cold):
     assert launched == 2 * replicas, "once on spot, and on demand beside it while it seasons"
 
 
+def test_a_pool_that_is_taken_is_not_thought_to_be_younger_than_those_that_were_left():
+    goal, hours = Goal(replicas=1, cold_start_seconds=180.0), 6 * 3600.0
+    known = Memory(at=0.0, pools=(Pool(),) * 3)
+    first = place(fleet(now=hours), goal, known)
+    taken = replica(0, first.launches[0].pool, launched_at=hours)
+    later = place(fleet(taken, now=hours + 60), goal, first.memory).memory
+    assert hazard(later.pools[taken.pool], hours + 60) <= min(hazard(pool, hours + 60) for pool in later.pools)
+
+
 def test_refused_pools_back_off_and_heal():
     pool, waits = Pool(), []
     for attempt in range(6):
