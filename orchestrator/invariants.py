@@ -98,6 +98,8 @@ def one_token_one_machine(sight: Sight) -> Iterator[str]:
             yield f"the market rents out {token}, of which the ledger knows nothing"
         elif token not in sight.ended and sight.lasting(sight.restored_at) > sight.grace:
             yield f"the market rents out {token}, which a restored ledger has not adopted"
+        elif token in sight.ended and token not in sight.unseen:
+            yield f"{token} was listed as over, and a restored ledger has not taken it in"
     for machine in sight.machines:
         if sight.restored_at is None and machine.reason.startswith("adopted"):
             yield f"{machine.id} was adopted, and no ledger was restored"
@@ -238,11 +240,17 @@ def the_ledger_equals_the_meter(sight: Sight) -> Iterator[str]:
     """
     for machine in sight.machines:
         rows = (*sight.charges.get(machine.id, ()), *sight.disks.get(machine.id, ()))
-        booked = sum(billing.accrued(charge, sight.now) or 0 for charge in rows)
+        booked = sum(_booked(charge, sight.now) for charge in rows)
         metered = sight.meter.get(machine.token, 0)
         unknowable = sight.restored_at is not None or machine.launched_at is None or booked > metered
         if booked != metered and not (machine.token in sight.unseen and unknowable):
             yield f"{machine.id} ({machine.status}) is booked with {booked} and metered with {metered} micro-units"
+
+
+def _booked(charge: Charge, now: datetime) -> int:
+    """What a charge comes to; a closed one whole: a clock that was ahead may have dated its end in the time to come."""
+    until = now if _open(charge) else max(now, (charge.ended_at or charge.started_at) + timedelta(seconds=1))
+    return billing.accrued(charge, until) or 0
 
 
 def nothing_runs(sight: Sight) -> Iterator[str]:

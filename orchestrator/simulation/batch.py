@@ -44,6 +44,7 @@ class SimulatedBatch:
         self._late: list[Reading] = []  # their daemon is dead; it acknowledges them all the same
         self._results: Counter[int] = Counter()
         self._job = 0
+        self._count = count
         if count:
             names = [f"{number:05}.png" for number in range(count)]
             with ledger.write() as tx:
@@ -118,6 +119,28 @@ class SimulatedBatch:
         with ledger.read() as tx:
             job = jobs.get(tx, self._job) if self._job else None
         return job is not None and job.left == 0
+
+    def lost(self, ledger: Ledger, generation: int) -> str:
+        """Items that are neither settled nor could be handed out by the next daemon; "" when there are none.
+
+        Only at the end of a day: it hands them out.
+        """
+        if not self._job:
+            return ""
+        later = self._clock.now() + timedelta(days=1)
+        owner = f"g{generation + 1:010}"
+        with ledger.write() as tx:
+            items.reclaim(tx, owner, later)
+            taken = [
+                one
+                for suspects in (False, True)
+                for one in items.lease(tx, self._job, owner, self._count, later, later + LEASED_FOR, suspects=suspects)
+            ]
+            job = jobs.get(tx, self._job)
+        left = 0 if job is None else job.left
+        if left == len(taken):
+            return ""
+        return f"{left} items have no result yet, and the next daemon would read {len(taken)}"
 
     def wrong(self, ledger: Ledger) -> str:
         """What is wrong with the results; "" when every item has at most one, and the ledger counts as many."""

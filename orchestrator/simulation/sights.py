@@ -125,6 +125,11 @@ class Watcher:
         """Nobody looked for a while: what happened meanwhile is news."""
         self._calm_since = self._truth.now()
 
+    @property
+    def accounted(self) -> int:
+        """How many machines the ledger was told the end of: of these the meter must be met to the micro-unit."""
+        return len(self._told & {one.token for one in self._market.ours(self._deployment)})
+
     def unharmed(self) -> bool:
         """Whether the provider answered everything since the world was last watched, be it with a refusal."""
         return not self._provider.harmed
@@ -154,7 +159,7 @@ class Watcher:
         wanted = policy.wanted and (bounds.open or bounds.prewarm) and not overspent
         self._unwanted_since = self._since(self._unwanted_since, not wanted)
         self._crowded_since = self._since(self._crowded_since, len(running) > bounds.max + policy.surge)
-        return Sight(
+        sight = Sight(
             now=now,
             local_now=self._clock.now(),
             tick_seconds=(now - self._went_well[0]).total_seconds(),
@@ -180,6 +185,10 @@ class Watcher:
             strangers=self._market.neighbours(),
             overspent=overspent,
         )
+        self.tried["others_are_left_alone"] += len(sight.strangers)
+        self.tried["nothing_outlives_what_is_wanted"] += sight.lasting(sight.unwanted_since) > sight.leave
+        self.tried["closed_means_that_nothing_is_in_the_door"] += sight.serving is not None and not sight.serving.open
+        return sight
 
     def _since(self, before: datetime | None, holds: bool) -> datetime | None:
         return (before or self._truth.now()) if holds else None

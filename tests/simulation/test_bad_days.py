@@ -15,7 +15,7 @@ from orchestrator.cli import app
 from orchestrator.errors import Refused
 from orchestrator.ledger import charges, fleet, items, offers
 from orchestrator.ledger.store import Ledger
-from orchestrator.providers import Request
+from orchestrator.providers import Request, State
 from orchestrator.providers.simulated import SimulatedProvider
 from orchestrator.simulation import trials
 from orchestrator.simulation.bad_day import ALL, Fault, draw, faults_of
@@ -24,7 +24,7 @@ from orchestrator.simulation.tenant import offers_of
 from orchestrator.simulation.trial import live
 from policies import budget, candidates, disruption, stand
 from policies.lifecycle import Status, move
-from policies.plan import Drain, Hours
+from policies.plan import Drain, Hours, Launch
 
 SEEDS = 300
 PORTIONS = 20
@@ -38,6 +38,9 @@ def test_no_bad_day_breaks_an_invariant(portion: int) -> None:
     assert not report.violations, "\n\n".join(f"seed {one.seed}: {one.story}" for one in report.violations)
     assert report.seeds == each
     assert report.launches > each
+    for name in LOOKED_AT:
+        assert report.tried[name], f"{name} had nothing to look at"
+    assert report.tried["the_target_is_reached, with an excuse"] <= EXCUSED_MOST * each
 
 
 @pytest.mark.soak
@@ -47,7 +50,22 @@ def test_no_bad_day_of_ten_thousand_breaks_an_invariant() -> None:
     assert set(report.faults) == {str(fault) for fault in Fault}
     passed = {f"{when} {what}" for when in ("before", "after") for what in EFFECTS}
     assert set(report.effects) >= passed
+    assert set(report.tried) >= {*LOOKED_AT, "a_hard_budget_holds"}
+    assert report.tried["the_target_is_reached, with an excuse"] <= EXCUSED_AT_ALL * report.seeds
 
+
+#: what holds only under conditions: even fifteen days must have met with them
+LOOKED_AT = (
+    "others_are_left_alone",
+    "nothing_outlives_what_is_wanted",
+    "closed_means_that_nothing_is_in_the_door",
+    "the_target_is_reached",
+    "a_second_tick_plans_nothing",
+    "the_ledger_equals_the_meter",
+    "every_item_has_one_result",
+)
+#: the share of days on which the target may be missed with an excuse: of fifteen, and of thousands
+EXCUSED_MOST, EXCUSED_AT_ALL = 0.5, 0.3
 
 #: everything that a tick does to the world or to the ledger: a daemon must have died on both sides of each
 EFFECTS = (
@@ -108,6 +126,22 @@ def date_the_charge_when_it_was_seen(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(charges, "start", start)
     patch.setattr(charges, "settle", lambda *_: None)
+
+
+def open_no_charge(patch: pytest.MonkeyPatch) -> None:
+    """What a machine costs is nobody's business until its bill comes."""
+    patch.setattr(charges, "start", lambda *_, **__: None)
+
+
+def overlook_that_it_has_gone(patch: pytest.MonkeyPatch) -> None:
+    """A machine that is over runs on in the ledger, which agrees with itself."""
+    real = observe.reflect
+
+    def reflect(machine: Any, listed: Any, *parts: Any, **rest: Any) -> Any:
+        over = listed is not None and listed.state is State.GONE
+        return real(machine, replace(listed, state=State.RUNNING, ended_at=None) if over else listed, *parts, **rest)
+
+    patch.setattr(observe, "reflect", reflect)
 
 
 def forget_what_the_bill_knows(patch: pytest.MonkeyPatch) -> None:
@@ -249,6 +283,24 @@ def never_forgive(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def take_ones_time(patch: pytest.MonkeyPatch) -> None:
+    """What is missing is launched 22 minutes later, without a word."""
+    real, missing_since = scheduler.decide, dict[str, Any]()
+
+    def decide(snapshot: Any, policy: Any) -> Any:
+        plan = real(snapshot, policy)
+        others = tuple(one for one in plan.actions if not isinstance(one, Launch))
+        if len(others) == len(plan.actions):
+            return plan
+        since = missing_since.setdefault(snapshot.deployment, snapshot.now)
+        if snapshot.now - since < timedelta(minutes=22):
+            return replace(plan, actions=others)
+        del missing_since[snapshot.deployment]
+        return plan
+
+    patch.setattr(scheduler, "decide", decide)
+
+
 def think_again(patch: pytest.MonkeyPatch) -> None:
     """Every second look at what runs finds somebody who might be replaced."""
     real, looks = scheduler.decide, itertools.count()
@@ -268,9 +320,14 @@ def take_an_answer_from_anybody(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(items, "held", lambda tx, owner, some, **_: frozenset(item.key for item in some))
 
 
+def forget_whom_the_dead_held(patch: pytest.MonkeyPatch) -> None:
+    """What a daemon had in its hands when it died is nobody's."""
+    patch.setattr(items, "reclaim", lambda *_: 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planted:
-    """Which of the ten promises the bug breaks, the faults in whose presence it shows, and who must name it."""
+    """Which promise the bug breaks, the faults in whose presence it shows, and who must name it."""
 
     of: int
     faults: frozenset[Fault]
@@ -281,19 +338,21 @@ def planted(of: int, faults: Collection[Fault], *names: str) -> Planted:
     return Planted(of=of, faults=frozenset(faults), named=frozenset(names))
 
 
-#: the ten promises, in short; the runaway bound is a promise beside them
-PROMISES = {
-    0: "a runaway is bounded",
-    1: "one token, one machine; only ours are touched",
-    2: "what costs has an open charge, and nothing else",
-    3: "nothing outlives what is wanted",
-    4: "never more than the maximum and the surge",
-    5: "closed means that nothing is in the door",
-    6: "a hard budget holds",
-    7: "with faults over the target is reached",
-    8: "a second tick plans nothing",
-    9: "the ledger equals the meter",
-    10: "every item has one result",
+#: the ten promises, and two beside them: 0, a runaway is bounded; 11, who lost the lease writes nothing.
+#: Each with the invariants that state it, and nothing else.
+PROMISES: dict[int, frozenset[str]] = {
+    0: frozenset({"a_runaway_is_bounded"}),
+    1: frozenset({"one_token_one_machine", "others_are_left_alone"}),
+    2: frozenset({"what_costs_has_an_open_charge", "what_costs_is_charged", "what_is_over_costs_nothing"}),
+    3: frozenset({"nothing_outlives_what_is_wanted", "nothing_runs"}),
+    4: frozenset({"never_more_than_the_maximum_and_the_surge", "no_more_run_than_may"}),
+    5: frozenset({"closed_means_that_nothing_is_in_the_door"}),
+    6: frozenset({"a_hard_budget_holds"}),
+    7: frozenset({"the_target_is_reached"}),
+    8: frozenset({"a_second_tick_plans_nothing", "one_intent_of_a_kind"}),
+    9: frozenset({"the_ledger_equals_the_meter"}),
+    10: frozenset({"every_item_has_one_result", "jobs_count_their_items"}),
+    11: frozenset({"one_intent_of_a_kind", "what_is_over_has_nothing_left_to_be_done"}),
 }
 METER, CHARGED = "the_ledger_equals_the_meter", "what_costs_has_an_open_charge"
 OUTLIVES, CROWD = "nothing_outlives_what_is_wanted", "no_more_run_than_may"
@@ -308,45 +367,50 @@ BUGS: dict[Callable[[pytest.MonkeyPatch], None], Planted] = {
     forget_whose_tag_it_is: planted(1, CALM, OTHERS),
     date_the_charge_when_it_was_seen: planted(2, CALM, METER, "charges_cover_the_life"),
     believe_the_listing_at_once: planted(2, CALM, METER, CHARGED, "the_target_is_reached", "the_loop_comes_to_rest"),
+    open_no_charge: planted(2, CALM, CHARGED, "what_costs_is_charged"),
+    overlook_that_it_has_gone: planted(2, CALM, CHARGED),
     take_a_call_for_its_outcome: planted(2, {Fault.THROTTLING}, CHARGED, "what_is_over_costs_nothing"),
-    skip_what_has_drained: planted(3, CALM, OUTLIVES, CROWD, "nothing_runs"),
+    skip_what_has_drained: planted(3, CALM, OUTLIVES, "nothing_runs"),
     launch_for_what_is_starting: planted(4, CALM, "never_more_than_the_maximum_and_the_surge", CROWD),
     leave_the_door_open: planted(5, CALM, "closed_means_that_nothing_is_in_the_door"),
     spend_on: planted(6, CALM, MONEY),
     forget_the_month: planted(6, CALM, MONEY),
     count_the_money_an_hour_late: planted(6, CALM, MONEY),
     never_forgive: planted(7, {Fault.STILLBORN, Fault.REFUSING, Fault.DROUGHT}, "the_target_is_reached"),
+    take_ones_time: planted(7, CALM, "the_target_is_reached"),
     think_again: planted(8, CALM, "a_second_tick_plans_nothing"),
     end_it_again_and_again: planted(8, {Fault.THROTTLING}, "one_intent_of_a_kind"),
     close_the_charge_early: planted(9, CALM, METER),
     forget_what_the_bill_knows: planted(9, CALM, METER),
-    let_everybody_write: planted(
-        10,
-        {Fault.TWO},
-        "every_item_has_one_result",
-        "one_intent_of_a_kind",
-        "what_is_over_has_nothing_left_to_be_done",
-    ),
+    let_everybody_write: planted(11, {Fault.TWO}, "one_intent_of_a_kind", "what_is_over_has_nothing_left_to_be_done"),
     take_an_answer_from_anybody: planted(
         10, {Fault.CRASH, Fault.TWO}, "every_item_has_one_result", "jobs_count_their_items"
     ),
+    forget_whom_the_dead_held: planted(10, {Fault.CRASH}, "every_item_has_one_result"),
     forget_every_refusal: planted(0, {Fault.QUOTA, Fault.STILLBORN}, "a_runaway_is_bounded"),
 }
 
 
-def test_every_promise_has_a_bug_that_breaks_it() -> None:
-    assert {bug.of for bug in BUGS.values()} == set(PROMISES)
+def test_every_promise_has_a_bug_that_nobody_names_but_its_own_invariants() -> None:
+    assert {bug.of for bug in BUGS.values() if bug.named <= PROMISES[bug.of]} == set(PROMISES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
-def test_a_planted_bug_is_caught_and_named(bug: Callable[[pytest.MonkeyPatch], None], monkeypatch: Any) -> None:
+def test_a_planted_bug_is_caught_and_named(bug: Callable[[pytest.MonkeyPatch], None]) -> None:
+    """And it is the bug that is caught: without it the very day breaks nothing.
+
+    So one that is planted where nothing grows any more, because what it spoils has moved, is not taken for caught.
+    """
     about = BUGS[bug]
-    bug(monkeypatch)
     for seed in range(1, SEEDS + 1):
-        outcome, _ = live(seed, about.faults)
-        if outcome.violation is not None:
-            assert outcome.violation.invariant in about.named, f"seed {seed}: {outcome.violation.story}"
+        with pytest.MonkeyPatch.context() as patch:
+            bug(patch)
+            broken = live(seed, about.faults)[0].violation
+        if broken is not None:
+            print(f"{bug.__name__}: seed {seed}, tick {broken.tick}: {broken.invariant}")
+            assert broken.invariant in about.named, f"seed {seed}: {broken.story}"
+            assert live(seed, about.faults)[0].violation is None
             return
     raise AssertionError(f"{bug.__doc__} Nobody noticed within {SEEDS} days.")
 
