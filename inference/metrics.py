@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from inference.batching import GPU_BUCKETS
+
 #: seconds; a page takes tenths of a second on a GPU and seconds on an old CPU
 LATENCY_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 3.0, 5.0, 10.0, 30.0)
 
@@ -18,6 +20,7 @@ class Metrics:
         self.failed_seconds = 0.0
         self.waited_seconds = 0.0  # summed over images
         self.worked_seconds = 0.0
+        self._sizes: Counter[str] = Counter()  # images
         self._requests: Counter[int] = Counter()
         self._latency: Counter[float] = Counter()
 
@@ -40,8 +43,9 @@ class Metrics:
         else:
             self.failed_seconds += seconds
 
-    def read(self, waited_seconds: float, worked_seconds: float) -> None:
-        """One image was read."""
+    def read(self, size: str, waited_seconds: float, worked_seconds: float) -> None:
+        """One image was read; `size` is its bucket's name."""
+        self._sizes[size] += 1
         self.waited_seconds += waited_seconds
         self.worked_seconds += worked_seconds
 
@@ -54,6 +58,11 @@ class Metrics:
         lines += [f'halve_requests_total{{status="{status}"}} {n}' for status, n in sorted(self._requests.items())]
         lines += ["# HELP halve_images_total Images read.", "# TYPE halve_images_total counter"]
         lines += [f"halve_images_total {self.images_total}"]
+        lines += ["# HELP halve_images_by_size_total Images read, by their longest side."]
+        lines += ["# TYPE halve_images_by_size_total counter"]
+        lines += [
+            f'halve_images_by_size_total{{size="{bucket.name}"}} {self._sizes[bucket.name]}' for bucket in GPU_BUCKETS
+        ]
         lines += ["# HELP halve_request_seconds Time to answer, of successful requests."]
         lines += ["# TYPE halve_request_seconds histogram"]
         total = 0

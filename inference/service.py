@@ -11,7 +11,7 @@ from typing import Literal
 
 from inference import bench, images, models, pages, tuning
 from inference.backends import Accelerator, Backend, Precision
-from inference.batching import CPU_BUCKETS, GPU_BUCKETS, Batcher, Bucket, QueueFull
+from inference.batching import CPU_BUCKETS, GPU_BUCKETS, Batcher, Bucket, QueueFull, bucket_of
 from inference.engine import Engine
 from inference.images import BadImage, File
 from inference.metrics import Metrics
@@ -174,8 +174,9 @@ class Service:
             for file, side in zip(upload.files, sides, strict=True)
         ]
         read = await self._batcher.submit(jobs, deadline, online=online)
-        for page in read:
-            self.metrics.read(page.waited_seconds, page.worked_seconds)
+        for page, side in zip(read, sides, strict=True):
+            size = GPU_BUCKETS[bucket_of(side, GPU_BUCKETS)].name
+            self.metrics.read(size, page.waited_seconds, page.worked_seconds)
         return read
 
     def _longest_sides(self, files: Sequence[File]) -> list[int]:

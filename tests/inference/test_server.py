@@ -350,6 +350,14 @@ def test_a_batch_leaves_half_of_the_room_to_online_requests() -> None:
             hold_more(500)
 
 
+def test_images_are_counted_by_size() -> None:
+    service = Service(Settings(workers=1))
+    service.start(Tight(10**9, MemoryError()))  # type: ignore[arg-type]
+    assert asked(service, 100, 639, 640, 1281).status_code == 200
+    counted = re.findall(r'^halve_images_by_size_total{size="(\w+)"} (\d+)$', service.metrics.text({}), re.M)
+    assert counted == [("small", "2"), ("middle", "1"), ("large", "1")]
+
+
 def test_work_of_a_client_that_left_is_dropped(tmp_path: Path, pages: Path) -> None:
     content = (pages / "contract.png").read_bytes()
     with replica(tmp_path, "--workers", "1") as running:
