@@ -28,7 +28,8 @@ from policies.lifecycle import Status
 from policies.snapshot import Offer, Profile, Purchase
 from policies.windows import Override
 
-#: batch items under way for each ready replica: one that is read, one that waits at its side
+#: batch items under way for each ready replica: several workers have something to read, and whoever else asks goes
+#: before what waits there
 ITEMS_PER_REPLICA = 4
 
 

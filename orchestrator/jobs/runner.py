@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from pathlib import PurePosixPath
+from functools import partial
 
 from orchestrator.clock import Clock
 from orchestrator.errors import Refused
-from orchestrator.executors import Executor, Outcome, Task, Verdict
-from orchestrator.jobs import costs, results, sources
+from orchestrator.executors import Executor, Outcome, Verdict
+from orchestrator.jobs import costs, results
+from orchestrator.jobs.attempt import attempt
 from orchestrator.jobs.lane import Errand, Lane
 from orchestrator.jobs.retry import next_step
 from orchestrator.ledger import items, jobs
@@ -36,8 +37,6 @@ IN_FLIGHT = 4
 IN_FLIGHT_MAX = 64
 #: a job that paused itself looks this often whether it can go on
 AGAIN = timedelta(seconds=10)
-#: what these say of an image holds only for the bytes that were read
-ABOUT_CONTENT = frozenset({Verdict.READ, Verdict.REFUSED, Verdict.FAULT})
 #: so long after its end a minute's images have been counted
 COUNTED = timedelta(seconds=5)
 #: a lane that takes nothing for this long is worth a word in `halve job show`
@@ -324,7 +323,7 @@ class JobRunner:
         """A worker: one errand after the other, until the lane closes."""
         while (taken := lane.take()) is not None:
             executor, errand = taken
-            outcome = self._attempt(executor, errand, lane)
+            outcome = attempt(executor, errand, partial(lane.answered, errand), partial(self._holds, errand.item))
             if outcome.verdict is Verdict.UNAVAILABLE:
                 lane.put_back(errand, outcome.reason, outcome.retry_after_seconds)
                 continue
@@ -332,44 +331,6 @@ class JobRunner:
             lane.ended(errand)
             self._wake.set()
 
-    def _attempt(self, executor: Executor, errand: Errand, lane: Lane) -> Outcome:
-        job, item = errand.job, errand.item
-        try:
-            sources.kept_as(item.name)
-            if item.suspect and not executor.answers():
-                # what is lost alone counts against the item: so not while nothing would come through anyhow
-                return Outcome(verdict=Verdict.UNAVAILABLE, reason="nobody answers")
-            place = sources.location(job, item.name)
-            seen = sources.version(place)
-            outcome = executor.read(Task(place=place, name=PurePosixPath(item.name).name, fields=job.fields))
-            if outcome.verdict is Verdict.READ and not item.suspect:
-                lane.answered(errand)
-            if outcome.verdict in ABOUT_CONTENT and sources.version(place) != seen:
-                return Outcome(verdict=Verdict.FAULT, reason="the file changed while it was read")
-            if outcome.verdict is Verdict.READ:
-                # if somebody else has it by now, the result is theirs to write, and the ledger will not count ours
-                results.write(job, item, outcome.result, lambda: self._holds(item))
-            return outcome
-        except sources.Unnameable as error:
-            return Outcome(verdict=Verdict.REFUSED, reason=str(error))
-        except results.Unwritable as error:
-            return Outcome(verdict=Verdict.BARRED, reason=str(error))
-        except OSError as error:
-            return _unreadable(job, error)
-        except Refused as refusal:
-            return Outcome(verdict=Verdict.UNAVAILABLE, reason=str(refusal))
-        except Exception as error:
-            log.exception("job=%d item=%d", job.id, item.number)
-            return Outcome(verdict=Verdict.FAULT, reason=f"{type(error).__name__}: {error}")
-
     def _holds(self, item: items.Item) -> bool:
         with self._ledger.read() as tx:
             return bool(items.held(tx, self.owner, [item]))
-
-
-def _unreadable(job: Job, error: OSError) -> Outcome:
-    """An image that cannot be read is its own affair, unless the whole source is gone: unmounted, or cut off."""
-    gone = sources.why_gone(job.source, error)
-    if gone is not None:
-        return Outcome(verdict=Verdict.BARRED, reason=f"source {gone}; bring it back, and it goes on by itself")
-    return Outcome(verdict=Verdict.REFUSED, reason=f"cannot be read: {error.strerror}")
