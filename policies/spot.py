@@ -171,7 +171,9 @@ def _launches(scene: Scene, decision: Decision, goal: Goal, fleet: Fleet) -> tup
     """Launches by offer. Where nothing is to be had on demand, pools that were to season take what they are to hold."""
     sources, wanted = scene.sources, decision.launches
     spots = [one for one in wanted if ON_DEMAND < one.pool < len(sources)]
-    found: list[tuple[Offer | None, str]] = [(sources[one.pool].offer, one.reason) for one in spots]
+    found: list[tuple[Offer | None, str]] = [
+        (sources[one.pool].offer, one.reason + _beside(sources[one.pool], scene)) for one in spots
+    ]
     held = [one.reason for one in wanted if one.pool == ON_DEMAND]
     if scene.on_demand_price is not None:
         base = goal.base_on_demand - len(held) - sum(one.pool == ON_DEMAND for one in fleet.replicas)
@@ -186,6 +188,11 @@ def _launches(scene: Scene, decision: Decision, goal: Goal, fleet: Fleet) -> tup
             found += [(source.offer, "spot: nothing is to be had on demand")] * more
             held = held[more:]
     return tuple(found)
+
+
+def _beside(source: Source, scene: Scene) -> str:
+    """What the next best would cost."""
+    return f", {source.price / scene.on_demand_price:.0%} of the price on demand" if scene.on_demand_price else ""
 
 
 def _stops(scene: Scene, decision: Decision, goal: Goal, fleet: Fleet) -> tuple[Leaving, ...]:

@@ -48,6 +48,13 @@ def test_the_faster_machine_at_the_same_price_is_the_better_pool() -> None:
     assert "a" not in launched
 
 
+def test_the_payer_is_told_what_the_next_best_would_cost() -> None:
+    (launch,) = (one for one in decide(snapshot(offers=(A, DEAR)), spot()).actions if isinstance(one, Launch))
+    assert launch.reason.endswith("losses per hour expected, 30% of the price on demand")
+    (alone,) = (one for one in decide(snapshot(offers=(A,)), spot()).actions if isinstance(one, Launch))
+    assert "on demand" not in alone.reason
+
+
 def test_spot_dearer_than_on_demand_is_not_taken() -> None:
     seen = snapshot(offers=(replace(A, price_per_hour_micros=1_500_000), DEAR))
     assert actions(decide(seen, spot())) == ["launch dear"]
