@@ -65,8 +65,11 @@ class Tally:
     in_flight_max: int = 0
     classes: dict[int, int] = field(default_factory=dict)
 
-    def latency(self, milliseconds: float) -> None:
+    def latency(self, milliseconds: float, *, online: bool = True) -> None:
+        """A batch's requests keep replicas busy too, but nobody was promised when they are answered: no p95 of them."""
         self.latency_ms_sum += milliseconds
+        if not online:
+            return
         index = int(math.log(milliseconds) / _STEP) if milliseconds > 1 else 0
         self.classes[index] = self.classes.get(index, 0) + 1
 

@@ -39,6 +39,7 @@ class Errand:
     head: bytes
     repeatable: bool
     recognition: bool
+    online: bool  # not a batch's, which waits for all others at the replica, and repeats by itself what was lost
     since: float
 
 
@@ -82,6 +83,7 @@ class Proxy:
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.writer.output_size = 0
             await body.keep()
+            online = request.headers.get("X-Halve-Priority") != "batch"
             length = len(body.kept) if body.whole else body.length
             errand = Errand(
                 request=request,
@@ -89,9 +91,9 @@ class Proxy:
                 identity=identity,
                 body=body,
                 head=heads.forwarded(request, target, identity, length, self._keep_token),
-                repeatable=heads.repeatable(request.method, target)
-                and request.headers.get("X-Halve-Priority") != "batch",  # a batch repeats by itself, and has to know
+                repeatable=heads.repeatable(request.method, target) and online,
                 recognition=recognition,
+                online=online,
                 since=time.monotonic(),
             )
             return await self._carry(errand)
@@ -180,7 +182,7 @@ class Proxy:
         if answer.status >= 500 or not errand.recognition:
             return
         tally = self._counts.roll()
-        tally.latency((time.monotonic() - errand.since) * 1000)
+        tally.latency((time.monotonic() - errand.since) * 1000, online=errand.online)
         if answer.status < 400:
             said = answer.headers.get("X-Halve-Images")
             tally.read(replica.id, int(said) if said and said.isdecimal() and len(said) < 9 else 1)

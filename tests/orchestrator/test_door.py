@@ -504,3 +504,20 @@ def test_the_door_sees_a_new_set_without_being_asked(door: Door, url: str) -> No
         publish(door, serving(open=False))
         door.publish(serving(a))
         eventually(lambda: httpx.get(url).status_code == 200, 1.0)
+
+
+def test_what_a_batch_waits_is_no_latency_that_was_promised(tmp_path: Path) -> None:
+    door = Door(tmp_path, "ocr")
+    url = door.ensure("127.0.0.1:0").url
+    with closing(door), upstream("a") as a, httpx.Client(base_url=url) as client:
+        publish(door, serving(a))
+        client.post("/v1/ocr", content=b"x")
+        for _ in range(5):
+            client.post("/v1/ocr?seconds=0.2", content=b"x", headers={"X-Halve-Priority": "batch"})
+        time.sleep(1.05)
+        loads = door.loads()
+        door.stop()
+    assert loads is not None and loads.current.p95_ms is not None
+    assert loads.current.p95_ms < 150
+    assert sum(minute.latency_ms_sum for minute in loads.minutes) > 1000  # they kept the replica busy
+    assert sum(minute.images for minute in loads.minutes) == 6
