@@ -164,15 +164,16 @@ class Trial:
 
         The quota: the account is full, others' machines counted. The listing: where a machine may be listed only
         after the time that a start may take, some are given up for others. The budget: it allows only spot, and the
-        spec does not. The runaway bound: the faults' launches of the last hour count.
+        spec does not, or its policy trusts none. The runaway bound: the faults' launches of the last hour count.
         """
         conditions, notes = self.day.conditions, tenant.plan.notes
         if conditions.quota is not None and len(self.market.running()) >= conditions.quota:
             return "the quota"
         if self._cold_start().total_seconds() >= self._patience():
             return "the listing"
-        if any("budget" in note for note in notes) and not tenant.world.policy(self.clock.now()).takes_spot:
-            return "the budget"
+        if any("budget" in note for note in notes):
+            spot = tenant.world.policy(self.clock.now()).takes_spot
+            return "the budget, and no spot that is trusted" if spot else "the budget"
         return "the runaway bound" if any("runaway" in note for note in notes) else ""
 
     def _end(self) -> None:
