@@ -170,6 +170,11 @@ class Cloud:
             if code not in self.quotas:
                 return _json({"__type": "NoSuchResourceException", "message": "no such quota"}, "400 Bad Request")
             return _json({"Quota": {"QuotaCode": code, "Value": self.quotas[code]}})
+        if action == "DescribeInstanceTypeOfferings" and region.startswith("cn-"):  # moto has none in China
+            items = "".join(
+                f"<item><instanceType>{TYPE}</instanceType><location>{region}{zone}</location></item>" for zone in "ab"
+            )
+            return _xml(action, f"<instanceTypeOfferingSet>{items}</instanceTypeOfferingSet>")
         if action == "TerminateInstances":
             # AWS says yes however often; moto stumbles over the network interface that went with the first time
             asked_for = {value for name, value in form.items() if name.startswith("InstanceId")}
@@ -379,7 +384,7 @@ def provider(home: Path, clock: Clock, **changes: Any) -> AwsProvider:
     """It asks for prices anew each time, and its machines' watchdogs listen nowhere."""
     nowhere = lambda _: "http://127.0.0.1:9"  # noqa: E731  the discard port: refused at once
     own = settings(**changes)
-    return AwsProvider(home, clock, own, Installation(b"key"), watchdog_of=nowhere, spot_seconds=0)
+    return AwsProvider(home, clock, own, Installation(str(home).encode()), watchdog_of=nowhere, spot_seconds=0)
 
 
 def offer(zone: str = f"{REGION}a", purchase: Purchase = Purchase.SPOT, kind: str = TYPE, gpu: str = "T4") -> Offer:
