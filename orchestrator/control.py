@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from orchestrator import engines, hosts, prices, spec
+from orchestrator import cloud, engines, hosts, prices, spec
 from orchestrator.clock import SystemClock
 from orchestrator.daemon import is_alive, is_dead
 from orchestrator.door.client import Door
@@ -32,7 +32,7 @@ PATIENT_ERRORS = 10
 POLL_SECONDS = 0.1
 #: what this version can do; the spec's language is wider
 BUILT = {
-    "provider": ("local", "ssh", "simulated"),
+    "provider": ("local", "ssh", "aws", "simulated"),
     "spot.policy": tuple(POLICIES),
 }
 
@@ -65,6 +65,8 @@ def check(wanted: Spec, home: Path) -> None:
         engines.check(wanted, home)
     if "ssh" in wanted.provider:
         hosts.check(wanted, home)
+    if "aws" in wanted.provider:
+        cloud.check(wanted)
     door = Door(home, wanted.name).running()
     if wanted.door.port and (door is None or door.listen != wanted.door.listen):
         with socket.socket(socket.AF_INET6 if ":" in wanted.door.host else socket.AF_INET) as probe:
@@ -82,6 +84,7 @@ def without_effect(wanted: Spec) -> tuple[str, ...]:
     idle = {
         "simulated.preemptions_per_day": bool(wanted.simulated.preemptions_per_day),
         "alerts": bool(wanted.alerts),
+        "aws.queue": wanted.aws is not None and bool(wanted.aws.queue),
     }
     return tuple(f"{key} has no effect on a running deployment in this version" for key, set_ in idle.items() if set_)
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 
-from orchestrator import hosts, machine, spec
+from orchestrator import cloud, hosts, machine, spec
 from orchestrator.clock import Clock
 from orchestrator.doorway import HttpDoor
 from orchestrator.errors import Refused
@@ -86,7 +86,7 @@ def open_running(home: Path, clock: Clock, ledger: Ledger, row: Deployment) -> R
     world = World(
         deployment=row.name,
         digest=wanted.replica_digest(),
-        payload=payload_of(wanted),
+        payload={**payload_of(wanted), **cloud.frozen(wanted, home)},
         wishes=wishes_of(wanted, row),
         clock=clock,
         ledger=ledger,
@@ -115,8 +115,10 @@ def open_providers(wanted: Spec, home: Path, clock: Clock, left: Iterable[str] =
                 notice_seconds=wanted.simulated.notice.total_seconds(),
             )
             opened[name] = SimulatedProvider(clock, conditions, home / "simulated.json")
+        elif name == "aws" and wanted.aws is not None:
+            opened[name] = cloud.provider(wanted.aws, home, clock)
         else:
-            raise Refused(f"{wanted.name}: provider {name} is not part of this version; local, ssh and simulated are")
+            raise Refused(f"{wanted.name}: provider {name} is not part of this version, or its section is missing")
     return opened
 
 

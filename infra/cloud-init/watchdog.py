@@ -3,7 +3,7 @@
 
     POST /lease    Authorization: Bearer WORD    renews the lease -> {"lease_seconds", "reclaim_at", "rebalance_at"}
 
-Our machine knows the word's SHA-256 alone. It asks the metadata service every five seconds for notices.
+Our machine knows the word's SHA-256 alone. It asks the metadata service for notices.
 """
 
 import hashlib
@@ -18,19 +18,22 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-POLL_SECONDS = 5.0
-
 
 class Watchdog:
     """The lease and the notices of one machine."""
 
     def __init__(self, said):
         self.said = said
-        self.until = time.monotonic() + said["lease_seconds"]
         self.notices = {"reclaim_at": None, "rebalance_at": None}
+        self.kept = Path(said["kept"])  # gone with a reboot, as the clock is that it is about
+        try:
+            self.until = float(self.kept.read_text())
+        except (OSError, ValueError):
+            self.renew()
 
     def renew(self):
         self.until = time.monotonic() + self.said["lease_seconds"]
+        self.kept.write_text(str(self.until))  # whatever ends this process, the lease is no longer for it
         return {"lease_seconds": self.said["lease_seconds"], **self.notices}
 
     def knows(self, word):
@@ -40,10 +43,11 @@ class Watchdog:
     def watch(self):
         """For ever: notices as they come, and the end when it is due, whatever else fails."""
         while True:
-            if time.monotonic() >= self.until:
+            left = self.until - time.monotonic()
+            if left <= 0:
                 subprocess.run(self.said["poweroff"], check=False)
             self.look()
-            time.sleep(max(0.05, min(POLL_SECONDS, self.until - time.monotonic())))
+            time.sleep(min(self.said["poll_seconds"], max(0.05, left)) if left > 0 else self.said["poll_seconds"])
 
     def look(self):
         try:
@@ -98,8 +102,9 @@ def answers(watchdog):
 
 def main():
     watchdog = Watchdog(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    threading.Thread(target=watchdog.watch, daemon=False).start()
-    ThreadingHTTPServer(("0.0.0.0", watchdog.said["port"]), answers(watchdog)).serve_forever()
+    server = ThreadingHTTPServer(("0.0.0.0", watchdog.said["port"]), answers(watchdog))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    watchdog.watch()  # what ends this ends the process, and systemd starts another
 
 
 if __name__ == "__main__":

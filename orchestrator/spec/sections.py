@@ -58,6 +58,10 @@ def _source(value: object) -> str:
     return f"{scheme}://{place.rstrip('/')}"
 
 
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 def _positive(value: object, info: ValidationInfo) -> Money:
     amount = _amount(value, info)
     if amount.micros == 0:
@@ -160,13 +164,16 @@ class Ssh(Section):
 class Aws(Section):
     """Where and what to rent. `lease`: a replica that has not heard from the daemon for so long ends itself."""
 
-    region: Text
-    subnets: tuple[Text, ...] = ()
+    region: Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
+    subnets: tuple[Text, ...] = ()  # none: the default one of each zone
     instance_types: tuple[Text, ...] = Field(min_length=1)
     image: Text = "auto"
     bucket: Text | None = None
     lease: Duration = timedelta(minutes=30)
     queue: Text | None = None
+    stack: Text = "halve"  # the CloudFormation stack that made the role and the security group
+    disk: Some = 100  # GB of each machine
+    address: Text = "auto"  # of this controller, as machines see it
 
 
 class Simulated(Section):

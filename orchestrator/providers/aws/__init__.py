@@ -8,6 +8,7 @@
     pricelist   the published on-demand prices
     request     a launch, byte for byte the same however often it is repeated
     boot        what a machine does first: its watchdog, then the engine
+    wheels      what it installs, known by its hash
     network     who may talk to a machine: this controller's address and nobody else's
     listing     what EC2 says of a machine, in our words
     memory      what EC2 forgets of a machine: its first start, its stops, its end

@@ -14,6 +14,8 @@ from orchestrator.providers.aws.settings import ENGINE_PORT, WATCHDOG_PORT
 
 #: raw, as EC2 counts it
 USER_DATA_MAX = 16_384
+#: as often as AWS advises to look for an interruption
+POLL_SECONDS = 5
 ENGINE_OPTIONS = ("backend", "precision", "workers", "threads")
 
 
@@ -26,7 +28,9 @@ def user_data(payload: Mapping[str, Any], frozen: Mapping[str, Any], word: str, 
         "lease_seconds": int(frozen["lease_seconds"]),
         "word_sha256": hashlib.sha256(word.encode()).hexdigest(),
         "port": WATCHDOG_PORT,
+        "poll_seconds": POLL_SECONDS,
         "poweroff": ["systemctl", "poweroff"],
+        "kept": "/run/halve-lease",
         "metadata": "http://169.254.169.254",
     }
     wheel = frozen["wheel"] or {}

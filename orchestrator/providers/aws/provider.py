@@ -28,6 +28,7 @@ from orchestrator.providers.aws.refusals import looking
 from orchestrator.providers.aws.request import run_instances
 from orchestrator.providers.aws.settings import TAG, Installation, Settings
 from orchestrator.providers.aws.watch import Watch, beside_the_engine
+from orchestrator.providers.aws.wheels import Wheels
 from policies.snapshot import Offer
 
 log = logging.getLogger("halve.aws")
@@ -60,6 +61,7 @@ class AwsProvider:
         self._memory = Memory(home)
         self._network = Network(settings, installation)
         self._watch = Watch(installation, watchdog_of)
+        self._wheels = Wheels(home)
 
     @property
     def terms(self) -> Terms:
@@ -87,9 +89,10 @@ class AwsProvider:
         if subnet is None:
             raise Misconfigured(f"{request.offer.id} is no longer on offer: no subnet of ours lies in its zone")
         group = self._network.group(region, ground.vpc)
-        arguments = run_instances(
-            request, self._settings, self._installation, region=region, subnet=subnet, group=group
-        )
+        frozen = {**self._settings.frozen(None), **request.payload.get("aws", {})}
+        if frozen["bucket"] and frozen["wheel"]:
+            self._wheels.ensure(frozen["bucket"], frozen["wheel"], region)
+        arguments = run_instances(request, frozen, self._installation, region=region, subnet=subnet, group=group)
         try:
             answer = clients.launching(region).run_instances(**arguments)
         except (ClientError, BotoCoreError) as error:

@@ -5,7 +5,7 @@ from typing import Any
 
 from orchestrator.providers import Misconfigured, Request
 from orchestrator.providers.aws import boot
-from orchestrator.providers.aws.settings import TAG, Installation, Settings
+from orchestrator.providers.aws.settings import TAG, Installation
 from policies.snapshot import Purchase
 
 #: AWS's own image with NVIDIA's driver, found anew by EC2 at each launch
@@ -17,10 +17,12 @@ TAG_MAX = 256
 
 
 def run_instances(
-    request: Request, settings: Settings, installation: Installation, *, region: str, subnet: str, group: str
+    request: Request, frozen: Mapping[str, Any], installation: Installation, *, region: str, subnet: str, group: str
 ) -> Mapping[str, Any]:
-    """The arguments of EC2's RunInstances. Raises Misconfigured for what EC2 could never take."""
-    frozen = {**settings.frozen(None), **request.payload.get("aws", {})}
+    """The arguments of EC2's RunInstances; `frozen` as Settings.frozen has it.
+
+    Raises Misconfigured for what EC2 could never take.
+    """
     spot = request.offer.purchase is Purchase.SPOT
     kinds = (*TAGGED, "spot-instances-request") if spot else TAGGED
     tags = _tags(request, installation)

@@ -28,6 +28,7 @@ class Watch:
 
     installation: Installation
     watchdog_of: Callable[[str], str] = beside_the_engine
+    ask_seconds: float = ASK_SECONDS
     _heard: dict[str, datetime] = field(default_factory=dict)
     _asked: dict[str, float] = field(default_factory=dict)
 
@@ -35,7 +36,11 @@ class Watch:
         """The same machines with what their watchdogs have heard; the earliest moment counts."""
         machines = list(machines)
         running = [one for one in machines if one.state is State.RUNNING and one.url is not None]
-        due = [one for one in running if time.monotonic() - self._asked.get(one.token, -ASK_SECONDS) >= ASK_SECONDS]
+        due = [
+            one
+            for one in running
+            if time.monotonic() - self._asked.get(one.token, -self.ask_seconds) >= self.ask_seconds
+        ]
         if due:
             with ThreadPoolExecutor(max_workers=min(FAN_OUT, len(due))) as threads:
                 list(threads.map(self._ask, due))
