@@ -13,6 +13,7 @@ from orchestrator.spec import Spec
 from orchestrator.spec.sections import Aws
 
 if TYPE_CHECKING:  # the SDK is loaded by those alone who rent something
+    from orchestrator.providers.aws.check import Finding
     from orchestrator.providers.aws.provider import AwsProvider
 
 
@@ -57,6 +58,20 @@ def wheel(home: Path) -> tuple[str, str]:
     path = packed(home / "wheels")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return f"halve/{sha256}/{path.name}", sha256
+
+
+def findings(wanted: Spec, home: Path) -> "tuple[Finding, ...]":
+    """What the account of this spec has and lacks. Raises Refused for a spec without AWS."""
+    if wanted.aws is None:
+        raise Refused(f"{wanted.name}: the spec has no section aws; add one with region and instance_types")
+    check(wanted)
+    from orchestrator.providers.aws import check as account
+    from orchestrator.providers.aws.wheels import Wheels
+
+    own = settings(wanted.aws)
+    packed = wheel(home) if own.bucket else None
+    told = None if packed is None else {"key": packed[0], "sha256": packed[1]}
+    return tuple(account.check(own, Installation(installation_key(home)), Wheels(home), told))
 
 
 def check(wanted: Spec) -> None:

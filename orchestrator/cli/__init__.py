@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "gpus": ("orchestrator.cli.gpus", "gpus", "Compare GPUs by price over measured throughput."),
     "hosts": ("orchestrator.cli.hosts", "app", "Machines of one's own: trust, look at, let go of them."),
+    "aws": ("orchestrator.cli.aws", "app", "Rented machines on AWS: what an account lacks."),
     "job": ("orchestrator.cli.job", "app", "Submit and follow batches."),
     "report": ("orchestrator.cli.report", "report", "Print what a month cost and what was saved."),
     "backtest": ("orchestrator.cli.backtest", "app", "Replay spot policies over traces against the offline optimum."),

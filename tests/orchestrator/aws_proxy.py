@@ -248,7 +248,7 @@ class Cloud:
         return text.encode()
 
     def _spot_history(self, form: dict[str, str]) -> str:
-        since = datetime.fromisoformat(form["StartTime"])
+        since = datetime.fromisoformat(form["StartTime"]) if "StartTime" in form else self.clock.now()
         types = {value for name, value in form.items() if name.startswith("InstanceType.")}
         rows = []
         for (zone, kind), moves in self.spot_prices.items():
@@ -268,13 +268,13 @@ class Cloud:
         return f"<spotPriceHistorySet>{items}</spotPriceHistorySet><nextToken>{more}</nextToken>"
 
     def _spot_requests(self, form: dict[str, str]) -> str:
-        name, value = form["Filter.1.Name"].removeprefix("tag:"), form["Filter.1.Value.1"]
+        name, value = form.get("Filter.1.Name", "").removeprefix("tag:"), form.get("Filter.1.Value.1")
         items = "".join(
             f"<item><spotInstanceRequestId>sir-{instance_id[2:10]}</spotInstanceRequestId>"
             f"<instanceId>{instance_id}</instanceId><status><code>{one['code']}</code>"
             f"<updateTime>{one['at']:%Y-%m-%dT%H:%M:%S.000Z}</updateTime></status></item>"
             for instance_id, one in self._requests.items()
-            if one["tags"].get(name) == value
+            if value is None or one["tags"].get(name) == value
         )
         return f"<spotInstanceRequestSet>{items}</spotInstanceRequestSet>"
 
@@ -359,7 +359,7 @@ def running(clock: Clock) -> Iterator[Cloud]:
 
 
 def furnish(cloud: Cloud, *regions: str, stack: str = "halve") -> None:
-    """What the CloudFormation template makes, and the prices of one machine type in each region's first two zones."""
+    """What the CloudFormation template makes, as far as a launch needs it, and prices."""
     import boto3
 
     for region in regions or (REGION,):
@@ -367,6 +367,12 @@ def furnish(cloud: Cloud, *regions: str, stack: str = "halve") -> None:
         (vpc,) = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
         ec2.create_security_group(GroupName=f"{stack}-replica", Description="replicas", VpcId=vpc["VpcId"])
         iam.create_instance_profile(InstanceProfileName=f"{stack}-replica-{region}")
+        priced(cloud, region)
+
+
+def priced(cloud: Cloud, *regions: str) -> None:
+    """What one machine type costs there, on demand and in the first two zones on spot."""
+    for region in regions:
         currency = "CNY" if region.startswith("cn-") else "USD"
         cloud.price(TYPE, region, "0.526", currency)
         cloud.price("gp3", region, "0.08", currency)

@@ -186,22 +186,22 @@ class Market:
 
 def _survey(settings: Settings, region: str) -> Ground:
     ec2 = clients.client("ec2", region)
-    subnets, vpc = _subnets(ec2, settings, region)
-    types = _types(ec2, settings, region)
+    zones, vpc = subnets(ec2, settings, region)
+    kinds = types(ec2, settings, region)
     offered = clients.paged(
         ec2,
         "describe_instance_type_offerings",
         "InstanceTypeOfferings",
         LocationType="availability-zone",
-        Filters=[{"Name": "instance-type", "Values": sorted(types)}],
+        Filters=[{"Name": "instance-type", "Values": sorted(kinds)}],
     )
-    pools = {(row["Location"], row["InstanceType"]) for row in offered} if types else set()
+    pools = {(row["Location"], row["InstanceType"]) for row in offered} if kinds else set()
     return Ground(
-        subnets=subnets,
+        subnets=zones,
         vpc=vpc,
-        types=types,
-        pools=frozenset((zone, kind) for zone, kind in pools if zone in subnets and kind in types),
-        published={name: _told(partial(pricelist.on_demand, name, region)) for name in types},
+        types=kinds,
+        pools=frozenset((zone, kind) for zone, kind in pools if zone in zones and kind in kinds),
+        published={name: _told(partial(pricelist.on_demand, name, region)) for name in kinds},
         disk=_told(partial(pricelist.disk, region)),
     )
 
@@ -216,7 +216,7 @@ def _told(ask: Callable[[], Published]) -> Published | None:
         return None
 
 
-def _subnets(ec2: Any, settings: Settings, region: str) -> tuple[dict[str, str], str]:
+def subnets(ec2: Any, settings: Settings, region: str) -> tuple[dict[str, str], str]:
     """The first subnet of each zone, all in one network."""
     only: dict[str, Any] = {"Filters": [{"Name": "default-for-az", "Values": ["true"]}]}
     if settings.subnets:  # by filter: one of another region is no error there
@@ -228,7 +228,7 @@ def _subnets(ec2: Any, settings: Settings, region: str) -> tuple[dict[str, str],
     return {row["AvailabilityZone"]: row["SubnetId"] for row in reversed(rows)}, str(networks[0])
 
 
-def _types(ec2: Any, settings: Settings, region: str) -> dict[str, Type]:
+def types(ec2: Any, settings: Settings, region: str) -> dict[str, Type]:
     """Those of the spec's types that this region has, and that carry one NVIDIA GPU beside an x86 processor."""
     only = [{"Name": "instance-type", "Values": list(settings.instance_types)}]
     found = {}

@@ -39,27 +39,32 @@ class Network:
         return kept[1]
 
     def _open(self, ec2: Any, region: str, vpc: str) -> str:
-        name = self.settings.group
-        only = [{"Name": "group-name", "Values": [name]}, {"Name": "vpc-id", "Values": [vpc]}]
-        groups = list(clients.paged(ec2, "describe_security_groups", "SecurityGroups", Filters=only))
-        if len(groups) != 1:
-            raise Misconfigured(f"{region}: no security group {name} in {vpc}; halve aws check says how to make it")
-        group, mine = str(groups[0]["GroupId"]), f"halve {self.installation.tag}"
+        found = find(ec2, self.settings, region, vpc)
+        group, mine = str(found["GroupId"]), f"halve {self.installation.tag}"
         own = f"{own_address(self.settings.address)}/32"
         wanted = {(port, own) for port in (ENGINE_PORT, WATCHDOG_PORT)}
         present = {
             (rule.get("FromPort"), one["CidrIp"])
-            for rule in groups[0]["IpPermissions"]
+            for rule in found["IpPermissions"]
             for one in rule["IpRanges"]
             if one.get("Description") == mine
         }
         if missing := wanted - present:
             with _already("InvalidPermission.Duplicate"):
-                ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=_rules(missing, mine))
+                ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=rules(missing, mine))
         if stale := present - wanted:
             with _already("InvalidPermission.NotFound"):
-                ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=_rules(stale, mine))
+                ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=rules(stale, mine))
         return group
+
+
+def find(ec2: Any, settings: Settings, region: str, vpc: str) -> Any:
+    """The security group of our machines, as EC2 tells it. Raises Misconfigured when there is none."""
+    only = [{"Name": "group-name", "Values": [settings.group]}, {"Name": "vpc-id", "Values": [vpc]}]
+    groups = list(clients.paged(ec2, "describe_security_groups", "SecurityGroups", Filters=only))
+    if len(groups) != 1:
+        raise Misconfigured(f"{region}: no security group {settings.group} in {vpc}; halve aws check says what to do")
+    return groups[0]
 
 
 def own_address(said: str) -> str:
@@ -83,7 +88,8 @@ def _already(code: str) -> Iterator[None]:
             raise
 
 
-def _rules(which: set[tuple[Any, str]], description: str) -> list[dict[str, Any]]:
+def rules(which: set[tuple[Any, str]], description: str) -> list[dict[str, Any]]:
+    """In EC2's words: each port, and from where."""
     return [
         {
             "IpProtocol": "tcp",

@@ -54,6 +54,8 @@ class AwsProvider:
         spot_seconds: float = SPOT_SECONDS,
     ) -> None:
         """`watchdog_of`: where the watchdog beside an engine's address listens."""
+        #: by second, from the first minute on; a spot machine's first hour is free when EC2 ends it
+        self.terms = Terms(minimum_seconds=60, first_hour_free=True)
         self._clock = clock
         self._settings = settings
         self._installation = installation
@@ -63,14 +65,10 @@ class AwsProvider:
         self._watch = Watch(installation, watchdog_of)
         self._wheels = Wheels(home)
 
-    @property
-    def terms(self) -> Terms:
-        """By second, from the first minute on; a spot machine's first hour is free when EC2 ends it."""
-        disk = self._market.disk_per_hour_micros()
-        return Terms(minimum_seconds=60, first_hour_free=True, disk_per_hour_micros=disk)
-
     def offers(self) -> Sequence[Offer]:
-        return self._market.offers()
+        found = self._market.offers()
+        self.terms = replace(self.terms, disk_per_hour_micros=self._market.disk_per_hour_micros())
+        return found
 
     def prices(self, since: datetime) -> Sequence[Priced] | None:
         return self._market.prices(since)

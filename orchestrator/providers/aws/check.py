@@ -1,0 +1,190 @@
+"""What an account lacks before a spec can run on it: asked of AWS itself, starting and opening nothing."""
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from orchestrator.providers import Misconfigured, ProviderError, Request
+from orchestrator.providers.aws import clients, market, network, pricelist, refusals
+from orchestrator.providers.aws.boot import folder
+from orchestrator.providers.aws.market import QUOTAS, Type
+from orchestrator.providers.aws.request import run_instances
+from orchestrator.providers.aws.settings import ENGINE_PORT, Installation, Settings
+from orchestrator.providers.aws.wheels import Wheels
+from policies.snapshot import Offer, Purchase
+
+#: said by EC2 of what would have been done
+WOULD_DO = "DryRunOperation"
+DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "AuthFailure"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at. Without a remedy it is as it should be; `stops`: nothing starts until it is."""
+
+    region: str
+    what: str
+    said: str
+    remedy: str = ""
+    stops: bool = True
+
+
+def check(
+    settings: Settings, installation: Installation, wheels: Wheels, wheel: Mapping[str, str] | None
+) -> Iterator[Finding]:
+    """Every finding of every region; what hangs on a missing thing is not asked for.
+
+    The wheel is put into its bucket: there is no other way to know that it may be.
+    """
+    first = settings.regions[0]
+    who = _asked(first, "account", lambda: _account(first))
+    yield who
+    if who.remedy:
+        return
+    for region in settings.regions:
+        yield from _region(replace(settings, regions=(region,)), region, installation, wheel)
+    if settings.bucket and wheel:
+        bucket = settings.bucket
+
+        def put() -> str:
+            wheels.ensure(bucket, wheel, first)
+            return f"{bucket} holds this version's wheel"
+
+        yield _asked(first, "bucket", put, f"{_stack_command(settings, first)}; its output Bucket is aws.bucket")
+
+
+def _region(
+    settings: Settings, region: str, installation: Installation, wheel: Mapping[str, str] | None
+) -> Iterator[Finding]:
+    ec2 = clients.client("ec2", region)
+    found: dict[str, Any] = {}
+
+    def subnets() -> str:
+        found["subnets"], found["vpc"] = market.subnets(ec2, settings, region)
+        return ", ".join(f"{zone} {subnet}" for zone, subnet in sorted(found["subnets"].items()))
+
+    yield _asked(region, "subnets", subnets, "name subnets of one network under aws.subnets: aws ec2 describe-subnets")
+
+    def types() -> str:
+        found["types"] = market.types(ec2, settings, region)
+        if missing := [name for name in settings.instance_types if name not in found["types"]]:
+            raise Misconfigured(f"{', '.join(missing)}: not here, or not one NVIDIA GPU beside an x86 processor")
+        return ", ".join(f"{one.name} {one.gpu}" for one in found["types"].values())
+
+    yield _asked(region, "types", types, "take them out of aws.instance_types, or name another region")
+    for kind in found.get("types", {}).values():
+        yield from _quotas(region, kind)
+        price = _asked(region, f"price {kind.name}", partial(_price, kind.name, region), "wait, or halve prices import")
+        yield replace(price, stops=False)
+
+    def group() -> str:
+        found["group"] = network.find(ec2, settings, region, found["vpc"])["GroupId"]
+        return str(found["group"])
+
+    if "vpc" in found:
+        yield _asked(region, "group", group, _stack_command(settings, region, found["vpc"]))
+    if found.get("types") and found.get("group"):
+        zone, subnet = min(found["subnets"].items())
+        kind = next(iter(found["types"].values()))
+        frozen = settings.frozen((wheel["key"], wheel["sha256"]) if wheel else None)
+
+        def launch() -> str:
+            request = Request(token=f"check-{secrets.token_hex(8)}", offer=_offer(zone, kind), payload={})
+            arguments = run_instances(request, frozen, installation, region=region, subnet=subnet, group=found["group"])
+            return _dry(lambda: clients.launching(region).run_instances(**arguments, DryRun=True))
+
+        yield _asked(region, "launch", launch, _attach(settings, region))
+
+        def let_in() -> str:
+            rules = network.rules({(ENGINE_PORT, "192.0.2.1/32")}, "halve aws check")
+            return _dry(
+                lambda: ec2.authorize_security_group_ingress(GroupId=found["group"], IpPermissions=rules, DryRun=True)
+            )
+
+        yield _asked(region, "let in", let_in, _attach(settings, region))
+    if "vpc" in found:
+        yield _asked(region, "listing", lambda: _listing(ec2), _attach(settings, region))
+
+
+def _asked(region: str, what: str, ask: Callable[[], str], remedy: str = "") -> Finding:
+    """What came of asking. A permission that is missing is called by its name."""
+    try:
+        return Finding(region=region, what=what, said=ask())
+    except ClientError as error:
+        denied = refusals.code_of(error) in DENIED
+        said = f"no permission to {error.operation_name}" if denied else f"{refusals.code_of(error)}: {error}"
+        return Finding(region=region, what=what, said=said, remedy=remedy or WHO)
+    except (ProviderError, BotoCoreError) as error:
+        return Finding(region=region, what=what, said=str(error), remedy=remedy or WHO)
+
+
+WHO = "aws configure, or set AWS_PROFILE; then aws sts get-caller-identity"
+
+
+def _account(region: str) -> str:
+    said = clients.client("sts", region).get_caller_identity()
+    return f"{said['Account']} as {said['Arn']}"
+
+
+def _quotas(region: str, kind: Type) -> Iterator[Finding]:
+    for purchase, vcpus in kind.quotas.items():
+        what = f"quota {purchase} {kind.name}"
+        if vcpus is None:
+            yield Finding(region=region, what=what, said="not known; a launch will tell", stops=False)
+            continue
+        code = QUOTAS[kind.name[0]][purchase]
+        ask = (
+            f"aws service-quotas request-service-quota-increase --region {region} --service-code ec2 "
+            f"--quota-code {code} --desired-value {kind.vcpus}"
+        )
+        enough = vcpus >= kind.vcpus
+        said = f"{vcpus} vCPUs, and one machine has {kind.vcpus}"
+        yield Finding(region=region, what=what, said=said, remedy="" if enough else ask, stops=False)
+
+
+def _price(kind: str, region: str) -> str:
+    price = pricelist.on_demand(kind, region)
+    return f"{price.micros / 1_000_000:.4f} {price.currency} per hour since {price.effective_at:%Y-%m-%d}"
+
+
+def _listing(ec2: Any) -> str:
+    ec2.describe_instances(MaxResults=5)
+    ec2.describe_spot_instance_requests(MaxResults=5)
+    ec2.describe_spot_price_history(MaxResults=5)
+    return "may be looked at"
+
+
+def _dry(ask: Callable[[], Any]) -> str:
+    try:
+        ask()
+    except ClientError as error:
+        if refusals.code_of(error) != WOULD_DO:
+            raise
+    return "would be done"
+
+
+def _offer(zone: str, kind: Type) -> Offer:
+    return Offer(
+        id="check",
+        provider="aws",
+        zone=zone,
+        instance_type=kind.name,
+        gpu=kind.gpu,
+        purchase=Purchase.SPOT,
+    )
+
+
+def _stack_command(settings: Settings, region: str, vpc: str = "VPC") -> str:
+    template = folder("cloudformation") / "halve.yaml"
+    return (
+        f"aws cloudformation deploy --region {region} --stack-name {settings.stack} --template-file {template} "
+        f"--capabilities CAPABILITY_NAMED_IAM --parameter-overrides VpcId={vpc}"
+    )
+
+
+def _attach(settings: Settings, region: str) -> str:
+    return f"attach the policy {settings.stack}-controller-{region} to who runs halve: aws iam attach-user-policy"

@@ -1,0 +1,230 @@
+"""What an account needs: the template on moto, its policy against the calls made, and `halve aws check`."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator import cloud as wiring
+from orchestrator.clock import VirtualClock
+from orchestrator.deployment import open_providers
+from orchestrator.providers.aws.boot import folder
+from orchestrator.providers.aws.provider import AwsProvider
+from orchestrator.spec import parse
+from policies.snapshot import Purchase
+from tests.orchestrator import aws_proxy as aws
+
+pytest.importorskip("flask", reason="moto's server needs Flask")
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+TEMPLATE = folder("cloudformation") / "halve.yaml"
+#: what EC2 asks for by itself while it launches: our policy has to name it, and no call of ours is called so
+IMPLIED = {"ec2:CreateTags", "iam:PassRole", "ssm:GetParameters"}
+#: needs no permission
+FREE = {"sts:GetCallerIdentity"}
+
+
+@pytest.fixture(scope="module")
+def clock() -> VirtualClock:
+    return VirtualClock(NOW)
+
+
+@pytest.fixture(scope="module")
+def cloud(clock: VirtualClock) -> Iterator[aws.Cloud]:
+    """An account as AWS hands it over, with prices."""
+    with aws.running(clock) as one:
+        aws.priced(one, aws.REGION)
+        yield one
+
+
+@pytest.fixture(scope="module")
+def stack(cloud: aws.Cloud) -> Iterator[dict[str, str]]:
+    """The outputs of the template's stack, which is deleted afterwards, and then nothing of it is left."""
+    import boto3
+
+    cfn, ec2 = boto3.client("cloudformation"), boto3.client("ec2")
+    (vpc,) = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
+    cfn.create_stack(
+        StackName="halve",
+        TemplateBody=TEMPLATE.read_text(),
+        Parameters=[
+            {"ParameterKey": "VpcId", "ParameterValue": vpc["VpcId"]},
+            {"ParameterKey": "WithQueue", "ParameterValue": "yes"},
+        ],
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+    )
+    (made,) = cfn.describe_stacks(StackName="halve")["Stacks"]
+    assert made["StackStatus"] == "CREATE_COMPLETE"
+    yield {one["OutputKey"]: one["OutputValue"] for one in made["Outputs"]}
+    s3 = boto3.client("s3")
+    bucket = next(one["OutputValue"] for one in made["Outputs"] if one["OutputKey"] == "Bucket")
+    for one in s3.list_objects_v2(Bucket=bucket).get("Contents", []):
+        s3.delete_object(Bucket=bucket, Key=one["Key"])
+    cfn.delete_stack(StackName="halve")
+    left = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["halve-replica"]}])
+    assert left["SecurityGroups"] == []
+    assert boto3.client("iam").list_instance_profiles()["InstanceProfiles"] == []
+    assert s3.list_buckets()["Buckets"] == []
+
+
+def spec_text(bucket: str, **changes: object) -> str:
+    section = {"region": aws.REGION, "instance_types": [aws.TYPE], "bucket": bucket, "address": "203.0.113.7"}
+    whole = {"name": "ocr", "model": "ppocr", "provider": "aws", "currency": "USD", "aws": {**section, **changes}}
+    return json.dumps(whole)
+
+
+def document(resource: str) -> dict[str, Any]:
+    """A policy of the stack as IAM has it."""
+    import boto3
+
+    iam = boto3.client("iam")
+    if resource == "replica":
+        said = iam.get_role_policy(RoleName=f"halve-replica-{aws.REGION}", PolicyName="read-wheels")["PolicyDocument"]
+        return dict(said if isinstance(said, dict) else yaml.safe_load(said))  # moto says it in Python's words
+    policies = iam.list_policies(Scope="Local")["Policies"]
+    (one,) = [one for one in policies if one["PolicyName"] == f"halve-controller-{aws.REGION}"]
+    version = iam.get_policy_version(PolicyArn=one["Arn"], VersionId=one["DefaultVersionId"])
+    return dict(version["PolicyVersion"]["Document"])
+
+
+def actions(policy: dict[str, Any]) -> set[str]:
+    found = [one["Action"] for one in policy["Statement"]]
+    return {each for one in found for each in ([one] if isinstance(one, str) else one)}
+
+
+def called(cloud: aws.Cloud) -> set[str]:
+    """The calls that were made, as IAM names them."""
+    names = {"servicequotas": "servicequotas", "pricing": "pricing", "ec2": "ec2", "sts": "sts"}
+    found = {f"{names[service]}:{action}" for service, action in cloud.calls if service in names}
+    return found | {f"s3:{action.split()[0].title()}Object" for service, action in cloud.calls if service == "s3"}
+
+
+@pytest.mark.slow
+def test_cfn_lint_has_nothing_to_say() -> None:
+    pytest.importorskip("cfnlint")
+    command = [str(Path(sys.executable).with_name("cfn-lint")), "--regions", "us-east-1", "cn-north-1", "--"]
+    ran = subprocess.run([*command, str(TEMPLATE)], capture_output=True, text=True, timeout=120, check=False)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "")
+
+
+def test_a_controller_may_do_what_it_does_and_nothing_else(
+    cloud: aws.Cloud, stack: dict[str, str], home: Path, clock: VirtualClock
+) -> None:
+    wanted = parse(spec_text(stack["Bucket"]))
+    cloud.calls.clear()
+    (rented,) = open_providers(wanted, home, clock).values()
+    assert isinstance(rented, AwsProvider)
+    rented.offers()
+    rented.prices(NOW - timedelta(hours=1))
+    for number, purchase in enumerate((Purchase.SPOT, Purchase.ON_DEMAND)):
+        request = aws.request(f"life-{number}", aws.offer(purchase=purchase), **wiring.frozen(wanted, home))
+        rented.terminate(rented.launch(request))
+    rented.instances()
+    moved = parse(spec_text(stack["Bucket"], address="203.0.113.8"))
+    open_providers(moved, home, clock)["aws"].launch(aws.request("life-2"))
+    wiring.findings(moved, home)
+    allowed = document("controller")
+    assert called(cloud) - FREE | IMPLIED == actions(allowed)
+    assert len(json.dumps(allowed, separators=(",", ":"))) < 6144  # IAM takes no more
+
+
+def test_every_statement_is_narrow() -> None:
+    """A star stands where a condition stands beside it, or where the service knows neither."""
+    text = TEMPLATE.read_text()
+    assert text.count('Resource: "*"') == 2
+    assert 'Action: "*"' not in text and "ec2:*" not in text
+
+
+def test_a_machine_may_read_its_wheels_and_nothing_else(stack: dict[str, str]) -> None:
+    policy = document("replica")
+    assert actions(policy) == {"s3:GetObject"}
+    assert [one["Resource"] for one in policy["Statement"]] == [f"arn:aws:s3:::{stack['Bucket']}/halve/*"]
+
+
+def test_the_wheel_of_a_launch_lies_in_the_bucket(stack: dict[str, str], home: Path, clock: VirtualClock) -> None:
+    import boto3
+
+    wanted = parse(spec_text(stack["Bucket"]))
+    (rented,) = open_providers(wanted, home, clock).values()
+    frozen = wiring.frozen(wanted, home)
+    for name in ("wheel-1", "wheel-2"):  # the second time it is there
+        rented.launch(aws.request(name, **frozen))
+    wheel = frozen["aws"]["wheel"]
+    content = boto3.client("s3").get_object(Bucket=stack["Bucket"], Key=wheel["key"])["Body"].read()
+    assert hashlib.sha256(content).hexdigest() == wheel["sha256"]
+
+
+def run(home: Path, tmp_path: Path, text: str) -> tuple[int, list[dict[str, Any]]]:
+    from typer.testing import CliRunner
+
+    from orchestrator.cli import app
+
+    path = tmp_path / "ocr.yaml"
+    path.write_text(text)
+    ran = CliRunner().invoke(app, ["aws", "check", str(path), "--json"], env={"HALVE_HOME": str(home)})
+    return ran.exit_code, json.loads(ran.stdout)
+
+
+def test_an_account_that_is_ready(cloud: aws.Cloud, stack: dict[str, str], home: Path, tmp_path: Path) -> None:
+    cloud.refusals.clear()
+    before = len(cloud.alive())
+    code, found = run(home, tmp_path, spec_text(stack["Bucket"]))
+    assert (code, [one for one in found if one["remedy"]]) == (0, [])
+    assert {"account", "subnets", "types", "group", "launch", "let in", "listing", "bucket"} <= {
+        one["what"] for one in found
+    }
+    assert len(cloud.alive()) == before  # nothing was started
+
+
+MISSING = [
+    ("a stack", {"stack": "another"}, None, "group", "cloudformation deploy"),
+    ("subnets", {"subnets": ["subnet-0"]}, None, "subnets", "aws.subnets"),
+    ("a type", {"instance_types": ["g4dn.xlarge", "m5.large"]}, None, "types", "aws.instance_types"),
+    ("a bucket", {"bucket": "nobodys"}, None, "bucket", "aws.bucket"),
+    ("who we are", {}, ("GetCallerIdentity", "InvalidClientTokenId"), "account", "aws configure"),
+    ("a permission to launch", {}, ("RunInstances", "UnauthorizedOperation"), "launch", "attach-user-policy"),
+    ("a permission to look", {}, ("DescribeInstances", "UnauthorizedOperation"), "listing", "attach-user-policy"),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused", "what", "remedy"), [r[1:] for r in MISSING], ids=[r[0] for r in MISSING]
+)
+def test_an_account_that_lacks(
+    cloud: aws.Cloud,
+    stack: dict[str, str],
+    home: Path,
+    tmp_path: Path,
+    changes: dict[str, object],
+    refused: tuple[str, str] | None,
+    what: str,
+    remedy: str,
+) -> None:
+    cloud.refusals.clear()
+    if refused is not None:
+        cloud.refuse(*refused, 403, times=9)
+    code, found = run(home, tmp_path, spec_text(**{"bucket": stack["Bucket"], **changes}))  # type: ignore[arg-type]
+    cloud.refusals.clear()
+    bad = [one for one in found if one["remedy"] and one["stops"]]
+    assert (code, [one["what"] for one in bad]) == (1, [what])
+    assert remedy in bad[0]["remedy"]
+    if refused is not None:
+        assert refused[0] in bad[0]["said"] or refused[1] in bad[0]["said"]
+
+
+def test_a_quota_of_nothing_says_how_to_ask_for_more(
+    cloud: aws.Cloud, stack: dict[str, str], home: Path, tmp_path: Path
+) -> None:
+    cloud.refusals.clear()
+    cloud.quotas["L-3819A6DF"] = 0
+    code, found = run(home, tmp_path, spec_text(stack["Bucket"]))
+    cloud.quotas.clear()
+    (quota,) = [one for one in found if one["remedy"]]
+    assert code == 0 and "--quota-code L-3819A6DF --desired-value 4" in quota["remedy"]
