@@ -85,6 +85,22 @@ def test_run_refuses_a_folder_that_is_none(tmp_path: Path, made: bool) -> None:
     assert re.fullmatch(r"halve: .*/in: (No such file or|Not a) directory\n", done.stderr)
 
 
+@pytest.mark.parametrize("command", [("read", "a.png"), ("run", ".", "out"), ("serve", "--port", "0")])
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--precision", "int9"), "--precision int9: it is one of auto, fp32, bf16, fp16"),
+        (("--backend", "abacus"), "--backend abacus: it is one of auto, onnxruntime, openvino, torch"),
+    ],
+)
+def test_backend_and_precision_are_the_same_words_everywhere(
+    command: tuple[str, ...], option: tuple[str, str], words: str, tmp_path: Path
+) -> None:
+    done = halve(*command, *option, HALVE_HOME=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_run_refuses_an_output_that_is_a_file(pages: Path, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     done = halve("run", str(pages), str(tmp_path / "out"))
