@@ -29,6 +29,7 @@ class Watch:
     installation: Installation
     watchdog_of: Callable[[str], str] = beside_the_engine
     ask_seconds: float = ASK_SECONDS
+    _client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=ANSWER_SECONDS, trust_env=False))
     _heard: dict[str, datetime] = field(default_factory=dict)
     _asked: dict[str, float] = field(default_factory=dict)
 
@@ -53,7 +54,7 @@ class Watch:
         headers = {"Authorization": f"Bearer {self.installation.word(machine.token)}"}
         try:
             url = f"{self.watchdog_of(str(machine.url))}/lease"
-            answer = httpx.post(url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
+            answer = self._client.post(url, headers=headers)
             reclaim_at = answer.json().get("reclaim_at")
             if reclaim_at is not None:
                 self._heard[machine.token] = datetime.fromisoformat(reclaim_at).astimezone(UTC)
