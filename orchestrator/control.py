@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from orchestrator import cloud, engines, hosts, prices, spec
+from orchestrator import alerts, cloud, engines, hosts, prices, spec
 from orchestrator.clock import SystemClock
-from orchestrator.daemon import is_alive, is_dead
 from orchestrator.door.client import Door
 from orchestrator.doorway import published
 from orchestrator.errors import Refused
+from orchestrator.holder import is_alive, is_dead
 from orchestrator.ledger import deployments, fleet, leases, ticks
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger, Transaction, is_simulated, mark_simulated
@@ -61,6 +61,8 @@ def check(wanted: Spec, home: Path) -> None:
         for value in values:
             if value not in BUILT[key]:
                 raise Refused(f"{key}: {value} is not part of this version; use {' or '.join(BUILT[key])}")
+    if wanted.alerts:
+        alerts.check(wanted.alerts)
     if {"local", "ssh"} & {*wanted.provider}:
         engines.check(wanted, home)
     if "ssh" in wanted.provider:
@@ -83,7 +85,6 @@ def without_effect(wanted: Spec) -> tuple[str, ...]:
     """The spec's keys that this version takes and does nothing with: to be said aloud."""
     idle = {
         "simulated.preemptions_per_day": bool(wanted.simulated.preemptions_per_day),
-        "alerts": bool(wanted.alerts),
         "aws.queue": wanted.aws is not None and bool(wanted.aws.queue),
     }
     return tuple(f"{key} has no effect on a running deployment in this version" for key, set_ in idle.items() if set_)

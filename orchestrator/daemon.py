@@ -7,24 +7,25 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from orchestrator.alarms import Alarms
 from orchestrator.backups import Backups
 from orchestrator.clock import SystemClock
 from orchestrator.deployment import Running, close_door, open_running
 from orchestrator.doorway import HttpDoor
 from orchestrator.errors import Refused
 from orchestrator.executors import Executor
+from orchestrator.holder import identity, is_dead
 from orchestrator.jobs.runner import JobRunner
 from orchestrator.ledger import deployments, fleet, leases
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger, Stale
-from orchestrator.processes import birth
 from orchestrator.scheduler import tick
 from policies import windows
 
@@ -63,6 +64,7 @@ class Daemon:
         self._had_one = False
         self._jobs: JobRunner | None = None
         self._backups = Backups(home)
+        self._alarms = Alarms(home, ledger)
 
     def run(self, *, wait: bool = True) -> None:
         """Hold the lease and tick until stopped by a signal or left by the last deployment.
@@ -90,6 +92,7 @@ class Daemon:
                 self._stopping.set()
                 alarm.shutdown(wait=False)
                 self._backups.stop()
+                self._alarms.stop()
                 self._jobs.stop(JOBS_SECONDS)
                 renewal.join()
                 for running in self._running.values():
@@ -123,7 +126,7 @@ class Daemon:
         with self._ledger.read() as tx:
             rows = deployments.known(tx)
             costing = fleet.costing(tx)
-        errors = [self._unwritten, self._backups.keep(started_at)]
+        errors = [self._unwritten, self._backups.keep(started_at), self._alarms.look(started_at)]
         for row in rows:
             if row.wanted == "up" or row.name in costing:
                 self._had_one = True
@@ -279,22 +282,6 @@ def alarm_clock() -> BackgroundScheduler:
 def in_a_line(error: Exception) -> str:
     """What went wrong, without what the traceback in the log says."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
-
-def identity() -> str:
-    """This process, in words that another one can check: host, pid, and when it started."""
-    return f"{socket.gethostname()}:{os.getpid()}:{birth(os.getpid())}"
-
-
-def is_dead(owner: str) -> bool:
-    """Whether the owner of a lease is known to be dead. On another host it is not known."""
-    host, pid, started = owner.rsplit(":", 2)
-    return host == socket.gethostname() and birth(int(pid)) != started
-
-
-def is_alive(lease: leases.Lease | None, now: datetime) -> bool:
-    """Whether a daemon holds the lease and is not known to be dead."""
-    return lease is not None and lease.expires_at > now and not is_dead(lease.owner)
 
 
 def notify_systemd(state: str) -> None:

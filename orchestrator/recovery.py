@@ -3,8 +3,8 @@
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from orchestrator.daemon import identity, is_dead
 from orchestrator.errors import Refused
+from orchestrator.holder import identity, is_dead
 from orchestrator.ledger import backup
 
 #: no daemon starts for so long; a restore that dies frees its lease by dying

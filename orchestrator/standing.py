@@ -4,11 +4,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from orchestrator import spec
-from orchestrator.daemon import is_alive
 from orchestrator.deployment import policy_of
 from orchestrator.door.client import Door
 from orchestrator.doorway import published
 from orchestrator.errors import Refused
+from orchestrator.holder import is_alive
 from orchestrator.invariants import LOOKED_AT, Sight
 from orchestrator.ledger import deployments, fleet, intents, leases, ticks
 from orchestrator.ledger.deployments import Deployment

@@ -7,11 +7,11 @@ from typing import Any
 
 from orchestrator import spec
 from orchestrator.budget_words import standing
-from orchestrator.daemon import is_alive
 from orchestrator.deployment import policy_of
 from orchestrator.door.client import Door
 from orchestrator.doorway import published
 from orchestrator.errors import Refused
+from orchestrator.holder import is_alive
 from orchestrator.ledger import backup, beliefs, deployments, fleet, leases, offers, pools, ticks
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger, Transaction

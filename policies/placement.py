@@ -156,7 +156,7 @@ def _allocation(
     prices = _judged(fleet, spots)
     ranked = sorted(usable, key=lambda at: (need * prices[at] + outage_price * hazards[at] * cold, hazards[at], at))
     best: dict[int, int] = {}
-    best_cost = need * fleet.on_demand_price
+    best_cost = need * fleet.on_demand_price if fleet.on_demand else math.inf  # the worst pool is better than nothing
     for shape in _shapes(need, goal.guard):
         if len(shape) > len(ranked):
             continue

@@ -41,7 +41,8 @@ class Replica:
 class Fleet:
     """What is at `now`, and what happened since the last decision: pools that `lost` machines or `refused` one.
 
-    `pools` are spot prices; `replicas` are in the order of their launch.
+    `pools` are spot prices; `replicas` are in the order of their launch. Where on-demand machines are not to be had,
+    its price only weighs an outage.
     """
 
     now: float
@@ -50,6 +51,7 @@ class Fleet:
     replicas: tuple[Replica, ...] = ()
     lost: tuple[int, ...] = ()
     refused: tuple[int, ...] = ()
+    on_demand: bool = True  # to be had
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,7 @@ def answer(scene: Scene, goal: Goal, policy: str, remembered: Plain | None) -> A
         pools=tuple(source.price for source in scene.sources) + (_on_demand_price(scene),) * len(unknown),
         # published rules know of no notice: they are told of a loss when it is announced
         replicas=_replicas(scene, names + unknown, noticed=POLICIES[policy] is placement.place),
+        on_demand=scene.on_demand_price is not None,
         lost=happened(names, seen, before, 0),
         refused=happened(names, seen, before, 1),
     )

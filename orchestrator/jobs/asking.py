@@ -5,8 +5,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from orchestrator.daemon import is_alive
 from orchestrator.errors import Refused
+from orchestrator.holder import is_alive
 from orchestrator.jobs import results
 from orchestrator.jobs.submission import micros
 from orchestrator.ledger import deployments, jobs, leases

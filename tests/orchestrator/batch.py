@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import SystemClock
-from orchestrator.daemon import identity
 from orchestrator.executors import Executor
 from orchestrator.executors.http import HttpExecutor
+from orchestrator.holder import identity
 from orchestrator.jobs import JobRunner
 from orchestrator.ledger import deployments, jobs, leases
 from orchestrator.ledger.jobs import Job

@@ -2,10 +2,8 @@
 
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from orchestrator.errors import Refused
 from orchestrator.ledger import beliefs
 from orchestrator.reports.budgets import BudgetLine
 from policies.budget import Brake
+from tests.orchestrator.receiver import Receiver
 from tests.orchestrator.report_ledger import Rows, rows_in, utc
 
 NOW = utc("2026-10-11 12:00")
@@ -162,34 +161,6 @@ def test_a_failing_tick_is_told() -> None:
 
 
 # --- how --------------------------------------------------------------------------------------------------------------
-
-
-class Receiver:
-    """A webhook on loopback that keeps what it was sent; `status` is what it answers."""
-
-    def __init__(self) -> None:
-        self.got: list[dict[str, Any]] = []
-        self.status = 200
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if receiver.status == 200:
-                    receiver.got.append(json.loads(body))
-                self.send_response(receiver.status)
-                self.end_headers()
-
-            def log_message(self, *words: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"json://user:s3cret-password@127.0.0.1:{self._server.server_port}/s3cret-path"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture

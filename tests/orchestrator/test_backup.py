@@ -18,8 +18,8 @@ from alembic.config import Config
 
 from orchestrator.backups import EVERY, RETRY, Backups
 from orchestrator.clock import VirtualClock
-from orchestrator.daemon import identity
 from orchestrator.errors import Refused
+from orchestrator.holder import identity
 from orchestrator.invariants import broken, nothing_runs, the_ledger_equals_the_meter
 from orchestrator.ledger import backup, deployments, leases
 from orchestrator.ledger.store import MIGRATIONS, Ledger, Stale, open_ledger

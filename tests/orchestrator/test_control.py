@@ -318,16 +318,24 @@ def test_nothing_runs_and_status_says_so(home: Path) -> None:
     assert done(halve(home, "status")) == "no daemon is running; `halve up SPEC` starts one\n"
 
 
+def test_a_way_to_tell_that_is_none_is_refused_before_anything_starts(home: Path) -> None:
+    pytest.importorskip("apprise")
+    text = "{name: ocr, model: ppocr, provider: simulated, alerts: ['nosuchservice://token-of-mine']}"
+    with pytest.raises(Refused, match="nosuchservice") as refused:
+        check(parse(text, "ocr.yaml"), home)
+    assert "token-of-mine" not in str(refused.value)
+
+
 def test_keys_without_effect_are_said_aloud() -> None:
     text = """
 name: ocr
 model: ppocr
-provider: local
+provider: simulated
 spot: {policy: hazard, guard: true}
-alerts: ["mailto://somebody"]
+simulated: {preemptions_per_day: 2}
 """
     said = without_effect(parse(text, "ocr.yaml"))
-    assert [line.split(" ")[0] for line in said] == ["alerts"]
+    assert [line.split(" ")[0] for line in said] == ["simulated.preemptions_per_day"]
     assert without_effect(parse("{name: ocr, model: ppocr, provider: local}", "ocr.yaml")) == ()
 
 

@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from orchestrator.clock import SystemClock
-from orchestrator.daemon import Daemon, alarm_clock, identity, is_alive, is_dead, notify_systemd
+from orchestrator.daemon import Daemon, alarm_clock, notify_systemd
 from orchestrator.deployment import open_running
 from orchestrator.door.client import Door
 from orchestrator.errors import Refused
+from orchestrator.holder import identity, is_alive, is_dead
 from orchestrator.ledger import deployments, leases
 from orchestrator.ledger.leases import Lease
 from orchestrator.ledger.store import Ledger, Stale, open_ledger
@@ -29,8 +30,20 @@ from orchestrator.status import status
 from policies.lifecycle import Status
 from tests.orchestrator.bent import Waylaid
 from tests.orchestrator.driven import daemon, machines, put_up, ready, take_down
+from tests.orchestrator.receiver import Receiver
 from tests.orchestrator.scene import NOW, Scene, rows
 from tests.orchestrator.tiny import end_all, fill, living, replicas, small_disk, until
+
+SPENT = """
+name: ocr
+model: ppocr
+provider: simulated
+currency: CNY
+simulated: {{price_per_hour: 1.80, boot: 1s}}
+door: {{listen: 127.0.0.1:0}}
+budget: {{monthly: 0.0001 CNY, at: {{100%: warn}}}}
+alerts: ["{url}"]
+"""
 
 
 def held(ledger: Ledger) -> Lease | None:
@@ -333,6 +346,21 @@ def test_ticks_that_fail_are_counted_and_shown_and_the_others_go_on(home: Path, 
         assert "moon" in said["daemon"]["last_error"]
         names = [one["name"] for one in said["deployments"]]
         assert names == ["broken", "ocr"]
+
+
+@pytest.mark.slow
+def test_whoever_asked_for_it_is_told_that_the_budget_is_spent(home: Path, ledger: Ledger) -> None:
+    pytest.importorskip("apprise")
+    receiver = Receiver()
+    try:
+        put_up(home, text=SPENT.format(url=receiver.url))
+        with daemon(home):
+            until(lambda: ready(ledger))
+        with daemon(home):  # the first look of the first was before anything was spent, the next is a minute later
+            until(lambda: receiver.got)
+        assert "budget" in receiver.got[0]["title"] or "spent: warn" in receiver.got[0]["message"]
+    finally:
+        receiver.close()
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import billing
-from orchestrator.daemon import is_alive
+from orchestrator.holder import is_alive
 from orchestrator.ledger import deployments, fleet, leases
 from orchestrator.ledger.checks import check
 from orchestrator.ledger.store import Ledger, open_ledger

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.clock import SystemClock
-from orchestrator.daemon import identity
 from orchestrator.deployment import open_running
+from orchestrator.holder import identity
 from orchestrator.ledger import deployments, fleet, leases
 from orchestrator.ledger.store import Ledger
 from orchestrator.scheduler import tick

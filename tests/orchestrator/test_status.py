@@ -16,7 +16,7 @@ import pytest
 
 from orchestrator import deployment
 from orchestrator.clock import VirtualClock
-from orchestrator.daemon import identity
+from orchestrator.holder import identity
 from orchestrator.ledger import backup, deployments, fleet, leases, offers
 from orchestrator.ledger.store import Ledger, open_ledger
 from orchestrator.providers.simulated import Conditions, Kind, Outage, SimulatedProvider, Trouble

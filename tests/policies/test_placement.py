@@ -1,8 +1,8 @@
 """Serving on spot: one decision at a time, and what holds in any market."""
 
-import dataclasses
 import json
 import math
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -110,16 +110,16 @@ def test_a_launch_that_hangs_is_not_counted_on():
 
 
 def test_the_base_is_on_demand():
-    goal = dataclasses.replace(GOAL, base_on_demand=1)
+    goal = replace(GOAL, base_on_demand=1)
     kept = [replica(0, ON_DEMAND), *(replica(n, 1) for n in (1, 2, 3))]
-    memory = dataclasses.replace(settled(1), wanted=(0, 3, 0))
+    memory = replace(settled(1), wanted=(0, 3, 0))
     decision = place(fleet(*kept, now=60.0), goal, memory)
     assert not decision.launches and not decision.stops
 
 
 def test_a_guard_survives_the_loss_of_any_one_pool():
-    goal = dataclasses.replace(GOAL, guard=True)
-    memory = dataclasses.replace(settled(1), review_at=0.0)
+    goal = replace(GOAL, guard=True)
+    memory = replace(settled(1), review_at=0.0)
     decision = place(fleet(*(replica(n, 1) for n in range(4)), now=60.0), goal, memory)
     wanted = decision.memory.wanted
     assert sum(wanted) - max(wanted) >= 4
@@ -128,16 +128,16 @@ def test_a_guard_survives_the_loss_of_any_one_pool():
 
 def test_an_outage_is_dearer_the_more_is_promised_and_the_worse_it_was_kept():
     memory = settled(1, hours=100.0, short_hours=0.5)
-    strict = dataclasses.replace(GOAL, availability=0.999)
-    worse = dataclasses.replace(memory, short_hours=2.0)
+    strict = replace(GOAL, availability=0.999)
+    worse = replace(memory, short_hours=2.0)
     assert outage_price(strict, memory) > outage_price(GOAL, memory)
     assert outage_price(GOAL, worse) > outage_price(GOAL, memory)
 
 
 def test_a_dearer_pool_is_taken_only_if_it_is_worth_it():
-    unlike = dataclasses.replace(fleet(now=0.0, pools=2), pools=(0.9, 0.3))
-    assert 0 not in pools_of(place(unlike, dataclasses.replace(GOAL, availability=0.5)))
-    dear = dataclasses.replace(fleet(now=0.0, pools=2), pools=(1.2, 1.1))
+    unlike = replace(fleet(now=0.0, pools=2), pools=(0.9, 0.3))
+    assert 0 not in pools_of(place(unlike, replace(GOAL, availability=0.5)))
+    dear = replace(fleet(now=0.0, pools=2), pools=(1.2, 1.1))
     assert set(pools_of(place(dear, GOAL))) == {ON_DEMAND}
 
 
@@ -148,7 +148,7 @@ def test_nobody_moves_for_a_hair_of_a_price(replicas, cold):
     goal, memory, running, launched = Goal(replicas=replicas, cold_start_seconds=cold), None, [], 0
     for minute in range(24 * 60):
         now = minute * 60.0
-        running = [dataclasses.replace(one, ready=now - one.launched_at >= cold) for one in running]
+        running = [replace(one, ready=now - one.launched_at >= cold) for one in running]
         prices = tuple(0.3 * (1 + 0.005 * math.sin(minute * (pool + 1.0))) for pool in range(3))
         decision = place(Fleet(now=now, on_demand_price=1.0, pools=prices, replicas=tuple(running)), goal, memory)
         memory, stopped = decision.memory, {one.id for one in decision.stops}
@@ -157,6 +157,19 @@ def test_nobody_moves_for_a_hair_of_a_price(replicas, cold):
             running.append(replica(launched, launch.pool, ready=False, launched_at=now))
             launched += 1
     assert launched == 2 * replicas, "once on spot, and on demand beside it while it seasons"
+
+
+def test_where_nothing_is_to_be_had_on_demand_the_worst_pool_is_better_than_nothing():
+    """A budget that allows spot only, and pools that have lost machines again and again."""
+    bad = Pool()
+    for hour in range(1, 40):
+        bad = lost(held(bad, hour * 600.0), hour * 600.0 + 60.0, some_left=False)
+    goal = Goal(replicas=2, cold_start_seconds=90.0, availability=0.999)
+    memory = Memory(at=40 * 600.0, pools=(replace(bad, retry_at=0.0),) * 2)
+    nothing_else = replace(fleet(now=40 * 600.0, pools=2), on_demand_price=0.9, on_demand=False)
+    assert [pool for pool in pools_of(place(nothing_else, goal, memory)) if pool != ON_DEMAND]
+    covered = replace(nothing_else, on_demand=True)
+    assert not [pool for pool in pools_of(place(covered, goal, memory)) if pool != ON_DEMAND]
 
 
 def test_a_pool_that_is_taken_is_not_thought_to_be_younger_than_those_that_were_left():
@@ -232,7 +245,7 @@ def test_in_any_market(counts, replicas, cold, availability, guard, notice):
             losses += [pool] * len(gone)
             running = [one for one in running if one not in gone]
         running = [
-            dataclasses.replace(
+            replace(
                 one,
                 ready=one.ready or one.launched_at + cold <= now,
                 reclaim_at=_reclaim(running, one, counts, now, notice),
@@ -241,7 +254,7 @@ def test_in_any_market(counts, replicas, cold, availability, guard, notice):
         ]
         seen = fleet(*running, now=now, pools=len(counts), lost=tuple(losses), refused=tuple(refusals))
         decision = place(seen, goal, memory)
-        plain = json.loads(json.dumps(dataclasses.asdict(memory))) if memory else None
+        plain = json.loads(json.dumps(asdict(memory))) if memory else None
         assert place(seen, goal, restored(plain) if plain else None) == decision, "it forgets nothing, adds nothing"
         stopped = {stop.id for stop in decision.stops}
         steady = [one for one in running if one.reclaim_at is None]
