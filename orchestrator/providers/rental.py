@@ -152,12 +152,12 @@ class Rental:
             self._put(replace(machine, stops=(*machine.stops, (max(at, machine.booted_from), None)), draining=False))
 
     def start(self, token: str, at: datetime) -> None:
-        """Switch a stopped machine on again; without spot capacity it stays off."""
+        """Switch a stopped machine on again; without spot capacity, or while it is still stopping, it stays off."""
         machine = self.alive.get(token)
-        if machine is None or (off := machine.stopped_at) is None:
+        if machine is None or (off := machine.stopped_at) is None or at <= off:
             return
         if machine.purchase is not Purchase.SPOT or not self._outages.lasts(machine.zone, at):
-            self._put(replace(machine, stops=(*machine.stops[:-1], (off, max(at, off)))))
+            self._put(replace(machine, stops=(*machine.stops[:-1], (off, at))))
 
     def drain(self, token: str) -> None:
         if (machine := self.alive.get(token)) is not None and not machine.draining:

@@ -130,7 +130,7 @@ class SimulatedProvider:
     def start(self, token: str) -> None:
         """Somebody switches a stopped machine on again: it boots, and costs again from now on, its minimum too.
 
-        Without spot capacity, and of one that is over or runs, nothing happens.
+        Without spot capacity, and of one that is over, runs, or was switched off this very moment, nothing happens.
         """
         with self._market() as rental:
             rental.start(token, self._clock.now())

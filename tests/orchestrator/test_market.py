@@ -162,6 +162,7 @@ def test_a_stopped_machine_keeps_its_disk_and_boots_when_it_is_started_again() -
     assert provider.drain("sim://a")
     provider.stop("a")
     provider.stop("a")
+    provider.start("a")  # it is still stopping
     clock.jump(at(200))
     found = listed(provider, "a")
     assert (found.state, found.stopped_at, found.ended_at) == (State.STOPPED, at(100), None)

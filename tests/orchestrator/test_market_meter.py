@@ -258,7 +258,7 @@ def test_the_meter_is_what_the_bill_says(
 
 @given(
     moves=st.lists(st.tuples(MOMENTS, PRICES), max_size=5),
-    turns=st.lists(MOMENTS, min_size=1, max_size=6),
+    turns=st.lists(MOMENTS, min_size=1, max_size=6, unique=True),
     asked=MOMENTS,
     terms=TERMS,
 )
