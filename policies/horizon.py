@@ -133,7 +133,7 @@ def solve(
 def _grid(size: int, overhead: float, tick: float, left: float, slack: float) -> tuple[float, int, int]:
     """Slack unit in hours, units per start, units per step: whole numbers, so that nothing is interpolated."""
     coarsest = max(SLACK_UNIT_HOURS[size], slack / MOST_SLACK_UNITS[size])
-    per_start = max(1, math.ceil(overhead / coarsest - 1e-9)) if overhead > 0 else 0  # a start is never free
+    per_start = max(1, math.ceil(overhead / coarsest - 1e-9)) if overhead > coarsest / 4 else 0
     unit = max(overhead / per_start, coarsest / 2) if per_start else coarsest
     return unit, per_start, max(1, round(max(STEP_HOURS[size], tick, left / MOST_STEPS[size]) / unit))
 

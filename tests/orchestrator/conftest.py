@@ -1,6 +1,5 @@
 """What the tests of the orchestrator share."""
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,10 +7,6 @@ import pytest
 
 from tests.orchestrator.sshd import Server, server
 from tests.orchestrator.tiny import end_all
-
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # run in the background of a shell, which has what it starts ignore it; what tests start would inherit that
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -383,13 +383,3 @@ def test_zones_need_one_tick_and_share_a_prefix(tmp_path: Path) -> None:
     assert halve("job", "--json")[0] == 2
     assert halve("job", long, "--start-tick", "0", "--starts", "3", "--json")[0] == 2
     assert halve("job", str(tmp_path / "none.json"), *options)[0] == 1
-
-
-@pytest.mark.parametrize("overhead", [0.01, 0.02, 0.05, 0.1])
-def test_a_short_start_is_not_free_either(overhead: float) -> None:
-    """Two equal zones, up all the time: whoever moves between them pays for it and gains nothing."""
-    trace = trace_of([1] * 2000, [1] * 2000, tick=60)
-    job = task(trace, work=8, deadline=12, overhead=overhead)
-    run = replay(trace, job, "learned", [600])[0]
-    assert run.switches == 0
-    assert run.cost == pytest.approx(run.optimal_cost)
