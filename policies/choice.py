@@ -43,18 +43,20 @@ def first(
     profiles: Sequence[Profile],
     policy: Policy,
     images_per_second: float,
+    least: int,
     most: int,
     today: Mapping[str, int],
 ) -> list[Ranked]:
     """Machines in the order in which they are to be taken: the missing ones of the fleet for this load, an offer as
     often as it is wanted, then all offers by rank.
 
-    Where all are as fast, the rank by cost per image is that order already.
+    Where all are as fast and of one provider, the rank by cost per image is that order already.
     """
     speeds = {row.profile.images_per_second for row in rows if row.profile is not None}
-    if images_per_second <= 0 or len(speeds) < 2:
+    providers = {row.offer.provider for row in rows}
+    if images_per_second <= 0 or (len(speeds) < 2 and len(providers) < 2):
         return [*rows]
-    answer = fleet([row.offer for row in rows], profiles, policy, images_per_second, 0, most, today)
+    answer = fleet([row.offer for row in rows], profiles, policy, images_per_second, least, most, today)
     by_id = {row.offer.id: row for row in rows}
     parts = () if answer.winner is None else answer.winner.parts
     wanted: list[Ranked] = []

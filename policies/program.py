@@ -155,10 +155,13 @@ def _keep_steady(solver: Any, pools: Sequence[Lot], counts: Sequence[Any], bound
 
 
 def _cost(solver: Any, pools: Sequence[Lot], counts: Sequence[Any]) -> Any:
-    """Ten thousand micro-units an hour: the machines, and the starts that today's fleet does not spare."""
+    """Ten thousand micro-units an hour: the machines, and the starts that today's fleet does not spare.
+
+    Spot counts a micro-unit more than it costs: at the same price it is better not to lose the machine.
+    """
     costs = []
     for pool, count in zip(pools, counts, strict=True):
-        costs.append(count * (pool.cost_micros / MICROS))
+        costs.append(count * ((pool.cost_micros + pool.spot) / MICROS))
         if pool.start_micros:
             started = solver.addVariable(0)
             solver.addConstr(started >= count - pool.today)

