@@ -19,7 +19,7 @@ from tests.orchestrator.test_ssh_troubles import answering, gone, listed, reques
 from tests.orchestrator.tiny import replicas, until
 
 pytest.importorskip("asyncssh", reason="needs asyncssh: pip install 'halve[ssh]'")
-from orchestrator.providers.ssh.process import SPARE_SECONDS
+from orchestrator.providers.ssh.switch import SPARE_SECONDS
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 

@@ -155,7 +155,8 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         answer = {"id": asked["id"], **agent.answer(asked)}
-        print(json.dumps(answer, default=str), flush=True)  # noqa: T201
+        sys.stdout.write(f"{json.dumps(answer, default=str)}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ Everything that goes wrong with it is a Lost; the link then makes another one.
 
 import asyncio
 import json
+import os
 import shlex
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -210,15 +212,26 @@ async def connect(host: Host, home: Path) -> Session:
             )
     except asyncssh.HostKeyNotVerifiable:
         raise Untrusted(keys.refusal(home, host)) from None
-    except asyncssh.PermissionDenied as error:
-        raise Lost(f"{host.name}: {error.reason}; it must let {host.user or 'this user'} in by key") from None
-    except TimeoutError:
-        raise Lost(f"{host.name}: no answer within {CONNECT_SECONDS:.0f} s") from None
     except asyncssh.KeyImportError as error:
         raise Unfit(f"{host.name}: the key {host.key or 'of this user'} cannot be used: {error}") from None
-    except (OSError, asyncssh.Error) as error:
-        raise Lost(f"{host.name}: {error}") from None
+    except (OSError, asyncssh.Error) as error:  # TimeoutError is an OSError
+        raise Lost(f"{host.name}: {_words(host, error)}") from None
     return Session(connection, host, home)
+
+
+def _words(host: Host, error: Exception) -> str:
+    """Why there is no connection, and the remedy."""
+    if isinstance(error, asyncssh.PermissionDenied):
+        return f"{error.reason}; it must let {host.user or 'this user'} in by its key"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {CONNECT_SECONDS:.0f} s; is it on, and is {host.address} the right address?"
+    if isinstance(error, socket.gaierror):
+        return f"nobody knows the address {host.address}; correct it in ssh.hosts"
+    if isinstance(error, ConnectionRefusedError):
+        return f"refused: nothing listens on its port {host.port}; start sshd there, or correct the port in ssh.hosts"
+    if isinstance(error, asyncssh.Error):
+        return error.reason or type(error).__name__
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
 
 
 def _answer_in(said: str) -> Mapping[str, Any] | None:
