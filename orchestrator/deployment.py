@@ -14,6 +14,7 @@ from orchestrator.executors.http import HttpExecutor
 from orchestrator.ledger import deployments, fleet, offers
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger
+from orchestrator.pinning import Pins
 from orchestrator.probes import Health, HttpProbes, Probes
 from orchestrator.providers import Provider
 from orchestrator.providers.local import LocalProvider
@@ -91,7 +92,7 @@ def open_running(home: Path, clock: Clock, ledger: Ledger, row: Deployment) -> R
         clock=clock,
         ledger=ledger,
         providers=providers,
-        probes=probes_for(providers),
+        probes=probes_for(providers, home),
         door=door,
     )
     return Running(row=row, spec=wanted, world=world, door=door)
@@ -142,10 +143,10 @@ class ProbesByAddress:
         return self.simulated if url.startswith(SCHEME) else self.http
 
 
-def probes_for(providers: Mapping[str, Provider]) -> HttpProbes | ProbesByAddress:
+def probes_for(providers: Mapping[str, Provider], home: Path) -> HttpProbes | ProbesByAddress:
     """How the replicas of these providers are asked."""
     simulated = providers.get("simulated")
-    http = HttpProbes()
+    http = HttpProbes(Pins(home).transport())
     return ProbesByAddress(simulated=simulated, http=http) if isinstance(simulated, SimulatedProvider) else http
 
 

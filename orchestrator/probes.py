@@ -30,8 +30,9 @@ class Probes(Protocol):
 class HttpProbes:
     """Probes over HTTP, as every replica answers them. Safe to use from several threads."""
 
-    def __init__(self) -> None:
-        self._client = httpx.Client(timeout=PROBE_SECONDS, trust_env=False)
+    def __init__(self, transport: httpx.BaseTransport | None = None) -> None:
+        """`transport`: who is believed to answer where (pinning.py); None: plain HTTP."""
+        self._client = httpx.Client(timeout=PROBE_SECONDS, trust_env=False, transport=transport)
 
     def health(self, url: str) -> Health | None:
         try:

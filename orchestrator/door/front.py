@@ -13,6 +13,7 @@ from orchestrator.door.proxy import Proxy, reply
 from orchestrator.door.roster import Roster
 from orchestrator.door.serving import Published
 from orchestrator.door.upstream import Upstream
+from orchestrator.pinning import Pins
 
 _LOADS = TypeAdapter(Loads)
 
@@ -20,13 +21,13 @@ _LOADS = TypeAdapter(Loads)
 class Front:
     """Sorts what comes in."""
 
-    def __init__(self, published: Published, token: bytes | None, started_at: datetime) -> None:
+    def __init__(self, published: Published, token: bytes | None, started_at: datetime, pins: Pins) -> None:
         self._token = token
         self._started_at = started_at
         self._published = published
         self._counts = Counts()
         self.roster = Roster(published, self._counts)
-        self.upstream = Upstream()
+        self.upstream = Upstream(pins)
         # A token of the door's says nothing to a replica, so it stays here; without one Authorization is not ours.
         self._proxy = Proxy(self.roster, self.upstream, self._counts, keep_token=token is None)
 

@@ -17,6 +17,7 @@ from orchestrator.door.options import Options, no_listener, split_listen
 from orchestrator.door.process import DoorProcess, Files, hold, read_note, started_at
 from orchestrator.door.serving import Published, write_whole
 from orchestrator.errors import Refused
+from orchestrator.pinning import Pins
 
 log = logging.getLogger("halve.door")
 
@@ -43,7 +44,7 @@ def serve(options: Options) -> None:
 async def _run(options: Options, files: Files, settings: str, token: bytes | None, tls: ssl.SSLContext | None) -> None:
     process_started_at = started_at(os.getpid())
     published = Published(files.serving, options.deployment)
-    front = Front(published, token, process_started_at)
+    front = Front(published, token, process_started_at, Pins(options.home))
     front.roster.refresh()
     protocols = web.Server(
         front.answer,

@@ -14,8 +14,8 @@ log = logging.getLogger("halve.door")
 
 def _address(url: str) -> str:
     parsed = urlsplit(url)
-    if parsed.scheme != "http" or not parsed.hostname or not parsed.port or parsed.path not in ("", "/"):
-        raise ValueError(f"a replica's url is http://HOST:PORT, not {url!r}")
+    if parsed.scheme not in ("http", "https") or not parsed.hostname or not parsed.port or parsed.path not in ("", "/"):
+        raise ValueError(f"a replica's url is http(s)://HOST:PORT, not {url!r}")
     return url
 
 

@@ -5,12 +5,14 @@ takes 75 µs of processor time per request, the whole door with this 42 µs, an 
 """
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 from orchestrator.door.connection import Connection, Reply
 from orchestrator.door.serving import Replica
+from orchestrator.pinning import Pins, Unpinned
 
 CONNECT_SECONDS = 3.0
 
@@ -22,7 +24,9 @@ class NotSent(Exception):
 class Upstream:
     """All connections to all replicas."""
 
-    def __init__(self) -> None:
+    def __init__(self, pins: Pins | None = None) -> None:
+        """`pins`: who answers at https:// addresses; without any nobody is believed there."""
+        self._pins = pins
         self._busy: set[Connection] = set()
         self._idle: dict[str, list[Connection]] = {}  # by url
 
@@ -73,12 +77,21 @@ class Upstream:
         address = urlsplit(url)
         idle = self._idle.setdefault(url, [])
         try:
+            tls = self._tls(url)
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(self._busy, idle), address.hostname or "", address.port or 80
+                    lambda: Connection(self._busy, idle), address.hostname or "", address.port or 80, ssl=tls
                 )
         except TimeoutError:
             raise NotSent(f"no connection within {CONNECT_SECONDS:.0f} s") from None
         except OSError as error:
             raise NotSent(error.strerror or str(error)) from None
         return connection
+
+    def _tls(self, url: str) -> ssl.SSLContext | None:
+        """None for plain HTTP. Raises Unpinned when nobody is known there."""
+        if not url.startswith("https:"):
+            return None
+        if self._pins is None:
+            raise Unpinned(f"{url}: nobody is known there")
+        return self._pins.context(url)
