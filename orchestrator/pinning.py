@@ -1,9 +1,9 @@
 """Replicas far away are known by the very certificate that each made for itself, and they know ours.
 
 No authority vouches for anybody here: each end trusts one certificate of the other's, whatever name or dates it bears,
-so TLS itself is the challenge and the response in both directions. How a certificate is learnt, over a channel that only
-the two ends can use, is its provider's affair (providers/aws/acquaintance.py); from then on it is checked whenever somebody
-connects, by whoever connects: probes, leases, the door. Plain http:// stays for loopback and for ssh's links.
+so TLS itself is challenge and response in both directions. How a certificate is learnt, over a channel that only
+the two ends can use, is its provider's affair (providers/aws/watch.py). From then on it is checked whenever somebody
+connects: a probe, a lease, the door. Plain http:// stays for loopback and for ssh's links.
 
     HALVE_HOME/pins/controller.pem    our key and certificate, a function of the installation key
                     MACHINE.pem       the certificate of a machine, for as long as it lives
@@ -34,7 +34,7 @@ class Unpinned(ConnectionError):
 
 @lru_cache(maxsize=8)
 def own(key: bytes) -> tuple[str, str]:
-    """Who we are to our machines: a private key and its certificate (PEM), byte for byte the same for an installation's key.
+    """Who we are to our machines: a private key and its certificate (PEM), the same for an installation's key.
 
     The certificate is no secret, and travels in user data; whoever has the private key may talk to our machines.
     """
