@@ -11,12 +11,13 @@ def unloaded(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms)
     """Where no load is known yet: the minimum, one at least, of the offer that is cheapest per image when busy, and of
     the next one where it has not so many. What is never to be a spot machine is the best of the others.
     """
+    if terms.limits.steady >= max(1, terms.limits.minimum):
+        offers = _firm(offers, profiles, terms) or offers
     choice = _chosen(offers, profiles, terms)
     winner, next_best = choice.winner, choice.runner_up
     if winner is None:
         return Advice(winner=None, runner_up=None, reason=choice.reason)
-    ranked = rank(offers, profiles, terms.model, terms.p95_ms, currency=terms.currency, rates=terms.rates)
-    rows = [row for row in ranked if row.eligible]
+    rows = _eligible(offers, profiles, terms)
     mine = next((row for row in rows if row.offer.id in terms.marginal_micros), None)
     if mine is not None and mine is not winner:
         reason = f"{mine.offer.gpu}: a machine of one's own, paid for anyway"
@@ -38,6 +39,16 @@ def untried(offers: Sequence[Offer], demand: Sequence[Demand], terms: Terms) -> 
     if row is None or row.profile is not None:
         return None
     return Advice(winner=_fleet(row, (), terms, choice.reason), runner_up=None, reason=choice.reason)
+
+
+def _eligible(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms) -> list[Ranked]:
+    ranked = rank(offers, profiles, terms.model, terms.p95_ms, currency=terms.currency, rates=terms.rates)
+    return [row for row in ranked if row.eligible]
+
+
+def _firm(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms) -> list[Offer]:
+    """Those that nobody takes back."""
+    return [row.offer for row in _eligible(offers, profiles, terms) if row.offer.purchase is not Purchase.SPOT]
 
 
 def _chosen(offers: Sequence[Offer], profiles: Sequence[Profile], terms: Terms) -> Choice:

@@ -209,6 +209,16 @@ def test_what_is_never_to_be_spot_is_not_planned_on_spot() -> None:
     assert answer.winner is not None and "1 of them never spot, and there is nothing else" in answer.winner.reason
 
 
+def test_a_base_that_is_all_there_is_has_its_own_reason_and_next_best() -> None:
+    """Found by reading a plan: it named the spot machine's cost, and itself as the next best."""
+    spot = replace(SLOW, id="spot", purchase=Purchase.SPOT, price_per_hour_micros=100_000)
+    asked = policy(1, 9, spot=True, base_on_demand=1)
+    answer = choice.fleet([spot, SLOW, FAST], PROFILES, asked, 0.0, 1, 9)
+    assert answer.winner is not None and str(answer.winner) == "1 x L4 (cloud, on_demand)"
+    assert "0.0500" in answer.winner.reason  # 1.8 an hour at 10 images a second
+    assert answer.runner_up is not None and "T4 (cloud, on_demand)" in str(answer.runner_up)
+
+
 def test_a_later_provider_is_not_preferred_for_its_price() -> None:
     """Found by a property: spot pools were compared by price alone, wherever they are."""
     near = replace(SLOW, id="near", provider="near", purchase=Purchase.SPOT, price_per_hour_micros=900_000)
