@@ -1,14 +1,16 @@
 """From a spec to a running deployment: the one function where everything is wired."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 
-from orchestrator import cloud, hosts, machine, spec
+from orchestrator import cloud, draw, hosts, machine, spec
 from orchestrator.clock import Clock
 from orchestrator.doorway import HttpDoor
+from orchestrator.draw import Draw
 from orchestrator.errors import Refused
 from orchestrator.executors.http import HttpExecutor
 from orchestrator.ledger import deployments, fleet, offers
@@ -88,7 +90,7 @@ def open_running(home: Path, clock: Clock, ledger: Ledger, row: Deployment) -> R
         deployment=row.name,
         digest=wanted.replica_digest(),
         payload={**payload_of(wanted), **cloud.frozen(wanted, home)},
-        wishes=wishes_of(wanted, row),
+        wishes=wishes_of(wanted, row, home),
         clock=clock,
         ledger=ledger,
         providers=providers,
@@ -106,7 +108,7 @@ def open_providers(wanted: Spec, home: Path, clock: Clock, left: Iterable[str] =
     opened: dict[str, Provider] = {}
     for name in dict.fromkeys((*wanted.provider, *left)):
         if name == "local":
-            opened[name] = LocalProvider(home, clock, local_offer(wanted))
+            opened[name] = LocalProvider(home, clock, offered_here(wanted, home))
         elif name == "ssh":
             opened[name] = SshProvider(home, clock, hosts.offered(wanted), wanted.replica_digest())
         elif name == "simulated":
@@ -172,16 +174,17 @@ def policy_of(wanted: Spec, row: Deployment, ledger: Ledger) -> Callable[[dateti
     return policy
 
 
-def wishes_of(wanted: Spec, row: Deployment) -> Callable[[datetime, float | None], Policy]:
-    """The spec in the policies' words. What depends on the moment: holidays, the override, the measured start."""
+def wishes_of(wanted: Spec, row: Deployment, home: Path | None = None) -> Callable[[datetime, float | None], Policy]:
+    """The spec in the policies' words. What depends on the moment: holidays, the override, the measured start; and the
+    power that one's own machines draw, where `home` says where that is kept.
+    """
     override = None
     if row.override_state in ("open", "closed") and row.override_until is not None:
         override = Override(state="open" if row.override_state == "open" else "closed", until=row.override_until)
-    marginal = electricity(wanted)
 
     def policy(now: datetime, start_seconds: float | None) -> Policy:
         live = override if override is not None and now < override.until else None
-        return replace(wishes(wanted, now, start_seconds, live, marginal), wanted=row.wanted == "up")
+        return replace(wishes(wanted, now, start_seconds, live, electricity(wanted, home)), wanted=row.wanted == "up")
 
     return policy
 
@@ -211,14 +214,14 @@ def wishes(
     )
 
 
-def electricity(wanted: Spec) -> dict[str, int]:
+def electricity(wanted: Spec, home: Path | None = None) -> dict[str, int]:
     """What one more hour of a machine of one's own costs where its electricity is known: its rent is paid anyway."""
-    there = hosts.electricity(wanted) if "ssh" in wanted.provider else {}
+    there = hosts.electricity(wanted, home) if "ssh" in wanted.provider else {}
     if wanted.local.power is None or "local" not in wanted.provider:
         return there
-    power = wanted.local.model_copy(update={"price_per_hour": None, "amortisation_per_hour": None})
-    offer = local_offer(wanted.model_copy(update={"local": power}))
-    return there if offer.price_per_hour_micros is None else {**there, offer.id: offer.price_per_hour_micros}
+    drawn = draw.of_device() if home is None else draw.kept(home)
+    micros = hosts.energy_micros(wanted, wanted.local.power, hosts.working_watts(wanted.local.power, drawn))
+    return there if micros is None else {**there, local_id(wanted): micros}
 
 
 def budget_of(wanted: Spec) -> budgets.Budget | None:
@@ -237,15 +240,23 @@ def budget_of(wanted: Spec) -> budgets.Budget | None:
     )
 
 
-def local_offer(wanted: Spec) -> Offer:
+def offered_here(wanted: Spec, home: Path) -> Callable[[], Offer]:
+    """This machine as an offer, by the power that it draws now."""
+    if wanted.local.power is None:
+        return lambda: local_offer(wanted)
+    watch = draw.watch(home)
+    return lambda: local_offer(wanted, watch.look(time.monotonic()))
+
+
+def local_offer(wanted: Spec, drawn: Draw | None = None) -> Offer:
     """This machine as an offer: rent, amortisation and electricity added up; unknown as soon as one part is.
 
     It is charged once however many replicas a deployment has here; but each deployment on it charges it for itself.
     """
-    name, measured_watts = machine.device()
-    micros = hosts.hourly_micros(wanted, wanted.local, measured_watts)
+    name, _ = machine.device()
+    micros = hosts.hourly_micros(wanted, wanted.local, drawn or draw.of_device())
     return Offer(
-        id=f"local/this/{wanted.name}",  # its price is what this spec says, whatever another one does
+        id=local_id(wanted),
         provider="local",
         zone="this",
         instance_type="this",
@@ -254,6 +265,11 @@ def local_offer(wanted: Spec) -> Offer:
         price_per_hour_micros=micros,
         currency=wanted.currency if micros is not None else "",
     )
+
+
+def local_id(wanted: Spec) -> str:
+    """Its price is what this spec says, whatever another one does."""
+    return f"local/this/{wanted.name}"
 
 
 def simulated_offers(wanted: Spec) -> tuple[Offer, ...]:

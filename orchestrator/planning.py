@@ -70,7 +70,7 @@ def plan(wanted: Spec, home: Path, ledger: Ledger, now: datetime) -> Costs:
         minutes = deployments.load_minutes(tx, wanted.name, now - timedelta(days=DAYS_BACK))
     if "simulated" in wanted.provider:
         profiles.append(simulated_profile(wanted, wanted.simulated.gpu))
-    policy = wishes(wanted, now, start_seconds, None, electricity(wanted))
+    policy = wishes(wanted, now, start_seconds, None, electricity(wanted, home))
     least, most = replicas(policy.schedule, now)
     answer = choice.fleet(found, profiles, policy, busy_rate(wanted, minutes, now) or 0.0, least, most, today)
     open_hours = hours_open(wanted, now)

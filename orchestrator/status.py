@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from orchestrator import spec
+from orchestrator import owned, spec
 from orchestrator.budget_words import standing
 from orchestrator.deployment import policy_of
 from orchestrator.door.client import Door
@@ -70,6 +70,7 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
             }
             for machine in machines
         ],
+        "hosts": [],
         "spend": {"month_micros": None, "currency": None},
         "budgets": [],
         "launches": {"last_hour": None, "bound": None, "resumes_at": None},
@@ -77,7 +78,8 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
         "ends_unseen": [],
     }
     try:
-        policy = policy_of(spec.parse(row.spec, row.source), row, ledger)(now)
+        wanted = spec.parse(row.spec, row.source)
+        policy = policy_of(wanted, row, ledger)(now)
     except Refused as refusal:
         return {**shown, "notes": [str(refusal)]}
     process, served = Door(home, row.name).running(), published(home, row.name)
@@ -85,12 +87,14 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
         spent = spend(tx, row.name, now, policy)
         launches, left_alone = _launches(tx, row.name, policy, now), _left_alone(tx, row.name, now)
         ends_unseen = _ends_unseen(tx, row.name, policy, now)
+        hosts = owned.shown(home, tx, wanted, policy.rates, _month(policy, now), now)
     return {
         **shown,
         # what the door does is what counts: a spent budget closes it within its hours
         "open": served.open if process and served else policy.wanted and windows.bounds(policy.schedule, now).open,
         "next_edge_at": iso(windows.next_edge(policy.schedule, now)),
         "door": process.url if process is not None else None,
+        "hosts": hosts,
         "spend": {
             "month_micros": None if spent.unknown_hours and not spent.month_micros else spent.month_micros,
             "currency": spent.currency or None,
@@ -113,15 +117,17 @@ def _launches(tx: Transaction, deployment: str, policy: Policy, now: datetime) -
 
 def _ends_unseen(tx: Transaction, deployment: str, policy: Policy, now: datetime) -> list[dict[str, Any]]:
     """This month's machines of whose end the provider said nothing any more: until when each is booked, if at all."""
-    local = now.astimezone(policy.schedule.zone)
-    month = local.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return [
         {
             "instance": one.id,
             "booked_until": None if one.launched_at is None else iso(one.ended_at or one.missing_since),
         }
-        for one in fleet.unseen_ends(tx, deployment, month)
+        for one in fleet.unseen_ends(tx, deployment, _month(policy, now))
     ]
+
+
+def _month(policy: Policy, now: datetime) -> datetime:
+    return now.astimezone(policy.schedule.zone).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def _left_alone(tx: Transaction, deployment: str, now: datetime) -> list[dict[str, Any]]:

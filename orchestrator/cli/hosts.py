@@ -38,6 +38,7 @@ def hosts(context: typer.Context, json: bool = JSON) -> None:
 
     from orchestrator.clock import SystemClock
     from orchestrator.home import home
+    from orchestrator.owned import watts
     from orchestrator.providers.ssh import care
 
     found = care.standings(home(), SystemClock().now())
@@ -55,6 +56,7 @@ def hosts(context: typer.Context, json: bool = JSON) -> None:
         ahead = one.clock_ahead_seconds
         if ahead is not None and abs(ahead) > care.SKEW_SECONDS:
             words += f"; its clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}: ours counts"
+        words += f"; power {watts(asdict(one.draw))}" if one.state == "ready" else ""
         table.add_row(one.name, one.gpu or "unknown", str(len(one.replicas)), words)
     Console(highlight=False).print(table, markup=False)
 

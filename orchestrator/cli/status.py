@@ -74,12 +74,25 @@ def _deployment(console: "Console", one: dict[str, Any]) -> None:
             f"it is booked until {_at(machine['booked_until'])}" if machine["booked_until"] else "nothing is booked"
         )
         _say(console, f"nobody saw the end of {machine['instance']}: {booked}, see its bill", 2)
+    for host in one["hosts"]:
+        _host(console, host)
     told = {pool["offer"] for pool in one["left_alone"]}
     for note in one["notes"]:
         if not ("left alone until" in note and note.partition(" ")[0] in told):  # said above, and why
             _say(console, f"note: {note}", 2)
     if one["instances"]:
         _machines(console, one["instances"])
+
+
+def _host(console: "Console", host: dict[str, Any]) -> None:
+    from orchestrator.owned import watts
+
+    known = host["month_micros"] is not None
+    money = f"{host['month_micros'] / 1e6:.2f} {host['currency'] or ''}".strip() if known else "unknown"
+    name = "this machine" if host["provider"] == "local" else host["name"]
+    _say(console, f"{name} is {host['state']}, this month {money}, power {watts(host['power'])}", 2)
+    if host["why"]:
+        _say(console, host["why"], 4)
 
 
 def _machines(console: "Console", machines: list[dict[str, Any]]) -> None:

@@ -31,7 +31,7 @@ def why(
 
     ledger = open_ledger(home())
     row = control.find(ledger, name)
-    wishes = wishes_of(spec.parse(row.spec, row.source), row)
+    wishes = wishes_of(spec.parse(row.spec, row.source), row, home())
     now = SystemClock().now()
     with ledger.read() as tx:
         newest = ticks.newest(tx, name, until=now, acted=False, limit=1)

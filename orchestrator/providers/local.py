@@ -77,7 +77,10 @@ class LocalProvider:
     listing_deadline_seconds = 5.0
     terms = Terms()
 
-    def __init__(self, home: Path, clock: Clock, offer: Offer, command: Command = engine_command) -> None:
+    def __init__(
+        self, home: Path, clock: Clock, offer: Offer | Callable[[], Offer], command: Command = engine_command
+    ) -> None:
+        """`offer`: this machine, or who says what it costs now."""
         self._replicas = home.absolute() / "replicas"
         self._clock = clock
         self._offer = offer
@@ -85,7 +88,7 @@ class LocalProvider:
         self._children: list[subprocess.Popen[bytes]] = []
 
     def offers(self) -> Sequence[Offer]:
-        return (self._offer,)
+        return (self._offer() if callable(self._offer) else self._offer,)
 
     def prices(self, since: datetime) -> Sequence[Priced] | None:
         return None  # it costs what its owner says, from when he says it

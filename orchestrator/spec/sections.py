@@ -4,7 +4,7 @@ import shlex
 from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -125,10 +125,19 @@ class Rate(Section):
 
 
 class Power(Section):
-    """Electricity of a machine of one's own. watts auto: as the GPU reports."""
+    """Electricity of a machine of one's own. watts auto: as its meters say, idle and busy apart; until they have
+    spoken, the most that its GPU may draw. A number is what it draws while it works, `idle_watts` while it does not.
+    """
 
     watts: Annotated[float | Literal["auto"], BeforeValidator(_auto_watts)] = "auto"
+    idle_watts: float | None = Field(default=None, ge=0, le=100_000)
     price_per_kwh: Amount
+
+    @model_validator(mode="after")
+    def _idle_is_less(self) -> Self:
+        if self.idle_watts is not None and self.watts != "auto" and self.idle_watts > self.watts:
+            raise ValueError("idle_watts: want no more than watts, which it draws while it works")
+        return self
 
 
 class Local(Section):

@@ -42,6 +42,7 @@ class Rows:
         purchase: str = "on_demand",
         provider: str = "simulated",
         ready: tuple[datetime, datetime | None] | None = None,
+        zone: str = "",
     ) -> str:
         """Returns its id."""
         number = next(self._numbers)
@@ -58,7 +59,7 @@ class Rows:
             intent_id = tx.execute(t.intents.insert().values(intent)).inserted_primary_key[0]  # type: ignore[index]
             row = {
                 "id": machine_id, "deployment": deployment, "intent_id": intent_id, "token": f"t{number}",
-                "provider": provider, "offer_id": "o", "zone": "", "instance_type": "", "gpu": gpu,
+                "provider": provider, "offer_id": "o", "zone": zone, "instance_type": "", "gpu": gpu,
                 "purchase": purchase, "digest": "", "status": "ready", "requested_at": at,
                 "ready_at": ready[0] if ready else None, "ended_at": ready[1] if ready else None,
             }  # fmt: skip

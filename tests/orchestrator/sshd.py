@@ -216,7 +216,7 @@ def ssh(home: Path, *hosts: Host, clock: Clock | None = None, digest: str = "") 
     for host in hosts:
         if keys.trusted(home, host) is None:
             keys.trust(home, host, keys.offered(host))
-    offered = [Offered(host=host, offer=lambda gpu, watts, host=host: offer_of(host)) for host in hosts]
+    offered = [Offered(host=host, offer=lambda gpu, draw, host=host: offer_of(host)) for host in hosts]
     return SshProvider(home, clock or SystemClock(), offered, digest)
 
 

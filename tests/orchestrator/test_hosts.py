@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from orchestrator import control, hosts, planning, spec
 from orchestrator.deployment import electricity, wishes
+from orchestrator.draw import UNKNOWN, Draw
 from orchestrator.errors import Refused
+from orchestrator.files import write_json
 from orchestrator.ledger.store import open_ledger
 from orchestrator.providers.ssh import care, wheel
 from orchestrator.providers.ssh.host import Files, Host, installation, known, recall, remember
@@ -20,27 +23,33 @@ from tests.orchestrator.tiny import end_all
 HEAD = "{name: ocr, model: ppocr, provider: ssh, currency: CNY, ssh: {hosts: [%s]}}"
 
 
-def offers(host: str, gpu: str | None = None, watts: float | None = None) -> Offer | None:
+DECLARED = "power: {watts: 170, price_per_kwh: 0.60}"
+APART = "power: {watts: 170, idle_watts: 40, price_per_kwh: 0.60}"
+MEASURED = "power: {price_per_kwh: 0.60}, price_per_hour: 0.90"
+
+
+def offers(host: str, gpu: str | None = None, draw: Draw = UNKNOWN) -> Offer | None:
     (one,) = hosts.offered(spec.parse(HEAD % host))
-    return one.offer(gpu, watts)
+    return one.offer(gpu, draw)
 
 
 @pytest.mark.parametrize(
-    ("said", "measured_watts", "micros"),
+    ("said", "draw", "micros"),
     [
-        ("price_per_hour: 0.90", None, 900_000),
-        ("price_per_hour: 0.90, amortisation_per_hour: 0.30", None, 1_200_000),
-        ("power: {watts: 170, price_per_kwh: 0.60}", None, 102_000),  # 170 W x 0.60 / kWh
-        ("power: {watts: 170, price_per_kwh: 0.60}, amortisation_per_hour: 0.30", 300.0, 402_000),
-        ("power: {price_per_kwh: 0.60}, price_per_hour: 0.90", 120.0, 972_000),  # as NVML says
-        ("power: {price_per_kwh: 0.60}, price_per_hour: 0.90", None, None),  # nobody knows its watts
-        ("user: me", None, None),  # unknown, never 0
+        ("price_per_hour: 0.90", UNKNOWN, 900_000),
+        ("price_per_hour: 0.90, amortisation_per_hour: 0.30", UNKNOWN, 1_200_000),
+        (DECLARED, UNKNOWN, 102_000),  # 170 W x 0.60 / kWh
+        (f"{DECLARED}, amortisation_per_hour: 0.30", Draw(limit_watts=300.0, mean_watts=90.0), 402_000),
+        (APART, UNKNOWN, 102_000),  # nobody has looked yet how busy it is
+        (APART, Draw(busy_share=0.25), 43_500),  # 40 W, and 130 W more for a quarter of the time
+        (MEASURED, Draw(limit_watts=120.0), 972_000),  # until its meters have spoken, the most that its GPU may draw
+        (MEASURED, Draw(limit_watts=120.0, mean_watts=60.0, idle_watts=40.0, busy_watts=110.0), 936_000),
+        (MEASURED, UNKNOWN, None),  # nobody knows its watts
+        ("user: me", UNKNOWN, None),  # unknown, never 0
     ],
 )
-def test_an_hour_costs_rent_amortisation_and_electricity(
-    said: str, measured_watts: float | None, micros: int | None
-) -> None:
-    offer = offers(f"{{address: box1, gpu: T4, {said}}}", None, measured_watts)
+def test_an_hour_costs_rent_amortisation_and_electricity(said: str, draw: Draw, micros: int | None) -> None:
+    offer = offers(f"{{address: box1, gpu: T4, {said}}}", None, draw)
     assert offer is not None
     assert offer.price_per_hour_micros == micros
     assert offer.currency == ("CNY" if micros is not None else "")
@@ -65,6 +74,32 @@ def test_one_more_hour_costs_its_electricity_where_the_rest_is_paid_anyway() -> 
     assert electricity(wanted) == {"ssh/on/ocr": 50_000}
     policy = wishes(wanted, datetime(2026, 11, 20, tzinfo=UTC), None, None, electricity(wanted))
     assert policy.marginal_micros == {"ssh/on/ocr": 50_000}
+
+
+@pytest.mark.parametrize(
+    ("said", "draw", "micros"),
+    [
+        (DECLARED, UNKNOWN, 102_000),
+        (APART, UNKNOWN, 78_000),  # it is on anyway: 130 W more while it works
+        (MEASURED, Draw(limit_watts=120.0), 72_000),
+        (MEASURED, Draw(limit_watts=120.0, mean_watts=60.0, busy_watts=100.0), 60_000),
+        (MEASURED, Draw(limit_watts=120.0, mean_watts=60.0, busy_watts=100.0, idle_watts=30.0), 42_000),
+        (MEASURED, UNKNOWN, None),
+    ],
+)
+def test_one_more_hour_of_work_costs_what_its_meters_say_beyond_idling(
+    tmp_path: Path, said: str, draw: Draw, micros: int | None
+) -> None:
+    wanted = spec.parse(HEAD % f"{{address: box1, gpu: T4, {said}}}")
+    files = Files.of(tmp_path, "box1")
+    files.folder.mkdir(parents=True)
+    write_json(files.seen, {"hello": {"watts": draw.limit_watts}, "draw": asdict(draw)})
+    assert electricity(wanted, tmp_path) == ({} if micros is None else {"ssh/box1/ocr": micros})
+
+
+def test_a_machine_never_draws_more_idle_than_busy() -> None:
+    with pytest.raises(Refused, match="idle_watts: want no more than watts"):
+        spec.parse(HEAD % "{address: a, power: {watts: 40, idle_watts: 41, price_per_kwh: 1}}")
 
 
 def test_commands_are_words_for_no_shell() -> None:

@@ -75,7 +75,8 @@ def test_hosts_are_listed_in_80_columns_and_as_json(home: Path, own: Server) -> 
     shown = halve(home)
     assert shown.returncode == 0, shown.stderr
     assert all(len(line) <= 80 for line in shown.stdout.splitlines())
-    assert any(line.startswith(name) and line.rstrip().endswith("ready") for line in shown.stdout.splitlines())
+    assert any(line.startswith(name) and " ready; " in line for line in shown.stdout.splitlines())
+    assert "power unknown" in " ".join(shown.stdout.split()) or " W " in shown.stdout
     there = {one["name"]: one for one in json.loads(halve(home, "--json").stdout)}
     assert (there[name]["state"], there[name]["replicas"]) == ("ready", [])
     (other,) = [one for one in there.values() if one["name"] != name]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import orchestrator
-from orchestrator import machine
+from orchestrator import draw, machine
 from orchestrator.providers import ProviderError, Request
 from orchestrator.providers.local import Command, LocalProvider, replicas_of
 from policies.snapshot import Offer, Purchase
@@ -56,6 +56,7 @@ class Agent:
     def __init__(self, home: Path, command: Command) -> None:
         self._home = home
         self._clock = ToldClock()
+        self._watch = draw.watch(home)
         self._local = LocalProvider(home, self._clock, ANY, partial(_enclosed, command, home, lingers()))
 
     def answer(self, asked: Mapping[str, Any]) -> Answer:
@@ -85,7 +86,8 @@ class Agent:
         return {"gpu": gpu, "watts": watts, "version": orchestrator.__version__, "clock": clock, "scopes": lingers()}
 
     def _list(self, asked: Mapping[str, Any]) -> Answer:
-        return {"listed": [asdict(one) for one in self._local.instances()]}
+        drawn = self._watch.look(time.monotonic())
+        return {"listed": [asdict(one) for one in self._local.instances()], "draw": asdict(drawn)}
 
     def _launch(self, asked: Mapping[str, Any]) -> Answer:
         request = Request(token=asked["token"], offer=ANY, payload=asked["payload"])

@@ -4,7 +4,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from orchestrator.errors import Refused
 from orchestrator.providers import ProviderError
 from orchestrator.providers.ssh.host import Files, Host, known, recall
 from orchestrator.providers.ssh.link import Link
+from orchestrator.providers.ssh.standing import Standing, read
 
 #: to install everything on a host that has nothing
 INSTALL_SECONDS = 1200.0
@@ -20,20 +20,6 @@ REMOVE_SECONDS = 60.0
 POLL_SECONDS = 0.3
 #: a host's clock that is this far off is worth a word
 SKEW_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How a host stands."""
-
-    name: str
-    state: str  # ready | busy | off | unreachable
-    why: str  # in words, unless it is ready
-    gpu: str | None
-    watts: float | None
-    version: str | None  # of the program that is installed there
-    clock_ahead_seconds: float | None
-    replicas: tuple[str, ...]  # tokens of those that live, as far as is known
 
 
 def standings(home: Path, now: datetime) -> list[Standing]:
@@ -47,21 +33,10 @@ def standing(home: Path, name: str, now: datetime) -> Standing:
     try:
         said: Mapping[str, Any] = link.ask("look", now=now.isoformat())
     except ProviderError as error:
-        said = {"reached": False, "busy": False, "off": False, "why": str(error), "hello": None, "listed": []}
+        said = {"reached": False, "busy": False, "off": False, "why": str(error), "listed": []}
     finally:
         link.close()
-    hello = said["hello"] or {}
-    state = "ready" if said["reached"] else "off" if said["off"] else "busy" if said["busy"] else "unreachable"
-    return Standing(
-        name=name,
-        state=state,
-        why=str(said["why"]),
-        gpu=hello.get("gpu"),
-        watts=hello.get("watts"),
-        version=hello.get("version"),
-        clock_ahead_seconds=hello.get("clock_ahead_seconds"),
-        replicas=tuple(row["token"] for row in said["listed"] if row["state"] in ("starting", "running")),
-    )
+    return read(name, said)
 
 
 def made_ready(home: Path, name: str, now: Callable[[], datetime], say: Callable[[str], None]) -> Standing:

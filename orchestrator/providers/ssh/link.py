@@ -98,13 +98,8 @@ class Link:
             raise Unreachable(str(refusal)) from None
 
     def running(self) -> LinkProcess | None:
-        """The living process, adopted by pid and birth: what has only its pid is another one."""
-        said = read_json(self._files.process)
-        try:
-            process = None if said is None else LinkProcess(**said)
-        except TypeError:
-            return None
-        return process if process is not None and process.lives else None
+        """The living process, adopted by pid and birth."""
+        return living(self._files)
 
     def end(self) -> None:
         """End the process; replicas go on, and nothing leads to them. Raises Refused when it does not end."""
@@ -159,6 +154,16 @@ class Link:
                 break
             time.sleep(0.02)
         raise Refused(f"{self.name}: its link did not open: {_last_line(self._files.log)}")
+
+
+def living(files: Files) -> LinkProcess | None:
+    """The living process whose files these are; what has only its pid is another one."""
+    said = read_json(files.process)
+    try:
+        process = None if said is None else LinkProcess(**said)
+    except TypeError:
+        return None
+    return process if process is not None and process.lives else None
 
 
 def _named(error: str) -> type[ProviderError]:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.billing import Terms
 from orchestrator.clock import Clock
+from orchestrator.draw import Draw
 from orchestrator.providers import (
     Listed,
     Misconfigured,
@@ -22,10 +23,11 @@ from orchestrator.providers import (
 )
 from orchestrator.providers.ssh.host import Host, remember
 from orchestrator.providers.ssh.link import Link
+from orchestrator.providers.ssh.standing import drawn
 from policies.snapshot import Offer
 
-#: from what a host says of its GPU (name, watts; None: it has said nothing yet) to what is offered; None: nothing is
-Offering = Callable[[str | None, float | None], Offer | None]
+#: from a host's GPU by name (None: it has said nothing yet) and the power it draws to what is offered; None: nothing is
+Offering = Callable[[str | None, Draw], Offer | None]
 _LISTED = TypeAdapter(list[Listed])
 
 
@@ -64,7 +66,7 @@ class SshProvider:
             if isinstance(look, ProviderError) or not (look["reached"] or look["can_start"]):
                 continue
             hello: Mapping[str, Any] = look["hello"] or {}
-            offer = self._hosts[name].offer(hello.get("gpu"), hello.get("watts"))
+            offer = self._hosts[name].offer(hello.get("gpu"), drawn(look))
             if offer is not None:
                 found.append(replace(offer, capacity=1 + self._outgoing(name, offer, look)))
         return tuple(found)

@@ -30,6 +30,7 @@ class LinkServer:
         self._host, self._files = host, Files.of(home, host.name)
         self._seen = read_json(self._files.seen) or {}
         self._rows: list[Row] = self._seen.get("listed", [])
+        self._draw: Mapping[str, Any] | None = self._seen.get("draw")
         self._there = self._live()  # what runs there, whatever is listed of it
         self._ports: dict[str, int] = (read_json(self._files.ports) or {}).get("ports", {})
         self._connection = Connection(home, host, self._seen.get("hello"))
@@ -146,7 +147,7 @@ class LinkServer:
                 row["url"] = await self._led_to(session, row["token"], _port(row["url"]))
         if session is not None:
             session.forward_only(ports)
-        self._rows = rows
+        self._rows, self._draw = rows, said["draw"]
         if self._live() - self._switch.ending:
             self._busy_at = time.monotonic()
 
@@ -171,6 +172,7 @@ class LinkServer:
             "off": self._switch.is_off,
             "busy": not up and isinstance(why, Throttled),
             "hello": self._connection.hello,
+            "draw": self._draw,
             "listed": self._rows,
         }
         if seen != self._seen:

@@ -1,0 +1,84 @@
+"""The machines of one's own that a spec names: how each stands, what power it draws, what it has cost this month."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from orchestrator import billing, draw, hosts, machine
+from orchestrator.billing import Charge
+from orchestrator.ledger import owned
+from orchestrator.ledger.store import Transaction
+from orchestrator.providers.ssh.standing import Standing, noted
+from orchestrator.spec import Spec
+
+#: this machine's name as a zone
+HERE = "this"
+
+
+def shown(
+    home: Path, tx: Transaction, wanted: Spec, rates: Mapping[str, Fraction], start: datetime, now: datetime
+) -> list[dict[str, Any]]:
+    """As JSON values, with the cost from `start` to `now` in the spec's currency; null where no price is known.
+
+    Nobody is asked: a host is as its link last noted it.
+    """
+    booked = owned.booked(tx, wanted.name, start, now)
+    found = []
+    if "local" in wanted.provider:
+        found.append(("local", here(home, wanted)))
+    if "ssh" in wanted.provider:
+        found += [("ssh", noted(home, one.host.name)) for one in hosts.offered(wanted)]
+    return [
+        {
+            "name": one.name,
+            "provider": provider,
+            "state": one.state,
+            "why": one.why,
+            "gpu": one.gpu,
+            "power": asdict(one.draw),
+            "month_micros": cost_micros(booked.get((provider, one.name), ()), wanted.currency, rates, start, now),
+            "currency": wanted.currency or None,
+        }
+        for provider, one in found
+    ]
+
+
+def here(home: Path, wanted: Spec) -> Standing:
+    """This machine."""
+    gpu, watts = machine.device()
+    return Standing(
+        name=HERE,
+        state="ready",
+        why="",
+        gpu=wanted.local.gpu or gpu,
+        watts=watts,
+        draw=draw.kept(home),
+        version=None,
+        clock_ahead_seconds=None,
+        replicas=(),
+    )
+
+
+def cost_micros(
+    charges: Iterable[Charge], currency: str, rates: Mapping[str, Fraction], start: datetime, end: datetime
+) -> int | None:
+    """What these have cost in [start, end). None when a part of it has no known price, or no rate converts it."""
+    total = 0
+    for one in charges:
+        rate = 1 if one.currency == currency else rates.get(one.currency)
+        micros = None if rate is None else billing.between(one, start, end, rate=rate)
+        if micros is None:
+            return None
+        total += micros
+    return total
+
+
+def watts(power: Mapping[str, Any]) -> str:
+    """The power a machine draws, in words."""
+    known = [f"{power[f'{state}_watts']:.0f} W {state}" for state in ("idle", "busy") if power[f"{state}_watts"]]
+    if known:
+        return f"{', '.join(known)} ({power['meters']})"
+    return "unknown" if power["limit_watts"] is None else f"{power['limit_watts']:.0f} W at most"
