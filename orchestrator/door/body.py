@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from orchestrator.door.limits import Limits
+
 BODY_BYTES_MAX = 64 * 2**20
 KEPT_BYTES_MAX = 32 * 2**20  # a longer body is sent once
 KEPT_BYTES_TOTAL = 512 * 2**20  # by all requests together; beyond it bodies are sent once
-SILENT_SECONDS = 30.0
-UPLOAD_SECONDS = 300.0
 
 
 class TooLarge(Exception):
@@ -30,7 +30,8 @@ class Memory:
 class Body:
     """Read with `keep`, then sent with `bytes` (as often as one likes) or, if not `whole`, once with `stream`."""
 
-    def __init__(self, request: web.BaseRequest, memory: Memory) -> None:
+    def __init__(self, request: web.BaseRequest, memory: Memory, limits: Limits) -> None:
+        self._limits = limits
         self._content = request.content
         self._memory = memory
         self._charged = 0
@@ -92,9 +93,9 @@ class Body:
         if content.is_eof() and content.at_eof():
             return b""
         now = asyncio.get_running_loop().time()
-        self._deadline = self._deadline or now + UPLOAD_SECONDS
+        self._deadline = self._deadline or now + self._limits.upload
         try:
-            async with asyncio.timeout_at(min(self._deadline, now + SILENT_SECONDS)):
+            async with asyncio.timeout_at(min(self._deadline, now + self._limits.silent)):
                 piece = await content.readany()
         except TimeoutError:
             raise TooSlow from None

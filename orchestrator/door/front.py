@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from orchestrator.door.limits import Limits
 from orchestrator.door.loads import Counts, Loads
-from orchestrator.door.proxy import Proxy, reply
+from orchestrator.door.proxy import Proxy
+from orchestrator.door.replies import reply
 from orchestrator.door.roster import Roster
 from orchestrator.door.serving import Published
 from orchestrator.door.upstream import Upstream
@@ -21,7 +23,10 @@ _LOADS = TypeAdapter(Loads)
 class Front:
     """Sorts what comes in."""
 
-    def __init__(self, published: Published, token: bytes | None, started_at: datetime, pins: Pins) -> None:
+    def __init__(
+        self, published: Published, token: bytes | None, started_at: datetime, pins: Pins | None, limits: Limits
+    ) -> None:
+        self.limits = limits
         self._token = token
         self._started_at = started_at
         self._published = published
@@ -29,7 +34,7 @@ class Front:
         self.roster = Roster(published, self._counts)
         self.upstream = Upstream(pins)
         # A token of the door's says nothing to a replica, so it stays here; without one Authorization is not ours.
-        self._proxy = Proxy(self.roster, self.upstream, self._counts, keep_token=token is None)
+        self._proxy = Proxy(self.roster, self.upstream, self._counts, keep_token=token is None, limits=limits)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.raw_path.startswith("/-/"):

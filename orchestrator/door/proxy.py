@@ -1,30 +1,25 @@
 """One request through the door: choose a replica, send, send elsewhere if the replica dies, pass the answer on."""
 
-import json
 import logging
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from orchestrator.door import heads
 from orchestrator.door.body import Body, Memory, TooLarge, TooSlow
 from orchestrator.door.connection import Broken, Reply
+from orchestrator.door.limits import Limits
 from orchestrator.door.loads import Counts
+from orchestrator.door.replies import Refusal, absent, closed, reply, too_large
 from orchestrator.door.roster import Crowded, Roster
-from orchestrator.door.serving import Replica, ServingSet
+from orchestrator.door.serving import Replica
 from orchestrator.door.upstream import NotSent, Upstream
 
 log = logging.getLogger("halve.door")
 
-HOLD_SECONDS = 30.0  # from the whole request being here to a replica having taken it
 SENDS_MAX = 3  # an image that kills whoever reads it must not meet every replica
-CLOSED_SECONDS = 3600  # Retry-After when nobody knows when it opens
-AGAIN_SECONDS = 5  # Retry-After when it is open but nobody is there
 BUSY_BYTES_MAX = 64 * 1024
 
 
@@ -53,13 +48,13 @@ class Proxy:
         counts: Counts,
         *,
         keep_token: bool,
-        hold_seconds: float = HOLD_SECONDS,
+        limits: Limits,
     ) -> None:
         self._roster = roster
         self._upstream = upstream
         self._counts = counts
         self._keep_token = keep_token
-        self._hold_seconds = hold_seconds
+        self._limits = limits
         self._memory = Memory()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -69,9 +64,9 @@ class Proxy:
         if request.method == "CONNECT" or heads.private(target):
             return reply(404, {"error": "not found", "reason": "this does not go through the door"}, identity)
         try:
-            body = Body(request, self._memory)
+            body = Body(request, self._memory, self._limits)
         except TooLarge:
-            return _too_large(identity)
+            return too_large(identity)
         serving = self._roster.serving
         if not serving.open:
             return closed(serving).to(identity)
@@ -98,7 +93,7 @@ class Proxy:
             )
             return await self._carry(errand)
         except TooLarge:
-            return _too_large(identity)
+            return too_large(identity)
         except web.RequestPayloadError as error:
             return reply(400, {"error": "bad request", "reason": f"the body is broken: {error}"}, identity, close=True)
         except TooSlow:
@@ -108,7 +103,7 @@ class Proxy:
 
     async def _carry(self, errand: Errand) -> web.StreamResponse:
         """Find a replica for it until one has answered, time is up, or trying again would do harm."""
-        until = errand.since + self._hold_seconds
+        until = errand.since + self._limits.hold
         busy: dict[str, web.Response] = {}  # what replicas said that would rather not
         sends = 0
         anew = False
@@ -213,7 +208,7 @@ class Proxy:
         self._failed(errand)
         return list(busy.values())[-1]
 
-    def _refuse(self, refusal: "Refusal", errand: Errand) -> web.Response:
+    def _refuse(self, refusal: Refusal, errand: Errand) -> web.Response:
         if errand.recognition:
             self._counts.roll().refused += 1
         return refusal.to(errand.identity)
@@ -226,55 +221,6 @@ class Proxy:
         if self._roster.suspect(replica):
             log.warning("replica %s at %s: %s", replica.id, replica.url, error)
         self._roster.refresh()  # the daemon may know more by now
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A 503 with a time to come again."""
-
-    seconds: int
-    says: Mapping[str, object]
-
-    def to(self, identity: str) -> web.Response:
-        return reply(503, self.says, identity, retry_after=self.seconds)
-
-
-def closed(serving: ServingSet) -> Refusal:
-    """Outside the opening hours."""
-    seconds = CLOSED_SECONDS
-    if serving.opens_at is not None:
-        seconds = max(1, math.ceil((serving.opens_at - datetime.now(UTC)).total_seconds()))
-    opens_at = serving.opens_at.isoformat().replace("+00:00", "Z") if serving.opens_at else None
-    return Refusal(seconds, {"error": "closed", "reason": serving.reason, "opens_at": opens_at})
-
-
-def absent(reason: str) -> Refusal:
-    """Open, but nobody is there."""
-    return Refusal(AGAIN_SECONDS, {"error": "unavailable", "reason": reason})
-
-
-def reply(
-    status: int,
-    says: Mapping[str, object],
-    identity: str | None = None,
-    *,
-    retry_after: int | None = None,
-    close: bool = False,
-) -> web.Response:
-    """The door's own answer, as JSON."""
-    headers: CIMultiDict[str] = CIMultiDict({"Server": "halve", "Content-Type": "application/json"})
-    if identity:
-        headers["X-Request-Id"] = identity
-    if retry_after is not None:
-        headers["Retry-After"] = str(retry_after)
-    response = web.Response(status=status, headers=headers, body=json.dumps(says).encode() + b"\n")
-    if close:
-        response.force_close()
-    return response
-
-
-def _too_large(identity: str) -> web.Response:
-    return reply(413, {"error": "too large", "reason": "a body has at most 64 MiB"}, identity, close=True)
 
 
 async def _small(answer: Reply, identity: str) -> web.Response:

@@ -12,7 +12,9 @@ from typing import IO
 
 from aiohttp import web
 
+from orchestrator.door.caller import Callers
 from orchestrator.door.front import Front
+from orchestrator.door.limits import Limits
 from orchestrator.door.options import Options, no_listener, split_listen
 from orchestrator.door.process import DoorProcess, Files, hold, read_note, started_at
 from orchestrator.door.serving import Published, write_whole
@@ -22,10 +24,6 @@ from orchestrator.pinning import Pins
 log = logging.getLogger("halve.door")
 
 WATCH_SECONDS = 0.1
-LEAVE_SECONDS = 30.0  # for requests in flight when told to stop
-CLIENT_IDLE_SECONDS = 30.0  # a connection without a whole request head is closed after this
-HEAD_FIELD_BYTES = 16 * 1024
-HEAD_FIELDS = 100
 LOCK_TRIES = 10  # whoever looks whether the lock is held has it for a moment
 
 
@@ -44,18 +42,9 @@ def serve(options: Options) -> None:
 async def _run(options: Options, files: Files, settings: str, token: bytes | None, tls: ssl.SSLContext | None) -> None:
     process_started_at = started_at(os.getpid())
     published = Published(files.serving, options.deployment)
-    front = Front(published, token, process_started_at, Pins(options.home))
+    front = Front(published, token, process_started_at, Pins(options.home), Limits())
     front.roster.refresh()
-    protocols = web.Server(
-        front.answer,
-        access_log=None,
-        auto_decompress=False,
-        handler_cancellation=True,
-        keepalive_timeout=CLIENT_IDLE_SECONDS,
-        max_line_size=HEAD_FIELD_BYTES,
-        max_field_size=HEAD_FIELD_BYTES,
-        max_headers=HEAD_FIELDS,
-    )
+    protocols = Callers(front.answer, front.limits)
     _allow_many_files()
     listener = await _listen(protocols, *split_listen(options.listen), tls)
     bound_host, bound_port = listener.sockets[0].getsockname()[:2]
@@ -70,7 +59,7 @@ async def _run(options: Options, files: Files, settings: str, token: bytes | Non
         ).to_json(),
     )
     log.info("the door of %s listens on %s", options.deployment, options.listen)
-    watching = asyncio.create_task(_watch(front))
+    watching = asyncio.create_task(watch(front))
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def asked() -> None:
@@ -84,14 +73,14 @@ async def _run(options: Options, files: Files, settings: str, token: bytes | Non
     listener.close()
     log.info("told to stop; %d requests in flight", sum(front.roster.in_flight.values()))
     protocols.pre_shutdown()
-    leaving = asyncio.create_task(protocols.shutdown(LEAVE_SECONDS))
+    leaving = asyncio.create_task(protocols.shutdown(front.limits.leave))
     hurried = asyncio.create_task(hurry.wait())
     await asyncio.wait((leaving, hurried), return_when=asyncio.FIRST_COMPLETED)
     for task in (leaving, hurried, watching):
         task.cancel()
 
 
-async def _watch(front: Front) -> None:
+async def watch(front: Front) -> None:
     while True:
         for _ in range(round(1 / WATCH_SECONDS)):
             await asyncio.sleep(WATCH_SECONDS)
