@@ -17,9 +17,13 @@ _HOP = frozenset(("connection", "transfer-encoding", "keep-alive", "proxy-connec
 
 
 class Broken(Exception):
-    """The replica died, or spoke no HTTP, after it may have seen the request. `stale`: on a connection used before."""
+    """The replica died, or spoke no HTTP, after it may have seen the request.
+
+    `stale`: on a connection used before. `unheard`: it may live, but nothing comes from it.
+    """
 
     stale = False
+    unheard = False
 
 
 class Chunks:
@@ -87,7 +91,8 @@ class Reply:
 class Connection(asyncio.Protocol):
     """One connection to one replica."""
 
-    def __init__(self, busy: "set[Connection]", idle: "list[Connection]") -> None:
+    def __init__(self, url: str, busy: "set[Connection]", idle: "list[Connection]") -> None:
+        self.url = url
         self._busy = busy
         self._idle = idle
         self._buffer = b""
@@ -105,6 +110,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._reusable = True
         self._error: str | None = None
+        self._unheard = False
         self.complete = False
         self.used = 0
         self.stirred_at = 0.0  # when something last went over it, on the monotonic clock
@@ -186,6 +192,11 @@ class Connection(asyncio.Protocol):
         """Give up on a replica that has been silent for too long. Asked now and then: a timer per request is dear."""
         if now - self.stirred_at > REPLY_SECONDS and not self._paused:
             self._fail(f"silent for {REPLY_SECONDS:.0f} s")
+
+    def unheard(self) -> None:
+        """Give up on a replica that cannot be reached any more: whoever waits for it need not."""
+        self._unheard = True
+        self._fail("nothing comes from it any more")
 
     def fresh(self, now: float) -> bool:
         return now - self.stirred_at < IDLE_SECONDS and not self._transport.is_closing() and self._error is None
@@ -329,7 +340,8 @@ class Connection(asyncio.Protocol):
 
     def _broken(self, reason: str) -> Broken:
         broken = Broken(reason)
-        broken.stale = self.used > 1 and self._answer is None
+        broken.unheard = self._unheard
+        broken.stale = self.used > 1 and self._answer is None and not self._unheard
         return broken
 
 

@@ -1,13 +1,18 @@
 """What the door listens with: control for this machine, everything else for the replicas."""
 
+import asyncio
+import base64
 import hmac
 import ipaddress
+import logging
 import os
+import time
 from datetime import UTC, datetime
 
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from orchestrator.door import heads
 from orchestrator.door.limits import Limits
 from orchestrator.door.loads import Counts, Loads
 from orchestrator.door.proxy import Proxy
@@ -15,7 +20,10 @@ from orchestrator.door.replies import reply
 from orchestrator.door.roster import Roster
 from orchestrator.door.serving import Published
 from orchestrator.door.upstream import Upstream
+from orchestrator.door.watch import Watch
 from orchestrator.pinning import Pins
+
+log = logging.getLogger("halve.door")
 
 _LOADS = TypeAdapter(Loads)
 
@@ -30,24 +38,46 @@ class Front:
         self._token = token
         self._started_at = started_at
         self._published = published
-        self._counts = Counts()
-        self.roster = Roster(published, self._counts)
+        self.counts = Counts()
+        self.roster = Roster(published, self.counts)
         self.upstream = Upstream(pins)
+        self.watch = Watch(self.roster, self.upstream, limits)
         # A token of the door's says nothing to a replica, so it stays here; without one Authorization is not ours.
-        self._proxy = Proxy(self.roster, self.upstream, self._counts, keep_token=token is None, limits=limits)
+        self._proxy = Proxy(self.roster, self.upstream, self.counts, keep_token=token is None, limits=limits)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.raw_path.startswith("/-/"):
             return self._control(request)
         if self._token is not None and not self._admits(request, self._token):
-            refusal = reply(401, {"error": "unauthorized", "reason": "a bearer token is needed"}, close=True)
-            refusal.headers["WWW-Authenticate"] = "Bearer"
+            says = {"error": "unauthorized", "reason": "a bearer token is needed"}
+            refusal = reply(401, says, heads.request_id(request), close=True)
+            # A browser asks its user for a name, which may be any, and a password, which is the token.
+            refusal.headers["WWW-Authenticate"] = 'Basic realm="halve", charset="UTF-8"' if _page(request) else "Bearer"
+            self.counts.totals.answered(401)
             return refusal
-        return await self._proxy.answer(request)
+        identity = heads.request_id(request)
+        begun = time.monotonic()
+        try:
+            answer = await self._proxy.answer(request, identity)
+        except asyncio.CancelledError:
+            self.counts.totals.gone += 1
+            raise
+        self.counts.totals.answered(answer.status)
+        if answer.status >= 500 and answer.status != 503:  # to be closed or full is no news, and can be much of it
+            seconds = time.monotonic() - begun
+            log.warning("request %s: %s %s %d %.3fs", identity, request.method, _path(request), answer.status, seconds)
+        return answer
 
     def _admits(self, request: web.BaseRequest, token: bytes) -> bool:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "replace"), token)
+        if scheme.lower() == "basic" and _page(request):
+            try:
+                given = base64.b64decode(given, validate=True).partition(b":")[2].decode("utf-8", "replace")
+            except ValueError:
+                return False
+        elif scheme.lower() != "bearer":
+            return False
+        return hmac.compare_digest(given.strip().encode("utf-8", "replace"), token)
 
     def _control(self, request: web.BaseRequest) -> web.Response:
         if not _from_here(request):
@@ -81,7 +111,16 @@ class Front:
             return reply(400, {"error": "bad request", "reason": "after is an ISO 8601 time"})
         if since is not None and since.tzinfo is None:
             since = since.replace(tzinfo=UTC)
-        return web.Response(body=_LOADS.dump_json(self._counts.loads(since)), content_type="application/json")
+        return web.Response(body=_LOADS.dump_json(self.counts.loads(since)), content_type="application/json")
+
+
+def _page(request: web.BaseRequest) -> bool:
+    return heads.page(heads.target(request))
+
+
+def _path(request: web.BaseRequest) -> str:
+    """For the log, which is no place for what people ask."""
+    return heads.target(request).partition("?")[0][:200]
 
 
 def _from_here(request: web.BaseRequest) -> bool:

@@ -18,6 +18,10 @@ _NUMBERS = itertools.count(1)
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 #: a replica's paths that are between it and the daemon
 PRIVATE = frozenset(("/drain", "/lease"))
+#: where a replica has its web pages
+PAGES = "/ui"
+#: which replica a visitor of theirs belongs to
+SEAT = "halve_ui"
 
 
 def request_id(request: web.BaseRequest) -> str:
@@ -44,6 +48,12 @@ def recognition(method: str, target: str) -> bool:
     """Whether it asks for images to be read: the work that replicas are there for, and all that counts as demand."""
     path = target.partition("?")[0]
     return method == "POST" and (path == "/v1/ocr" or (path.startswith("/v2/models/") and path.endswith("/infer")))
+
+
+def page(target: str) -> bool:
+    """Whether it belongs to the web pages of a replica, which remember their visitors."""
+    path = target.partition("?")[0]
+    return path == PAGES or path.startswith(f"{PAGES}/")
 
 
 def forwarded(request: web.BaseRequest, target: str, identity: str, length: int | None, keep_token: bool) -> bytes:

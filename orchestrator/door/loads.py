@@ -104,6 +104,19 @@ class Tally:
         return None
 
 
+@dataclass(slots=True)
+class Totals:
+    """What the door saw since it opened, of all requests but those for itself. They only grow."""
+
+    statuses: dict[int, int] = field(default_factory=dict)  # answers by HTTP status, whoever gave them
+    gone: int = 0  # clients that did not wait for their answer
+    again: int = 0  # times a request was sent to a replica once more, because the one before took or gave nothing
+    held: int = 0  # times a request waited for a replica
+
+    def answered(self, status: int) -> None:
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+
+
 class Counts:
     """Counts requests as they happen. One tally is written to, that of the running second; minutes are its sums."""
 
@@ -114,6 +127,7 @@ class Counts:
         self._minute = Tally()
         self._seconds: deque[tuple[int, Tally]] = deque(maxlen=CURRENT_SECONDS)
         self._minutes: deque[tuple[int, Tally]] = deque(maxlen=KEPT_MINUTES)
+        self.totals = Totals()
         self.in_flight = 0
         self.waiting = 0
 

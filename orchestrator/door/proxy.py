@@ -12,7 +12,8 @@ from orchestrator.door.body import Body, Memory, TooLarge, TooSlow
 from orchestrator.door.connection import Broken, Reply
 from orchestrator.door.limits import Limits
 from orchestrator.door.loads import Counts
-from orchestrator.door.replies import Refusal, absent, closed, reply, too_large
+from orchestrator.door.rate import Bucket
+from orchestrator.door.replies import Refusal, absent, closed, reply, too_large, too_often
 from orchestrator.door.roster import Crowded, Roster
 from orchestrator.door.serving import Replica
 from orchestrator.door.upstream import NotSent, Upstream
@@ -34,6 +35,7 @@ class Errand:
     head: bytes
     repeatable: bool
     recognition: bool
+    page: bool  # of the web pages: their visitor stays with one replica
     online: bool  # not a batch's, which waits for all others at the replica, and repeats by itself what was lost
     since: float
 
@@ -56,10 +58,10 @@ class Proxy:
         self._keep_token = keep_token
         self._limits = limits
         self._memory = Memory()
+        self._bucket = Bucket()
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The answer to a request, from a replica or, when there is none, from the door."""
-        identity = heads.request_id(request)
+    async def answer(self, request: web.BaseRequest, identity: str) -> web.StreamResponse:
+        """The answer to a request, from a replica or else from the door. `identity`: its X-Request-Id."""
         target = heads.target(request)
         if request.method == "CONNECT" or heads.private(target):
             return reply(404, {"error": "not found", "reason": "this does not go through the door"}, identity)
@@ -71,14 +73,16 @@ class Proxy:
         if not serving.open:
             return closed(serving).to(identity)
         recognition = heads.recognition(request.method, target)
+        online = request.headers.get("X-Halve-Priority") != "batch"
         if recognition:
+            if online and (seconds := self._bucket.wait(serving.rate)):
+                return too_often(seconds, identity)
             self._counts.roll().ask()
         try:
             if not request.content.is_eof() and request.headers.get("Expect", "").lower() == "100-continue":
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.writer.output_size = 0
             await body.keep()
-            online = request.headers.get("X-Halve-Priority") != "batch"
             length = len(body.kept) if body.whole else body.length
             errand = Errand(
                 request=request,
@@ -88,6 +92,7 @@ class Proxy:
                 head=heads.forwarded(request, target, identity, length, self._keep_token),
                 repeatable=heads.repeatable(request.method, target) and online,
                 recognition=recognition,
+                page=heads.page(target),
                 online=online,
                 since=time.monotonic(),
             )
@@ -104,6 +109,7 @@ class Proxy:
     async def _carry(self, errand: Errand) -> web.StreamResponse:
         """Find a replica for it until one has answered, time is up, or trying again would do harm."""
         until = errand.since + self._limits.hold
+        seat = errand.request.cookies.get(heads.SEAT, "") if errand.page else ""
         busy: dict[str, web.Response] = {}  # what replicas said that would rather not
         sends = 0
         anew = False
@@ -113,14 +119,17 @@ class Proxy:
                 return closed(serving).to(errand.identity)
             if time.monotonic() >= until:
                 return self._refuse(absent("no replica answered in time"), errand)
-            replica = self._roster.take(busy)
+            replica = self._roster.take(busy, seat)
             if replica is None:
                 if busy and not serving.starting:
                     return self._passed_on(busy, errand)
                 if not (serving.replicas or serving.starting):
                     return self._refuse(absent("no replica serves now"), errand)
                 try:
-                    await self._roster.change(until, soon=bool(busy), counted=errand.recognition)
+                    # Somebody who wants to see a page is a reason to start a replica, too.
+                    counted = errand.recognition or errand.page
+                    self._counts.totals.held += 1
+                    await self._roster.change(until, soon=bool(busy), counted=counted, online=errand.online)
                 except Crowded:
                     return self._refuse(absent("too many requests wait already"), errand)
                 busy.clear()
@@ -128,29 +137,33 @@ class Proxy:
             try:
                 answer = await self._try(errand, replica, anew, busy)
             except NotSent as error:
-                self._suspect(replica, error)
+                self._suspect(replica, error, errand)
+                self._counts.totals.again += 1
                 continue
             except Broken as error:
                 if not (errand.repeatable and errand.body.whole):
-                    self._suspect(replica, error)
+                    self._suspect(replica, error, errand)
                     self._failed(errand)
                     return reply(502, {"error": "broken", "reason": f"the replica died: {error}"}, errand.identity)
-                # A kept connection may have been closed as we wrote: that says nothing about the replica.
+                # A kept connection may have been closed as we wrote: that says nothing about the replica. One behind a
+                # cut network did not die of this request either.
                 if not error.stale:
-                    self._suspect(replica, error)
-                    sends += 1
+                    self._suspect(replica, error, errand)
+                    sends += not error.unheard
+                self._counts.totals.again += 1
                 anew = anew or error.stale  # once per request: what kills replicas looks the same from here
             else:
                 if answer is not None:
                     return answer
         self._failed(errand)
+        log.warning("request %s: %d replicas died of it", errand.identity, sends)
         return absent(f"{sends} replicas died of this request").to(errand.identity)
 
     async def _try(
         self, errand: Errand, replica: Replica, anew: bool, busy: dict[str, web.Response]
     ) -> web.StreamResponse | None:
         """Send it to one replica; None when that one is busy or draining, its words then in `busy`."""
-        body, request = errand.body, errand.request
+        body, request, working = errand.body, errand.request, True
         try:
             answer = await self._upstream.send(
                 replica,
@@ -165,11 +178,25 @@ class Proxy:
                     self._roster.refresh()  # it may have been withdrawn a moment ago
                     return None
                 self._count(errand, replica, answer)
+                if errand.page:
+                    self._seat(errand, replica, answer)
+                    if answer.headers.get("Content-Type", "").startswith("text/event-stream"):
+                        # It lasts as long as somebody looks at the page, which is no work, and no reason to stay.
+                        self._roster.give_back(replica)
+                        working = False
                 return await self._relay(errand, answer)
             finally:
                 answer.close()
         finally:
-            self._roster.give_back(replica)
+            if working:
+                self._roster.give_back(replica)
+
+    def _seat(self, errand: Errand, replica: Replica, answer: Reply) -> None:
+        """Have the visitor of a page come back to the same replica."""
+        if errand.request.cookies.get(heads.SEAT) != replica.id:
+            secure = "; Secure" if errand.request.secure else ""
+            seat = f"{heads.SEAT}={replica.id}; Path={heads.PAGES}; HttpOnly; SameSite=Lax{secure}"
+            answer.headers.add("Set-Cookie", seat)
 
     def _count(self, errand: Errand, replica: Replica, answer: Reply) -> None:
         if answer.status >= 500:
@@ -217,9 +244,11 @@ class Proxy:
         if errand.recognition:
             self._counts.roll().failed += 1
 
-    def _suspect(self, replica: Replica, error: Exception) -> None:
-        if self._roster.suspect(replica):
-            log.warning("replica %s at %s: %s", replica.id, replica.url, error)
+    def _suspect(self, replica: Replica, error: NotSent | Broken, errand: Errand) -> None:
+        if error.unheard:
+            self._roster.miss(replica.url)
+        elif self._roster.suspect(replica):
+            log.warning("replica %s at %s: %s (request %s)", replica.id, replica.url, error, errand.identity)
         self._roster.refresh()  # the daemon may know more by now
 
 

@@ -60,5 +60,11 @@ def reply(
     return response
 
 
+def too_often(seconds: float, identity: str) -> web.Response:
+    """More than the deployment's rate."""
+    says = {"error": "too many requests", "reason": "this deployment's rate (door.rate) is used up"}
+    return reply(429, says, identity, retry_after=max(1, math.ceil(seconds)))
+
+
 def too_large(identity: str) -> web.Response:
     return reply(413, {"error": "too large", "reason": "a body has at most 64 MiB"}, identity, close=True)

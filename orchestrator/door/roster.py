@@ -9,6 +9,7 @@ from orchestrator.door.serving import Published, Replica, ServingSet
 
 SUSPECT_SECONDS = 0.5  # a replica that broke is left alone this long, unless a new set is published
 WAITING_MAX = 256
+WAITING_BATCH_MAX = 128  # of them a batch's, which can come again
 
 
 class Crowded(Exception):
@@ -23,7 +24,9 @@ class Roster:
         self._counts = counts
         self._suspects: dict[str, float] = {}  # replica id -> when to try it again, on the monotonic clock
         self._turn = 0
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._online: dict[asyncio.Future[None], None] = {}  # who waits, in the order they came
+        self._batch: dict[asyncio.Future[None], None] = {}
+        self.unheard: set[str] = set()  # urls from which no answer comes
         self.in_flight: dict[str, int] = {}
 
     @property
@@ -32,20 +35,20 @@ class Roster:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiters)
+        return len(self._online) + len(self._batch)
 
     def refresh(self) -> bool:
         """Take a newly published set, if there is one, and wake whoever waits; True when it differs."""
         if not self._published.refresh():
             return False
         self._suspects.clear()
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self.unheard &= {replica.url for replica in self.serving.replicas}
+        self._wake()
         return True
 
-    def take(self, avoid: Collection[str] = ()) -> Replica | None:
-        """The replica with the fewest requests in flight for its weight, one more counted for it; ties take turns."""
+    def take(self, avoid: Collection[str] = (), prefer: str = "") -> Replica | None:
+        """The replica with the id `prefer`, if it can take a request; otherwise the one with the fewest requests in
+        flight for its weight, ties take turns. One more is counted for it."""
         replicas = self._published.serving.replicas
         best: Replica | None = None
         least = float("inf")
@@ -55,6 +58,11 @@ class Roster:
             replica = replicas[(index + self._turn) % len(replicas)]
             if replica.id in avoid or (self._suspects and self._suspects.get(replica.id, 0.0) > now):
                 continue
+            if self.unheard and replica.url in self.unheard:
+                continue
+            if replica.id == prefer:
+                best = replica
+                break
             outstanding = (self.in_flight.get(replica.id, 0) + 1) / replica.weight
             if outstanding < least:
                 best, least = replica, outstanding
@@ -78,18 +86,29 @@ class Roster:
         self._suspects[replica.id] = now + SUSPECT_SECONDS
         return not known
 
-    async def change(self, until: float, *, soon: bool = False, counted: bool = True) -> None:
+    def miss(self, url: str) -> None:
+        """Nothing comes from there any more: leave it alone until it is heard."""
+        self.unheard.add(url)
+
+    def hear(self, url: str) -> None:
+        if url in self.unheard:
+            self.unheard.discard(url)
+            self._wake()
+
+    async def change(self, until: float, *, soon: bool = False, counted: bool = True, online: bool = True) -> None:
         """Wait for a new set, for a suspect's next chance, or until the monotonic time `until`; `soon`: not for long,
-        `counted`: as demand. Raises Crowded.
+        `counted`: as demand. Those who are `online` are woken first, and a batch's never take all the room.
+        Raises Crowded.
         """
-        if len(self._waiters) >= WAITING_MAX:
+        waiters = self._online if online else self._batch
+        if self.waiting >= WAITING_MAX or (not online and len(waiters) >= WAITING_BATCH_MAX):
             raise Crowded
         now = time.monotonic()
         chances = [at for at in self._suspects.values() if at > now]
         if soon:
             chances.append(now + SUSPECT_SECONDS)
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
+        waiters[waiter] = None
         self._counts.queued(int(counted))
         try:
             async with asyncio.timeout(max(0.0, min([until, *chances]) - now)):
@@ -97,5 +116,11 @@ class Roster:
         except TimeoutError:
             pass
         finally:
-            self._waiters.discard(waiter)
+            del waiters[waiter]
             self._counts.queued(-int(counted))
+
+    def _wake(self) -> None:
+        """The first to be woken is the first to be sent."""
+        for waiter in (*self._online, *self._batch):
+            if not waiter.done():
+                waiter.set_result(None)

@@ -85,6 +85,7 @@ async def watch(front: Front) -> None:
         for _ in range(round(1 / WATCH_SECONDS)):
             await asyncio.sleep(WATCH_SECONDS)
             front.roster.refresh()
+        front.watch.look()
         front.upstream.tidy({replica.url for replica in front.roster.serving.replicas})
 
 

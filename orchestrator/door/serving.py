@@ -29,6 +29,14 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """At most so many recognition requests, all callers together; a batch's are not among them. `burst` at once."""
+
+    per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    burst: Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServingSet:
     """Everything the door has to know. `starting`: a replica is on its way, so it is worth waiting for."""
 
@@ -37,6 +45,7 @@ class ServingSet:
     opens_at: AwareDatetime | None = None
     reason: str = ""
     starting: bool = False
+    rate: Rate | None = None  # None: as often as they like
     replicas: tuple[Replica, ...] = ()
 
 

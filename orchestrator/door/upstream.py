@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
-from orchestrator.door.connection import Connection, Reply
+from orchestrator.door.connection import Broken, Connection, Reply
 from orchestrator.door.serving import Replica
 from orchestrator.pinning import Pins, Unpinned
 
@@ -18,7 +18,9 @@ CONNECT_SECONDS = 3.0
 
 
 class NotSent(Exception):
-    """The replica took nothing of the request: sending it again, anywhere, is safe."""
+    """The replica took nothing of the request: sending it again, anywhere, is safe. `unheard`: it may live."""
+
+    unheard = False
 
 
 class Upstream:
@@ -45,6 +47,32 @@ class Upstream:
         except BaseException:  # a client that went away included: its answer must not meet the next request
             connection.close()
             raise
+
+    async def answers(self, url: str) -> bool:
+        """Whether somebody speaks HTTP there."""
+        host = urlsplit(url).netloc
+        asked = f"GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+        try:
+            reply = await self.send(Replica(id="", url=url), asked, b"", head_only=False, anew=True)
+        except (NotSent, Broken):
+            return False
+        reply.close()
+        return True
+
+    def silent(self, seconds: float) -> set[str]:
+        """The urls at work from which nothing has come for so long, on any connection."""
+        last: dict[str, float] = {}
+        for connection in self._busy:
+            last[connection.url] = max(connection.stirred_at, last.get(connection.url, 0.0))
+        now = time.monotonic()
+        return {url for url, at in last.items() if now - at > seconds}
+
+    def give_up(self, url: str) -> int:
+        """End all work at a url; how much there was. It fails with Broken, and can be done elsewhere."""
+        lost = [connection for connection in self._busy if connection.url == url]
+        for connection in lost:
+            connection.unheard()
+        return len(lost)
 
     def tidy(self, urls: set[str]) -> None:
         """Close idle connections to replicas not among `urls`, those idle for too long, and those silent for too long.
@@ -80,10 +108,12 @@ class Upstream:
             tls = self._tls(url)
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(self._busy, idle), address.hostname or "", address.port or 80, ssl=tls
+                    lambda: Connection(url, self._busy, idle), address.hostname or "", address.port or 80, ssl=tls
                 )
         except TimeoutError:
-            raise NotSent(f"no connection within {CONNECT_SECONDS:.0f} s") from None
+            silence = NotSent(f"no connection within {CONNECT_SECONDS:.0f} s")
+            silence.unheard = True
+            raise silence from None
         except OSError as error:
             raise NotSent(error.strerror or str(error)) from None
         return connection

@@ -56,7 +56,7 @@ class Inside:
 async def door(folder: Path, limits: Limits | None = None, token: bytes | None = None) -> AsyncIterator[Inside]:
     """A door in this event loop that keeps looking after its replicas."""
     file = folder / "ocr.json"
-    front = Front(Published(file, "ocr"), token, datetime.now(UTC), limits or Limits())
+    front = Front(Published(file, "ocr"), token, datetime.now(UTC), None, limits or Limits())
     callers = Callers(front.answer, front.limits)
     listener = await asyncio.get_running_loop().create_server(callers, "127.0.0.1", 0)
     watching = asyncio.create_task(watch(front))

@@ -87,13 +87,24 @@ def make_app(name: str) -> web.Application:
                 os._exit(1)
         return response
 
+    async def events(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        for index in range(int(request.query["pieces"])):
+            await response.write(b"data: %d\n\n" % index)
+            await asyncio.sleep(float(request.query["seconds"]))
+        return response
+
     async def drain(_: web.Request) -> web.Response:
         draining.set()
         return web.Response()
 
     app = web.Application(client_max_size=2**27)
     app.router.add_post("/v1/ocr", ocr)
+    app.router.add_post("/ui/upload", ocr)
     app.router.add_get("/stream", stream)
+    app.router.add_get("/events", events)
+    app.router.add_get("/ui/events", events)
     app.router.add_post("/drain", drain)
     app.router.add_route("*", "/{path:.*}", echo)
     return app
