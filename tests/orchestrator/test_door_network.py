@@ -114,10 +114,8 @@ def test_a_replica_that_thinks_for_long_is_left_to_it(tmp_path: Path) -> None:
             inside.publish(a)
             said = await inside.ask(recognition(b"x", 4.0))
             assert b" 200 " in said[:20]
-            assert (
-                b'"ocr": 1,'
-                in (await inside.ask(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))[:-1] + b","
-            )
+            seen = await inside.ask(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert b'"ocr": 1}' in seen  # once
             assert inside.front.counts.totals.again == 0
 
     asyncio.run(run())
