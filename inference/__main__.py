@@ -34,10 +34,17 @@ def main() -> int:
         help="folder (file:///scans) or bucket (s3://bucket/prefix) that requests may name; repeatable (default: none)",
     )
     parser.add_argument("--announce", type=Path, metavar="FILE", help="write pid, port, url there once listening")
+    parser.add_argument("--tls-certificate", type=Path, metavar="PEM", help="answer over TLS as whom this file says")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="the key of --tls-certificate")
+    parser.add_argument("--tls-client", type=Path, metavar="PEM", help="answer nobody but the bearer of this one")
     options = parser.parse_args()
     for name in ("workers", "threads", "queue"):
         if (value := getattr(options, name)) is not None and value < 1:
             parser.error(f"--{name} must be at least 1")
+    if (options.tls_certificate is None) != (options.tls_key is None):
+        parser.error("--tls-certificate and --tls-key belong together")
+    if options.tls_client and not options.tls_key:
+        parser.error("--tls-client needs --tls-certificate and --tls-key")
     if absent := inference.absent_packages():
         print(f"the engine is not installed ({', '.join(absent)} missing): pip install 'halve[cpu]'", file=sys.stderr)
         return 1
@@ -59,8 +66,11 @@ def main() -> int:
         queue=options.queue,
         sources=tuple(options.allow_source),
     )
+    tls = None
+    if options.tls_certificate:
+        tls = listener.Tls(certificate=options.tls_certificate, key=options.tls_key, client=options.tls_client)
     try:
-        listener.serve(settings, host=options.host, port=options.port, announce=options.announce)
+        listener.serve(settings, host=options.host, port=options.port, announce=options.announce, tls=tls)
     except listener.CannotServe as error:
         print(error, file=sys.stderr)
         return 1

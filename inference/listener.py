@@ -4,10 +4,13 @@ import json
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -22,23 +25,34 @@ class CannotServe(Exception):
     """The replica did not start. One line that says why."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """PEM files: who this replica is, and the certificate of the one who may talk to it; None: anybody may."""
+
+    certificate: Path
+    key: Path
+    client: Path | None = None
+
+
 def serve(
     settings: Settings,
     *,
     host: str,
     port: int,
     announce: Path | None = None,
+    tls: Tls | None = None,
     listening: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; requests in flight are finished first.
 
     Once connections are taken, `listening` is told the address and `announce` is written, in one piece:
-    {"pid","port","url","started_at"}. The model may still be loading then; /healthz says.
-    Raises CannotServe when the address is taken, a source is none, or the model does not load.
+    {"pid","port","url","started_at"}. The model may still be loading then; /healthz says. No `tls`: plain HTTP.
+    Raises CannotServe when the address is taken, a source is none, a certificate is none, or the model does not load.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     service = _service(settings)
+    secured = _secured(tls)
     bound = _bound(host, port)
     failures: list[Exception] = []
 
@@ -47,7 +61,7 @@ def serve(
         running.should_exit = True
 
     def started() -> None:
-        url = _url(host, bound)
+        url = _url("https" if tls else "http", host, bound)
         if announce:
             _announce(announce, bound.getsockname()[1], url)
         listening(url)
@@ -59,6 +73,7 @@ def serve(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        **secured,
     )
     running = _Server(config, started)
     running.run(sockets=[bound])
@@ -86,6 +101,22 @@ def _service(settings: Settings) -> Service:
         raise CannotServe(str(error)) from None
 
 
+def _secured(tls: Tls | None) -> dict[str, Any]:
+    """The server's words for it; tried here, because there a bad file ends in a traceback."""
+    if tls is None:
+        return {}
+    files = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
+        if tls.client is None:
+            return files
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(tls.client)
+    except (OSError, ValueError) as error:  # an SSLError is an OSError; a path may be none at all
+        named = ", ".join(str(path) for path in (tls.certificate, tls.key, tls.client) if path)
+        raise CannotServe(f"TLS: {named}: {error}; PEM files are expected, the key beside its certificate") from None
+    return {**files, "ssl_ca_certs": str(tls.client), "ssl_cert_reqs": ssl.CERT_REQUIRED}
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
     """Uvicorn finishes what is in flight, then raises the signal again for whoever listened before: an orderly end."""
     raise SystemExit(0)
@@ -104,10 +135,10 @@ def _bound(host: str, port: int) -> socket.socket:
     return taken
 
 
-def _url(host: str, bound: socket.socket) -> str:
+def _url(scheme: str, host: str, bound: socket.socket) -> str:
     """Where a client on this machine finds it."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{bound.getsockname()[1]}"
+    return f"{scheme}://{f'[{reachable}]' if ':' in reachable else reachable}:{bound.getsockname()[1]}"
 
 
 def _announce(file: Path, port: int, url: str) -> None:

@@ -2,12 +2,12 @@
 
 No authority vouches for anybody here: each end trusts one certificate of the other's, whatever name or dates it bears,
 so TLS itself is challenge and response in both directions. How a certificate is learnt, over a channel that only
-the two ends can use, is its provider's affair (providers/aws/watch.py). From then on it is checked whenever somebody
+the two ends can use, is its provider's affair (providers/aws/contact.py). From then on it is checked whenever somebody
 connects: a probe, a lease, the door. Plain http:// stays for loopback and for ssh's links.
 
     HALVE_HOME/pins/controller.pem    our key and certificate, a function of the installation key
                     MACHINE.pem       the certificate of a machine, for as long as it lives
-                    at/HOST_PORT.pem  the same, by the address of its engine
+                    at/HOST_PORT.pem  the same, by each address where it listens
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import os
 import secrets
 import ssl
 import threading
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -80,9 +81,9 @@ class Pins:
         except FileNotFoundError:
             return None
 
-    def pin(self, machine: str, url: str, certificate: str) -> None:
-        """From now on this machine is known by this certificate (PEM), and its engine answers there. Raises OSError."""
-        for path in (self._machine(machine), self._at(url)):
+    def pin(self, machine: str, urls: Iterable[str], certificate: str) -> None:
+        """From now on a machine is known by this certificate (PEM), and answers at these addresses. Raises OSError."""
+        for path in (self._machine(machine), *(self._at(url) for url in urls)):
             if not path.exists() or path.read_text(encoding="ascii") != certificate:
                 _write(path, certificate)
 
@@ -101,12 +102,22 @@ class Pins:
         return tuple(path.stem for path in self._folder.glob("*.pem") if path.name != "controller.pem")
 
     def context(self, url: str) -> ssl.SSLContext:
-        """For connections to the engine at an address: to nobody but whom was pinned there. Raises Unpinned."""
-        return self._context(self._at(url), url)
-
-    def context_of(self, machine: str) -> ssl.SSLContext:
-        """For connections to anything else on a machine. Raises Unpinned."""
-        return self._context(self._machine(machine), machine)
+        """For connections to an address: to nobody but whom was pinned there. Raises Unpinned."""
+        path = self._at(url)
+        try:
+            found = path.stat()
+            mark = (found.st_ino, found.st_mtime_ns)
+            kept = self._contexts.get(path)
+            if kept is None or kept[0] != mark:
+                context = self.stranger()
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.verify_flags |= NO_CHECK_TIME
+                context.load_verify_locations(path)
+                kept = self._contexts[path] = mark, context
+        except FileNotFoundError:
+            self._contexts.pop(path, None)
+            raise Unpinned(f"{url} has not proved yet who it is") from None
+        return kept[1]
 
     def stranger(self) -> ssl.SSLContext:
         """For the first contact: we say who we are, and look at who answers before anything else is said.
@@ -126,22 +137,6 @@ class Pins:
     def transport(self) -> httpx.BaseTransport:
         """For httpx: https:// by these pins, http:// as ever."""
         return _Transport(self)
-
-    def _context(self, path: Path, whom: str) -> ssl.SSLContext:
-        try:
-            found = path.stat()
-            mark = (found.st_ino, found.st_mtime_ns)
-            kept = self._contexts.get(path)
-            if kept is None or kept[0] != mark:
-                context = self.stranger()
-                context.verify_mode = ssl.CERT_REQUIRED
-                context.verify_flags |= NO_CHECK_TIME
-                context.load_verify_locations(path)
-                kept = self._contexts[path] = mark, context
-        except FileNotFoundError:
-            self._contexts.pop(path, None)
-            raise Unpinned(f"{whom} has not proved yet who it is") from None
-        return kept[1]
 
     def _machine(self, machine: str) -> Path:
         return self._folder / f"{_name(machine)}.pem"

@@ -3,12 +3,16 @@
 
     POST /lease    Authorization: Bearer WORD    renews the lease -> {"lease_seconds", "reclaim_at", "rebalance_at"}
 
-Our machine knows the word's SHA-256 alone. It asks the metadata service for notices.
+Over TLS, by a key that this machine makes for itself and keeps, to nobody but the controller whose certificate it was
+told. The SHA-256 of its own it says on the console, which nobody else can write to. Of the word it knows the SHA-256
+alone. It asks the metadata service for notices.
 """
 
 import hashlib
 import hmac
 import json
+import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -49,6 +53,17 @@ class Watchdog:
             self.look()
             time.sleep(min(self.said["poll_seconds"], max(0.05, left)) if left > 0 else self.said["poll_seconds"])
 
+    def say(self):
+        """On the console, again and again: it keeps its last 64 KB, and the kernel writes into everybody's lines."""
+        line = f"\nhalve-certificate-sha256 {fingerprint(self.own)}\n".encode()
+        while True:
+            try:
+                with Path(self.said["console"]).open("ab", buffering=0) as console:
+                    console.write(line)
+            except OSError:
+                pass
+            time.sleep(self.said["say_seconds"])
+
     def look(self):
         try:
             asked = urllib.request.Request(f"{self.said['metadata']}/latest/api/token", method="PUT")
@@ -72,6 +87,33 @@ class Watchdog:
             if error.code == 404:  # nothing is planned
                 return None
             raise
+
+
+def certified(folder):
+    """Key and certificate of this machine alone: made at its first start, and kept for as long as it lives."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key, own, new = folder / "key.pem", folder / "certificate.pem", folder / "certificate.new"
+    if not own.exists():
+        os.umask(0o077)
+        make = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ed25519",
+            "-nodes",
+            "-days",
+            "36500",
+            "-subj",
+            "/CN=halve replica",
+        ]
+        subprocess.run([*make, "-keyout", str(key), "-out", str(new)], check=True)
+        new.replace(own)
+    return key, own
+
+
+def fingerprint(certificate):
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text())).hexdigest()
 
 
 def answers(watchdog):
@@ -100,10 +142,44 @@ def answers(watchdog):
     return Answers
 
 
+class Server(ThreadingHTTPServer):
+    """Each client has a thread of its own, its handshake included."""
+
+    daemon_threads = True
+
+    def __init__(self, watchdog, key, own):
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.tls.minimum_version = ssl.TLSVersion.TLSv1_3
+        self.tls.load_cert_chain(own, key)
+        self.tls.load_verify_locations(cadata=watchdog.said["controller"])
+        self.tls.verify_mode = ssl.CERT_REQUIRED
+        super().__init__(("0.0.0.0", watchdog.said["port"]), answers(watchdog))
+
+    def finish_request(self, request, address):
+        request.settimeout(5)
+        with self.tls.wrap_socket(request, server_side=True) as secured:
+            super().finish_request(secured, address)
+
+    def handle_error(self, *_):
+        pass  # a stranger at the door
+
+
+def listen(watchdog):
+    """For ever. What cannot listen is never asked, and ends when its first lease does."""
+    while True:
+        try:
+            key, watchdog.own = certified(Path(watchdog.said["tls"]))
+            server = Server(watchdog, key, watchdog.own)
+            threading.Thread(target=watchdog.say, daemon=True).start()
+            return server.serve_forever()
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            sys.stderr.write(f"halve: the watchdog cannot listen: {error}\n")
+            time.sleep(5)
+
+
 def main():
     watchdog = Watchdog(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    server = ThreadingHTTPServer(("0.0.0.0", watchdog.said["port"]), answers(watchdog))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=listen, args=(watchdog,), daemon=True).start()
     watchdog.watch()  # what ends this ends the process, and systemd starts another
 
 

@@ -3,6 +3,7 @@
 The same process holds both, so that the proxy can do to a machine what AWS does and no API offers.
 """
 
+import base64
 import io
 import json
 import os
@@ -12,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 from xml.sax.saxutils import escape
 
 from orchestrator.clock import Clock
-from orchestrator.providers import Request
+from orchestrator.providers import Listed, Request
 from orchestrator.providers.aws.provider import AwsProvider
 from orchestrator.providers.aws.settings import Installation, Settings
 from policies.snapshot import Offer, Purchase
@@ -56,6 +58,7 @@ class Cloud:
     #: (type or volume kind, region) -> products of the price list
     products: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
     quotas: dict[str, float] = field(default_factory=dict)
+    consoles: dict[str, Path] = field(default_factory=dict)  # instance -> what it has said
     sent: list[dict[str, str]] = field(default_factory=list)  # every RunInstances, as it came
     _answers: dict[str, tuple[dict[str, str], bytes]] = field(default_factory=dict)  # by client token
     _requests: dict[str, dict[str, Any]] = field(default_factory=dict)  # spot requests by instance
@@ -180,6 +183,10 @@ class Cloud:
             asked_for = {value for name, value in form.items() if name.startswith("InstanceId")}
             over = {one.id for one in self._machines(region) if one._state.name == "terminated"}
             return _xml(action, "<instancesSet/>") if asked_for <= over else None
+        if action == "GetConsoleOutput":
+            said = self.consoles.get(form["InstanceId"])
+            output = base64.b64encode(said.read_bytes() if said and said.exists() else b"").decode()
+            return _xml(action, f"<instanceId>{form['InstanceId']}</instanceId><output>{output}</output>")
         if action == "DescribeSpotPriceHistory":
             return _xml(action, self._spot_history(form))
         if action == "DescribeSpotInstanceRequests":
@@ -228,6 +235,8 @@ class Cloud:
             one.launch_time = now
             for nic in one.nics.values():
                 nic.attach_time = now
+                # each its own, and on loopback: whoever looks for it shall not look outside
+                nic.public_ip = str(ip_address(0x7F000000 | int(one.id[2:8], 16)))
             for volume in one.block_device_mapping.values():
                 volume.attach_time = now
             if form.get("InstanceMarketOptions.MarketType") == "spot":
@@ -387,10 +396,16 @@ def settings(**changes: Any) -> Settings:
 
 
 def provider(home: Path, clock: Clock, **changes: Any) -> AwsProvider:
-    """It asks for prices anew each time, and its machines' watchdogs listen nowhere."""
-    nowhere = lambda _: "http://127.0.0.1:9"  # noqa: E731  the discard port: refused at once
+    """It asks for prices anew each time, and takes every machine's word that it is who it says: none is there."""
     own = settings(**changes)
-    return AwsProvider(home, clock, own, Installation(str(home).encode()), watchdog_of=nowhere, spot_seconds=0)
+    return AwsProvider(home, clock, own, Installation(str(home).encode()), watch=Unwatched(), spot_seconds=0)
+
+
+class Unwatched:
+    """Machines that nobody asks."""
+
+    def over(self, machines: Iterable[Listed]) -> list[Listed]:
+        return list(machines)
 
 
 def offer(zone: str = f"{REGION}a", purchase: Purchase = Purchase.SPOT, kind: str = TYPE, gpu: str = "T4") -> Offer:

@@ -15,6 +15,7 @@ import yaml
 from orchestrator import cloud as wiring
 from orchestrator.clock import VirtualClock
 from orchestrator.deployment import open_providers
+from orchestrator.providers.aws import contact
 from orchestrator.providers.aws.boot import folder
 from orchestrator.providers.aws.provider import AwsProvider
 from orchestrator.spec import parse
@@ -127,6 +128,9 @@ def test_a_controller_may_do_what_it_does_and_nothing_else(
         request = aws.request(f"life-{number}", aws.offer(purchase=purchase), **wiring.frozen(wanted, home))
         rented.terminate(rented.launch(request))
     rented.instances()
+    rented.launch(aws.request("listened", **wiring.frozen(wanted, home)))
+    (listened,) = [one for one in rented.instances() if one.token == "listened"]
+    contact.console(aws.REGION, listened.provider_id.rpartition("/")[2])
     moved = parse(spec_text(stack["Bucket"], address="203.0.113.8"))
     open_providers(moved, home, clock)["aws"].launch(aws.request("life-2"))
     wiring.findings(moved, home)

@@ -3,16 +3,11 @@
 import hashlib
 import json
 import os
-import re
 import shutil
+import socket
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +15,11 @@ import httpx
 import pytest
 import yaml
 
-from orchestrator.providers import Listed, Misconfigured, State
+from orchestrator.providers import Misconfigured
 from orchestrator.providers.aws import boot
 from orchestrator.providers.aws.settings import Installation
-from orchestrator.providers.aws.watch import Watch, beside_the_engine
+from tests.orchestrator.aws_machine import Machine, Metadata, metadata_service, started
 from tests.orchestrator.aws_proxy import settings
-from tests.orchestrator.fake_engine import free_port
 from tests.orchestrator.tiny import until
 
 KEY = b"the installation's secret"
@@ -35,7 +29,7 @@ FROZEN = settings(bucket="wheels").frozen(("halve/00ff/halve-1-py3-none-any.whl"
 
 
 def user_data(**engine: Any) -> str:
-    return boot.user_data({**PAYLOAD, "engine": engine}, FROZEN, OURS.word("t"), "us-east-1")
+    return boot.user_data({**PAYLOAD, "engine": engine}, FROZEN, OURS, "t", "us-east-1")
 
 
 def test_the_watchdog_comes_first_and_everything_in_its_order() -> None:
@@ -97,86 +91,24 @@ def test_the_shell_reads_the_installer(tmp_path: Path) -> None:
         assert (ran.returncode == 0) is done, ran.stderr
 
 
-@dataclass
-class Metadata:
-    """A metadata service: IMDSv2 only, as our machines ask for."""
-
-    url: str = ""
-    documents: dict[str, Any] = field(default_factory=dict)
-    asked: int = 0
-
-
 @pytest.fixture
 def metadata() -> Iterator[Metadata]:
-    said = Metadata()
-
-    class Answers(BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            lives = self.headers.get("X-aws-ec2-metadata-token-ttl-seconds")
-            self.reply(200 if self.path == "/latest/api/token" and lives else 403, b"the token")
-
-        def do_GET(self) -> None:
-            said.asked += 1
-            if self.headers.get("X-aws-ec2-metadata-token") != "the token":
-                return self.reply(401, b"")
-            document = said.documents.get(self.path.removeprefix("/latest/meta-data/"))
-            return self.reply(404, b"") if document is None else self.reply(200, json.dumps(document).encode())
-
-        def reply(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    said.url = f"http://127.0.0.1:{server.server_port}"
-    yield said
-    server.shutdown()
-    server.server_close()
-
-
-@dataclass
-class Machine:
-    """A machine that is its watchdog alone. It is off once `off` is there."""
-
-    url: str
-    off: Path
-    process: "subprocess.Popen[bytes]"
+    with metadata_service() as said:
+        yield said
 
 
 @pytest.fixture
 def start(tmp_path: Path, metadata: Metadata) -> Iterator[Any]:
-    started: list[Machine] = []
+    machines: list[Machine] = []
 
     def machine(lease_seconds: float) -> Machine:
-        (told,) = [
-            json.loads(one["content"])
-            for one in yaml.safe_load(user_data())["write_files"]
-            if one["path"].endswith("watchdog.json")
-        ]
-        off, port = tmp_path / "off", free_port()
-        own = {"lease_seconds": lease_seconds, "port": port, "poweroff": ["touch", str(off)], "poll_seconds": 0.1}
-        own |= {"metadata": metadata.url, "kept": str(tmp_path / "lease")}
-        (tmp_path / "watchdog.json").write_text(json.dumps({**told, **own}))
-        (tmp_path / "watchdog.py").write_text(boot.part("watchdog.py"))
-        command = [sys.executable, str(tmp_path / "watchdog.py"), str(tmp_path / "watchdog.json")]
-        one = Machine(f"http://127.0.0.1:{port}", off, subprocess.Popen(command))
-        started.append(one)
+        one = started(tmp_path / "machine", user_data(), metadata.url, lease_seconds=lease_seconds)
+        machines.append(one)
         return one
 
     yield machine
-    for one in started:
-        one.process.kill()
-        one.process.wait()
-
-
-def listed(token: str = "t", **changes: Any) -> Listed:
-    plain = {"provider_id": "i-1", "token": token, "state": State.RUNNING, "url": "http://192.0.2.1:7860"}
-    return Listed(**{**plain, "launched_at": datetime(2026, 11, 20, tzinfo=UTC), **changes})
+    for one in machines:
+        one.kill()
 
 
 def test_a_machine_that_nobody_asks_for_ends_itself(start: Any) -> None:
@@ -186,65 +118,78 @@ def test_a_machine_that_nobody_asks_for_ends_itself(start: Any) -> None:
 
 def test_a_watchdog_that_is_started_again_has_no_new_lease(start: Any) -> None:
     first = start(3.0)
-    until(first.off.with_name("lease").exists, 20)
+    until((first.folder / "lease").exists, 20)
     began = time.monotonic()
     for _ in range(3):
         time.sleep(0.8)
-        first.process.kill()
-        first.process.wait()
+        first.kill()
         first = start(3.0)
     until(first.off.exists, 20)
     assert time.monotonic() - began < 5.0
 
 
-def test_whoever_knows_the_word_renews_the_lease_and_nobody_else(start: Any) -> None:
+def test_whoever_knows_the_word_renews_the_lease_and_nobody_else(start: Any, tmp_path: Path) -> None:
     machine = start(3.0)
     headers = {"Authorization": f"Bearer {OURS.word('t')}"}
+    with machine.client(tmp_path / "home", KEY) as client:
 
-    def renewed() -> bool:
-        try:
-            return httpx.post(f"{machine.url}/lease", headers=headers).is_success
-        except httpx.TransportError:
-            return False
+        def renewed() -> bool:
+            try:
+                return client.post("/lease", headers=headers).is_success
+            except httpx.TransportError:
+                return False
 
-    until(renewed, 20, "the watchdog never listened")
-    began = time.monotonic()
-    while time.monotonic() - began < 4.5:
-        assert httpx.post(f"{machine.url}/lease", headers=headers).json()["reclaim_at"] is None
-        for wrong in ({}, {"Authorization": f"Bearer {OURS.word('other')}"}, {"Authorization": OURS.word("t")}):
-            assert httpx.post(f"{machine.url}/lease", headers=wrong).status_code == 401
-        assert not machine.off.exists()
-        time.sleep(0.3)
-    for path in ("/", "/healthz"):
-        assert httpx.post(f"{machine.url}{path}", headers=headers).status_code == 404
+        until(renewed, 20, "the watchdog never listened")
+        began = time.monotonic()
+        while time.monotonic() - began < 4.5:
+            assert client.post("/lease", headers=headers).json()["reclaim_at"] is None
+            for wrong in ({}, {"Authorization": f"Bearer {OURS.word('other')}"}, {"Authorization": OURS.word("t")}):
+                assert client.post("/lease", headers=wrong).status_code == 401
+            assert not machine.off.exists()
+            time.sleep(0.3)
+        for path in ("/", "/healthz"):
+            assert client.post(path, headers=headers).status_code == 404
     until(machine.off.exists, 20, "nobody asks any more")
 
 
-def test_a_notice_on_the_machine_is_heard_and_the_earliest_moment_counts(start: Any, metadata: Metadata) -> None:
+def test_who_does_not_hold_our_key_is_not_listened_to(start: Any, tmp_path: Path) -> None:
+    """Not even with the right word: and in plain HTTP nobody is."""
     machine = start(60.0)
-    metadata.documents["spot/instance-action"] = {"action": "terminate", "time": "2026-11-20T12:02:00Z"}
-    noticed = datetime(2026, 11, 20, 12, 2, tzinfo=UTC)
-    later = datetime(2026, 11, 20, 12, 5, tzinfo=UTC)
-    watch = Watch(OURS, lambda _: machine.url, ask_seconds=0.0)
-
-    def heard() -> Listed | None:
-        (one,) = watch.over([listed()])
-        return one if one.reclaim_at is not None else None
-
-    assert until(heard, 20).reclaim_at == noticed
-    assert [one.reclaim_at for one in watch.over([listed(reclaim_at=later)])] == [noticed]
-    metadata.documents.clear()
-    machine.process.kill()  # it was said once, and nothing takes it back
-    assert [one.reclaim_at for one in watch.over([listed()])] == [noticed]
-    assert [one.reclaim_at for one in watch.over([listed(state=State.GONE)])] == [None]
+    headers = {"Authorization": f"Bearer {OURS.word('t')}"}
+    with machine.client(tmp_path / "home", KEY) as client:
+        until(lambda: _status(client, headers) == 200, 20)
+        held = machine.lease_until()
+        with machine.client(tmp_path / "elsewhere", b"another installation's secret") as stranger:
+            assert _status(stranger, headers) is None
+        with httpx.Client(base_url=f"http://127.0.0.1:{machine.port}", trust_env=False) as plain:
+            assert _status(plain, headers) is None
+        assert machine.lease_until() == held
+        assert _status(client, headers) == 200
 
 
-def test_silence_and_strange_answers_are_no_notice(metadata: Metadata) -> None:
-    watch = Watch(OURS, lambda url: url, ask_seconds=0.0)
-    machines = [listed("a", url="http://127.0.0.1:9"), listed("b", url=metadata.url), listed("c", url=None)]
-    assert watch.over(machines) == machines
+def _status(client: httpx.Client, headers: dict[str, str]) -> int | None:
+    try:
+        return client.post("/lease", headers=headers).status_code
+    except httpx.TransportError:
+        return None
 
 
-def test_the_watchdog_is_asked_beside_the_engine() -> None:
-    assert beside_the_engine("http://192.0.2.1:7860") == "http://192.0.2.1:7861"
-    assert re.search(r"--port 7860\b", user_data())
+def test_a_silent_client_keeps_nobody_waiting(start: Any, tmp_path: Path) -> None:
+    machine = start(60.0)
+    with machine.client(tmp_path / "home", KEY) as client:
+        until(lambda: _status(client, {}) == 401, 20)
+        silent = [socket.create_connection(("127.0.0.1", machine.port)) for _ in range(20)]
+        assert _status(client, {}) == 401
+        with machine.client(tmp_path / "home", KEY) as another:
+            assert _status(another, {}) == 401
+        for one in silent:
+            one.close()
+
+
+def test_a_watchdog_that_cannot_listen_still_ends_its_machine(tmp_path: Path) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        machine = started(tmp_path / "machine", user_data(), port=taken.getsockname()[1], lease_seconds=1.0)
+        try:
+            until(machine.off.exists, 30, "the lease never ran out")
+        finally:
+            machine.kill()

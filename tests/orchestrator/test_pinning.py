@@ -4,9 +4,7 @@ import asyncio
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -16,69 +14,10 @@ from orchestrator.door.serving import Replica
 from orchestrator.door.upstream import NotSent, Upstream
 from orchestrator.pinning import Pins, Unpinned, own
 from orchestrator.probes import HttpProbes
-from tests.orchestrator.certified import certified
+from tests.orchestrator.certified import READY, at, certified_server, serving
 
 KEY, STRANGERS_KEY = b"the installation's key", b"another installation's key"
-READY = b'{"status": "ready"}'
 ASK = b"GET /healthz HTTP/1.1\r\nHost: replica\r\n\r\n"
-
-
-class Ready(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(READY)))
-        self.end_headers()
-        self.wfile.write(READY)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Replicas(ThreadingHTTPServer):
-    """Behind its certificate, to whoever bears the one it was told. `asked` counts what it has let in."""
-
-    daemon_threads = True
-
-    def __init__(self, tls: ssl.SSLContext | None, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), Ready)
-        self.tls, self.asked = tls, 0
-
-    def finish_request(self, request: object, address: object) -> None:
-        assert isinstance(request, socket.socket)
-        if self.tls is not None:
-            request = self.tls.wrap_socket(request, server_side=True)
-        self.asked += 1
-        super().finish_request(request, address)  # type: ignore[arg-type]  # an SSLSocket is a socket
-
-    def handle_error(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def serving(tls: ssl.SSLContext | None, port: int = 0) -> Iterator[Replicas]:
-    server = Replicas(tls, port)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def at(server: Replicas) -> str:
-    return f"https://127.0.0.1:{server.server_port}"
-
-
-def behind(folder: Path, name: str, client: str = own(KEY)[1]) -> tuple[ssl.SSLContext, str]:
-    """A server's side that lets this client in, and its certificate."""
-    key, certificate = certified(folder, name)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    context.load_verify_locations(cadata=client)
-    context.verify_mode = ssl.CERT_REQUIRED
-    return context, certificate.read_text()
 
 
 @pytest.fixture
@@ -119,16 +58,16 @@ def test_our_certificate_is_the_same_byte_for_byte_and_another_installation_has_
 
 
 def test_who_was_pinned_is_spoken_to(pins: Pins, tmp_path: Path) -> None:
-    tls, certificate = behind(tmp_path, "replica")
+    tls, certificate = certified_server(tmp_path, "replica", own(KEY)[1])
     with serving(tls) as server:
-        pins.pin("i-1", at(server), certificate)
+        pins.pin("i-1", [at(server)], certificate)
         assert answers(pins, at(server)) == ALL
         assert answers(Pins(tmp_path / "home"), at(server)) == ALL  # as the door's process knows it
         assert pins.machines() == ("i-1",)
 
 
 def test_who_was_not_pinned_is_not_even_connected_to(pins: Pins, tmp_path: Path) -> None:
-    tls, _ = behind(tmp_path, "replica")
+    tls, _ = certified_server(tmp_path, "replica", own(KEY)[1])
     with serving(tls) as server:
         assert answers(pins, at(server)) == NOBODY
         assert server.asked == 0
@@ -138,21 +77,21 @@ def test_who_was_not_pinned_is_not_even_connected_to(pins: Pins, tmp_path: Path)
 
 def test_a_machine_in_the_middle_is_told_nothing(pins: Pins, tmp_path: Path) -> None:
     """It holds a certificate of its own, however alike; and what it does not hold is ours, for the replica's side."""
-    _, certificate = behind(tmp_path, "replica")
-    middle, _ = behind(tmp_path, "middle")
+    _, certificate = certified_server(tmp_path, "replica", own(KEY)[1])
+    middle, _ = certified_server(tmp_path, "middle", own(KEY)[1])
     middle.verify_mode = ssl.CERT_NONE
     with serving(middle) as server:
-        pins.pin("i-1", at(server), certificate)
+        pins.pin("i-1", [at(server)], certificate)
         assert answers(pins, at(server)) == NOBODY
         assert server.asked == 0  # nobody finished a handshake with it, so nothing was said
 
 
 def test_a_replica_lets_nobody_in_but_its_controller(pins: Pins, tmp_path: Path) -> None:
-    tls, certificate = behind(tmp_path, "replica", client=own(STRANGERS_KEY)[1])
+    tls, certificate = certified_server(tmp_path, "replica", own(STRANGERS_KEY)[1])
     with serving(tls) as server:
-        pins.pin("i-1", at(server), certificate)
+        pins.pin("i-1", [at(server)], certificate)
         assert answers(pins, at(server)) == NOBODY
-    tls, certificate = behind(tmp_path, "replica")
+    tls, certificate = certified_server(tmp_path, "replica", own(KEY)[1])
     with serving(tls) as server:
         bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         bare.check_hostname = False
@@ -162,12 +101,12 @@ def test_a_replica_lets_nobody_in_but_its_controller(pins: Pins, tmp_path: Path)
 
 
 def test_a_replica_that_comes_back_with_another_key_is_another(pins: Pins, tmp_path: Path) -> None:
-    tls, certificate = behind(tmp_path, "replica")
+    tls, certificate = certified_server(tmp_path, "replica", own(KEY)[1])
     with serving(tls) as server:
         url, port = at(server), server.server_port
-        pins.pin("i-1", url, certificate)
+        pins.pin("i-1", [url], certificate)
         assert answers(pins, url) == ALL
-    again, other = behind(tmp_path, "again")
+    again, other = certified_server(tmp_path, "again", own(KEY)[1])
     assert other != certificate
     with serving(again, port):
         assert answers(pins, url) == NOBODY
@@ -177,11 +116,11 @@ def test_a_replica_that_comes_back_with_another_key_is_another(pins: Pins, tmp_p
 
 def test_what_was_heard_before_proves_nothing(pins: Pins, tmp_path: Path) -> None:
     """Whoever replays a replica's own words, from its certificate on, has not its key."""
-    tls, certificate = behind(tmp_path, "replica")
+    tls, certificate = certified_server(tmp_path, "replica", own(KEY)[1])
     heard: list[bytes] = []
     with serving(tls) as server, socket.create_server(("127.0.0.1", 0)) as tap:
         url = f"https://127.0.0.1:{tap.getsockname()[1]}"
-        pins.pin("i-1", url, certificate)
+        pins.pin("i-1", [url], certificate)
         thread = threading.Thread(target=_overhear, args=(tap, server.server_port, heard), daemon=True)
         thread.start()
         with closing(HttpProbes(pins.transport())) as probes:
@@ -228,16 +167,16 @@ def _replay(tap: socket.socket, heard: bytes) -> None:
 
 
 def test_an_address_that_became_another_machines_is_the_other_machines(pins: Pins, tmp_path: Path) -> None:
-    first, before = behind(tmp_path, "first")
+    first, before = certified_server(tmp_path, "first", own(KEY)[1])
     with serving(first) as server:
         url, port = at(server), server.server_port
-        pins.pin("i-1", url, before)
+        pins.pin("i-1", [url], before)
         with closing(HttpProbes(pins.transport())) as probes:
             assert probes.health(url) is not None
-            second, after = behind(tmp_path, "second")
+            second, after = certified_server(tmp_path, "second", own(KEY)[1])
             server.shutdown()
             server.server_close()
-            pins.pin("i-2", url, after)
+            pins.pin("i-2", [url], after)
             with serving(second, port):
                 assert probes.health(url) is not None  # the same client, and no connection of before
             pins.forget("i-1")  # which takes nothing from i-2
@@ -253,7 +192,7 @@ def test_plain_http_stays_for_this_machine(pins: Pins) -> None:
 
 
 def test_keys_are_for_our_eyes_only(pins: Pins, tmp_path: Path) -> None:
-    pins.pin("../i-1", "https://[::1]:7860", "x")
+    pins.pin("../i-1", ["https://[::1]:7860"], "x")
     files = sorted((tmp_path / "home").rglob("*.pem"))
     assert [path.relative_to(tmp_path / "home").as_posix() for path in files] == [
         "pins/_i-1.pem",

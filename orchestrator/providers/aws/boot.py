@@ -10,23 +10,31 @@ from typing import Any
 
 import orchestrator
 from orchestrator.providers import Misconfigured
-from orchestrator.providers.aws.settings import ENGINE_PORT, WATCHDOG_PORT
+from orchestrator.providers.aws.settings import ENGINE_PORT, WATCHDOG_PORT, Installation
 
 #: raw, as EC2 counts it
 USER_DATA_MAX = 16_384
 #: as often as AWS advises to look for an interruption
 POLL_SECONDS = 5
+#: how often a machine says on its console by which certificate it is known
+SAY_SECONDS = 60
 ENGINE_OPTIONS = ("backend", "precision", "workers", "threads")
 
 
-def user_data(payload: Mapping[str, Any], frozen: Mapping[str, Any], word: str, region: str) -> str:
-    """A cloud-config, the same for the same arguments; of the word only its hash is in it.
+def user_data(
+    payload: Mapping[str, Any], frozen: Mapping[str, Any], installation: Installation, token: str, region: str
+) -> str:
+    """A cloud-config, the same for the same arguments; of what is secret only a hash or the public half is in it.
 
     Raises Misconfigured when it is larger than EC2 takes.
     """
     said = {
         "lease_seconds": int(frozen["lease_seconds"]),
-        "word_sha256": hashlib.sha256(word.encode()).hexdigest(),
+        "word_sha256": hashlib.sha256(installation.word(token).encode()).hexdigest(),
+        "controller": installation.certificate,
+        "tls": "/opt/halve/tls",
+        "console": "/dev/console",
+        "say_seconds": SAY_SECONDS,
         "port": WATCHDOG_PORT,
         "poll_seconds": POLL_SECONDS,
         "poweroff": ["systemctl", "poweroff"],
@@ -37,6 +45,7 @@ def user_data(payload: Mapping[str, Any], frozen: Mapping[str, Any], word: str, 
     values = {
         "lease_seconds": str(said["lease_seconds"]),
         "lease": json.dumps(json.dumps(said, sort_keys=True)),
+        "controller": json.dumps(installation.certificate),
         "watchdog": json.dumps(part("watchdog.py")),
         "watchdog_unit": json.dumps(part("halve-watchdog.service")),
         "install": json.dumps(part("install.sh")),

@@ -51,7 +51,7 @@ def read(region: str, row: Row, request: Row | None, memory: Memory, now: dateti
         ended_at=past.ended_at,
         preempted=preempted and state is State.GONE,
         reclaim_at=None if state is State.GONE else _marked(request),
-        url=f"http://{address}:{ENGINE_PORT}" if address else None,
+        url=f"https://{address}:{ENGINE_PORT}" if address else None,
         detail=str(reason.get("Message", "")) if state is State.GONE else "",
         tags=Tags(
             deployment=tags.get("deployment", ""),

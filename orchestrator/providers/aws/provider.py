@@ -1,7 +1,7 @@
 """Machines of EC2 as a provider. A machine is found by its tags only; its id here is region/instance."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from orchestrator.billing import Terms
 from orchestrator.clock import Clock
+from orchestrator.pinning import Pins
 from orchestrator.providers import (
     Listed,
     Misconfigured,
@@ -21,13 +22,14 @@ from orchestrator.providers import (
     Unreachable,
 )
 from orchestrator.providers.aws import clients, listing, refusals
+from orchestrator.providers.aws.contact import Contacts
 from orchestrator.providers.aws.market import SPOT_SECONDS, Market
 from orchestrator.providers.aws.memory import Memory, Past
 from orchestrator.providers.aws.network import Network
 from orchestrator.providers.aws.refusals import looking
 from orchestrator.providers.aws.request import run_instances
 from orchestrator.providers.aws.settings import TAG, Installation, Settings
-from orchestrator.providers.aws.watch import Watch, beside_the_engine
+from orchestrator.providers.aws.watch import Watch, Watching
 from orchestrator.providers.aws.wheels import Wheels
 from policies.snapshot import Offer
 
@@ -50,10 +52,10 @@ class AwsProvider:
         settings: Settings,
         installation: Installation,
         *,
-        watchdog_of: Callable[[str], str] = beside_the_engine,
+        watch: Watching | None = None,
         spot_seconds: float = SPOT_SECONDS,
     ) -> None:
-        """`watchdog_of`: where the watchdog beside an engine's address listens."""
+        """`watch`: how the machines themselves are asked; None: by their watchdogs, at their addresses."""
         #: by second, from the first minute on; a spot machine's first hour is free when EC2 ends it
         self.terms = Terms(minimum_seconds=60, first_hour_free=True)
         self._clock = clock
@@ -62,7 +64,7 @@ class AwsProvider:
         self._market = Market(settings, clock, spot_seconds)
         self._memory = Memory(home)
         self._network = Network(settings, installation)
-        self._watch = Watch(installation, watchdog_of)
+        self._watch = watch or Watch(installation, Contacts(Pins(home), installation.key))
         self._wheels = Wheels(home)
 
     def offers(self) -> Sequence[Offer]:

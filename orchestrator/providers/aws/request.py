@@ -33,7 +33,7 @@ def run_instances(
         "MaxCount": 1,
         "ClientToken": request.token,
         "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in kinds],
-        "UserData": boot.user_data(request.payload, frozen, installation.word(request.token), region),
+        "UserData": boot.user_data(request.payload, frozen, installation, request.token, region),
         "IamInstanceProfile": {"Name": f"{frozen['stack']}-replica-{region}"},
         "InstanceInitiatedShutdownBehavior": "terminate",  # the watchdog ends a machine by switching it off
         "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},

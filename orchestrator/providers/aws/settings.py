@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator import pinning
+
 #: of every tag that we set
 TAG = "halve:"
 #: where an engine listens, and where its machine's watchdog does
@@ -51,7 +53,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """Whose machines are ours. The key is a secret, what is derived from it here is not, but for a machine's word."""
+    """Whose machines are ours. The key is a secret, and so is a machine's word; the tag and the certificate are not."""
 
     key: bytes
 
@@ -59,6 +61,11 @@ class Installation:
     def tag(self) -> str:
         """The same for as long as HALVE_HOME lives; two installations on one account never see each other."""
         return self._derived("installation")[:32]
+
+    @property
+    def certificate(self) -> str:
+        """The controller's, by which machines know it (PEM)."""
+        return pinning.own(self.key)[1]
 
     def word(self, token: str) -> str:
         """What a machine's watchdog renews its lease for. The machine itself knows only its hash."""

@@ -1,25 +1,30 @@
-"""Asks the machines' watchdogs for notices. To be asked is what renews a machine's lease."""
+"""Asks the machines' watchdogs for notices. To be asked is what renews a machine's lease.
+
+Only who has proved to be the machine is asked, and only that one's address is told to anybody: contact.py says how.
+"""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+from typing import Protocol
 
 import httpx
 
 from orchestrator.providers import Listed, State
-from orchestrator.providers.aws.settings import WATCHDOG_PORT, Installation
+from orchestrator.providers.aws.contact import Contacts
+from orchestrator.providers.aws.settings import Installation
 
 ASK_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
 FAN_OUT = 16
 
 
-def beside_the_engine(url: str) -> str:
-    """Where the watchdog of an engine's machine listens."""
-    return f"http://{urlsplit(url).hostname}:{WATCHDOG_PORT}"
+class Watching(Protocol):
+    """What a listing gains by the machines themselves being asked."""
+
+    def over(self, machines: Iterable[Listed]) -> list[Listed]: ...
 
 
 @dataclass
@@ -27,14 +32,17 @@ class Watch:
     """The notices that were heard so far; one that was given is never taken back. Safe to use from several threads."""
 
     installation: Installation
-    watchdog_of: Callable[[str], str] = beside_the_engine
+    contacts: Contacts
     ask_seconds: float = ASK_SECONDS
-    _client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=ANSWER_SECONDS, trust_env=False))
     _heard: dict[str, datetime] = field(default_factory=dict)
     _asked: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._client = httpx.Client(timeout=ANSWER_SECONDS, trust_env=False, transport=self.contacts.pins.transport())
+
     def over(self, machines: Iterable[Listed]) -> list[Listed]:
-        """The same machines with what their watchdogs have heard; the earliest moment counts."""
+        """The same machines with what their watchdogs have heard, the earliest moment counts; one that has not proved
+        who it is has no address."""
         machines = list(machines)
         running = [one for one in machines if one.state is State.RUNNING and one.url is not None]
         due = [
@@ -47,14 +55,21 @@ class Watch:
                 list(threads.map(self._ask, due))
         for token in set(self._asked) - {one.token for one in running}:
             self._asked.pop(token, None)
+        for one in machines:
+            if one.state is State.GONE:
+                self.contacts.forget(one)
         return [self._told(one) for one in machines]
 
     def _ask(self, machine: Listed) -> None:
         self._asked[machine.token] = time.monotonic()
+        if self.contacts.place(machine) is None:
+            self.contacts.meet(machine)
+        place = self.contacts.place(machine)
+        if place is None:
+            return
         headers = {"Authorization": f"Bearer {self.installation.word(machine.token)}"}
         try:
-            url = f"{self.watchdog_of(str(machine.url))}/lease"
-            answer = self._client.post(url, headers=headers)
+            answer = self._client.post(f"{place.watchdog}/lease", headers=headers)
             reclaim_at = answer.json().get("reclaim_at")
             if reclaim_at is not None:
                 self._heard[machine.token] = datetime.fromisoformat(reclaim_at).astimezone(UTC)
@@ -62,7 +77,8 @@ class Watch:
             pass  # it boots, or it is gone: EC2 knows
 
     def _told(self, machine: Listed) -> Listed:
+        if machine.state is State.GONE:
+            return replace(machine, url=None)
+        place = self.contacts.place(machine)
         known = [at for at in (machine.reclaim_at, self._heard.get(machine.token)) if at is not None]
-        if not known or machine.state is State.GONE or min(known) == machine.reclaim_at:
-            return machine
-        return replace(machine, reclaim_at=min(known))
+        return replace(machine, url=place.engine if place else None, reclaim_at=min(known, default=None))
