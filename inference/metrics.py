@@ -1,4 +1,8 @@
-"""What a replica counts, in Prometheus' text format."""
+"""What a replica counts, in Prometheus' text format.
+
+Written by hand: these labels need no escaping, and a replica needs no library for forty lines. `SHAPES` has every
+name; docs/metrics.md tells of them.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,6 +12,19 @@ from inference.batching import GPU_BUCKETS
 
 #: seconds; a page takes tenths of a second on a GPU and seconds on an old CPU
 LATENCY_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 3.0, 5.0, 10.0, 30.0)
+
+#: name -> (kind, what it is)
+SHAPES = {
+    "halve_requests_total": ("counter", "Requests to read images, by status."),
+    "halve_images_total": ("counter", "Images read."),
+    "halve_images_by_size_total": ("counter", "Images read, by their longest side."),
+    "halve_request_seconds": ("histogram", "Time to answer, of successful requests."),
+    "halve_queue_images": ("gauge", "Images that wait for a worker."),
+    "halve_in_flight_requests": ("gauge", "Requests that are being received, read or answered."),
+    "halve_held_bytes": ("gauge", "Memory that requests keep while they wait or run."),
+    "halve_workers": ("gauge", "Calls of the model at once."),
+    "halve_ready": ("gauge", "1 while the replica takes requests; 0 while it loads or drains."),
+}
 
 
 class Metrics:
@@ -51,20 +68,14 @@ class Metrics:
 
     def text(self, gauges: Mapping[str, float]) -> str:
         """The exposition; `gauges` are what is true at this moment."""
-        lines = [
-            "# HELP halve_requests_total Requests to read images, by status.",
-            "# TYPE halve_requests_total counter",
-        ]
+        lines = _head("halve_requests_total")
         lines += [f'halve_requests_total{{status="{status}"}} {n}' for status, n in sorted(self._requests.items())]
-        lines += ["# HELP halve_images_total Images read.", "# TYPE halve_images_total counter"]
-        lines += [f"halve_images_total {self.images_total}"]
-        lines += ["# HELP halve_images_by_size_total Images read, by their longest side."]
-        lines += ["# TYPE halve_images_by_size_total counter"]
+        lines += [*_head("halve_images_total"), f"halve_images_total {self.images_total}"]
+        lines += _head("halve_images_by_size_total")
         lines += [
             f'halve_images_by_size_total{{size="{bucket.name}"}} {self._sizes[bucket.name]}' for bucket in GPU_BUCKETS
         ]
-        lines += ["# HELP halve_request_seconds Time to answer, of successful requests."]
-        lines += ["# TYPE halve_request_seconds histogram"]
+        lines += _head("halve_request_seconds")
         total = 0
         for bound in LATENCY_BOUNDS:
             total += self._latency[bound]
@@ -73,5 +84,10 @@ class Metrics:
         lines += [f'halve_request_seconds_bucket{{le="+Inf"}} {total}']
         lines += [f"halve_request_seconds_sum {self.seconds:.6f}", f"halve_request_seconds_count {total}"]
         for name, value in gauges.items():
-            lines += [f"# TYPE halve_{name} gauge", f"halve_{name} {value:.15g}"]
+            lines += [*_head(name), f"{name} {value:.15g}"]
         return "\n".join(lines) + "\n"
+
+
+def _head(name: str) -> list[str]:
+    kind, told = SHAPES[name]
+    return [f"# HELP {name} {told}", f"# TYPE {name} {kind}"]

@@ -49,11 +49,11 @@ def app(service: Service, *, failed: Callable[[Exception], None]) -> Starlette:
 
     async def metrics(_: Request) -> Response:
         gauges = {
-            "queue_images": service.waiting,
-            "in_flight_requests": service.in_flight,
-            "held_bytes": service.held_bytes,
-            "workers": service.workers,
-            "ready": service.status == "ready",
+            "halve_queue_images": service.waiting,
+            "halve_in_flight_requests": service.in_flight,
+            "halve_held_bytes": service.held_bytes,
+            "halve_workers": service.workers,
+            "halve_ready": service.status == "ready",
         }
         return PlainTextResponse(service.metrics.text(gauges), media_type="text/plain; version=0.0.4")
 

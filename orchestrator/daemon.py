@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, timedelta
 from functools import partial
 from pathlib import Path
@@ -48,11 +48,13 @@ class Daemon:
         ledger: Ledger,
         clock: SystemClock,
         open_one: Callable[[Path, SystemClock, Ledger, Deployment], Running] = open_running,
+        timed: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._home = home
         self._ledger = ledger
         self._clock = clock
         self._open_one = open_one
+        self._timed = timed  # around each round of ticks: what measures it
         self._running: dict[str, Running] = {}
         self._stopping = threading.Event()
         # a signal handler may do no more than this: whatever takes a lock may be interrupted while it holds it
@@ -110,7 +112,8 @@ class Daemon:
     def _round(self, alarm: BackgroundScheduler) -> bool:
         """One tick of every deployment. True when the last one has gone. Raises Stale, and nothing else."""
         try:
-            return self._ticked(alarm)
+            with self._timed():
+                return self._ticked(alarm)
         except Stale:
             raise
         except Refused as refusal:

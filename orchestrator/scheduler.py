@@ -11,7 +11,7 @@ from orchestrator.ledger import beliefs, fleet, intents, ticks
 from orchestrator.ledger.store import Transaction
 from orchestrator.world import World
 from policies.decide import decide
-from policies.plan import Plan
+from policies.plan import Launch, Plan
 from policies.snapshot import Snapshot
 
 log = logging.getLogger("halve.tick")
@@ -71,9 +71,20 @@ def _record(world: World, plan: Plan, snapshot: Snapshot) -> None:
         snapshot.spend.month_micros / 1e6,
         snapshot.spend.currency,
         "".join(f" note={note!r}" for note in plan.notes),
+        extra={
+            "deployment": world.deployment,
+            "target": plan.target.replicas,
+            "reason": plan.target.reason,
+            "spend_micros": snapshot.spend.month_micros,
+            "currency": snapshot.spend.currency,
+            "notes": plan.notes,
+        },
     )
     for action in plan.actions:
-        log.info("deployment=%s %s", world.deployment, action)
+        kind = type(action).__name__.lower()
+        about = {"deployment": world.deployment, "intent": kind, "reason": action.reason}
+        what = {"offer": action.offer.id} if isinstance(action, Launch) else {"instance": action.instance_id}
+        log.info("deployment=%s %s", world.deployment, action, extra=about | what)
 
 
 def _worth_noting(tx: Transaction, plan: Plan, deployment: str, now: datetime) -> bool:

@@ -25,6 +25,7 @@ from orchestrator.pinning import Pins
 
 log = logging.getLogger("halve.door")
 
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LOADS = TypeAdapter(Loads)
 
 
@@ -89,8 +90,11 @@ class Front:
                 return reply(200, self._status())
             case "GET", "/-/loads":
                 return self._loads(request)
+            case "GET", "/-/metrics":
+                return self._metrics()
             case _:
-                return reply(404, {"error": "not found", "reason": "there are GET /-/status and GET /-/loads"})
+                reason = "there are GET /-/status, /-/loads and /-/metrics"
+                return reply(404, {"error": "not found", "reason": reason})
 
     def _status(self) -> dict[str, object]:
         return {
@@ -101,6 +105,11 @@ class Front:
             "in_flight": self.roster.in_flight,
             "waiting": self.roster.waiting,
         }
+
+    def _metrics(self) -> web.Response:
+        from orchestrator.door.metrics import text  # where nobody scrapes, its library is not loaded
+
+        return web.Response(body=text(self.counts, self.roster), headers={"Content-Type": METRICS_TYPE})
 
     def _loads(self, request: web.BaseRequest) -> web.Response:
         after = request.rel_url.query.get("after")

@@ -7,7 +7,7 @@ alone is of all requests, because a replica that leaves has to finish them.
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -94,6 +94,15 @@ class Tally:
         for index, count in other.classes.items():
             self.classes[index] = self.classes.get(index, 0) + count
 
+    def latencies(self, bounds: Sequence[float]) -> tuple[dict[float, int], float]:
+        """How many were at most so many seconds, by the bounds (the last is inf), and the sum of all; within 2.5 %."""
+        counts, total = dict.fromkeys(bounds, 0), 0.0
+        for index, count in self.classes.items():
+            seconds = math.exp((index + 0.5) * _STEP) / 1000
+            counts[next(bound for bound in bounds if seconds <= bound)] += count
+            total += seconds * count
+        return counts, total
+
     def p95_ms(self) -> float | None:
         """None when nothing was answered."""
         left = math.ceil(0.95 * sum(self.classes.values()))
@@ -128,6 +137,7 @@ class Counts:
         self._seconds: deque[tuple[int, Tally]] = deque(maxlen=CURRENT_SECONDS)
         self._minutes: deque[tuple[int, Tally]] = deque(maxlen=KEPT_MINUTES)
         self.totals = Totals()
+        self._closed = Tally()  # since the door opened, but for the running second
         self.in_flight = 0
         self.waiting = 0
 
@@ -170,7 +180,18 @@ class Counts:
             ),
         )
 
+    def ever(self) -> Tally:
+        """Since the door opened, by no replica: there may have been any number."""
+        self.roll()
+        found = Tally()
+        found.add(self._closed)
+        found.add(self.tally)
+        found.images_by_replica = {"": sum(found.images_by_replica.values())}
+        return found
+
     def _close(self, second: int) -> None:
+        self._closed.add(self.tally)
+        self._closed.images_by_replica = {"": sum(self._closed.images_by_replica.values())}
         self._seconds.append((self._second, self.tally))
         self._minute.add(self.tally)
         start, running = self._second - self._second % 60, second - second % 60
