@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +13,7 @@ from orchestrator.doorway import HttpDoor
 from orchestrator.draw import Draw
 from orchestrator.errors import Refused
 from orchestrator.executors.http import HttpExecutor
+from orchestrator.executors.room import Room
 from orchestrator.ledger import deployments, fleet, offers
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger
@@ -31,10 +32,6 @@ from policies.lifecycle import Status
 from policies.snapshot import Offer, Profile, Purchase
 from policies.windows import Override
 
-#: batch items under way for each ready replica: several workers have something to read, and whoever else asks goes
-#: before what waits there
-ITEMS_PER_REPLICA = 4
-
 
 @dataclass(slots=True, kw_only=True)
 class Running:
@@ -45,15 +42,17 @@ class Running:
     world: World
     door: HttpDoor
     executor: HttpExecutor | None = None
+    rooms: Room = field(default_factory=Room)
 
     def room(self) -> int:
         """How many batch items may be under way at once: enough to keep every replica busy, none without any.
 
-        What waits at the door asks for replicas, and whether a batch gets some is not for the door to say.
+        What waits at the door asks for replicas, and whether a batch gets some is not for the door to say. Whoever else
+        asks goes before what waits at a replica.
         """
         with self.world.ledger.read() as tx:
-            ready = sum(one.status is Status.READY for one in fleet.machines(tx, self.row.name))
-        return ITEMS_PER_REPLICA * ready
+            ready = [one.url for one in fleet.machines(tx, self.row.name) if one.status is Status.READY]
+        return self.rooms.of(ready)
 
     def ensure_door(self) -> None:
         """Have the door's process up. Raises Refused when its address is taken."""
@@ -64,6 +63,7 @@ class Running:
     def close(self) -> None:
         """Let go of connections. Replicas and the door go on."""
         self.door.close()
+        self.rooms.close()
         if isinstance(self.world.probes, HttpProbes | ProbesByAddress):
             self.world.probes.close()
 

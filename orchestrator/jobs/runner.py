@@ -34,7 +34,8 @@ LEASE = timedelta(seconds=120)
 #: leased ahead, so that no worker waits for the ledger
 AHEAD = 64
 IN_FLIGHT = 4
-IN_FLIGHT_MAX = 64
+#: however many replicas there are: each is a thread
+IN_FLIGHT_MAX = 256
 #: a job that paused itself looks this often whether it can go on
 AGAIN = timedelta(seconds=10)
 #: so long after its end a minute's images have been counted

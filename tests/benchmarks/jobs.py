@@ -19,11 +19,11 @@ import httpx
 from PIL import Image
 
 from orchestrator.clock import SystemClock
-from orchestrator.deployment import ITEMS_PER_REPLICA
 from orchestrator.door import Door, ServingSet
 from orchestrator.door import Replica as Published
 from orchestrator.executors import Executor, Outcome, Task, Verdict
 from orchestrator.executors.http import HttpExecutor
+from orchestrator.executors.room import Room
 from orchestrator.jobs import JobRunner, results, submit
 from orchestrator.jobs.sources import listed
 from orchestrator.ledger import items, jobs
@@ -224,10 +224,11 @@ def beside_a_batch(item_seconds: float) -> tuple[float, float, float]:
         engine = SleepingReplica(item_seconds)
         door = Door(place / "home", "ocr")
         url = f"{door.ensure('127.0.0.1:0').url}/v1/ocr"
-        serving = (Published(id="ocr-1", url=f"http://127.0.0.1:{engine.port}"),)
+        replica, room = f"http://127.0.0.1:{engine.port}", Room()
+        serving = (Published(id="ocr-1", url=replica),)
         door.publish(ServingSet(deployment="ocr", open=True, replicas=serving))
         executor = HttpExecutor(url)
-        runner = JobRunner(ledger, SystemClock(), lambda deployment: executor, lambda deployment: ITEMS_PER_REPLICA)
+        runner = JobRunner(ledger, SystemClock(), lambda deployment: executor, lambda deployment: room.of([replica]))
         try:
             alone = online(url)
             job = submit(ledger, None, folder(place / "in", images(20_000)), place / "out", [], datetime.now(UTC))
@@ -241,6 +242,7 @@ def beside_a_batch(item_seconds: float) -> tuple[float, float, float]:
             runner.stop(5.0)
             door.stop()
             door.close()
+            room.close()
             engine.kill()
             ledger.close()
 

@@ -22,7 +22,7 @@ from orchestrator.executors.http import HttpExecutor
 from orchestrator.holder import identity
 from orchestrator.jobs import JobRunner
 from orchestrator.ledger import deployments, jobs, leases
-from orchestrator.ledger.jobs import Job
+from orchestrator.ledger.jobs import Job, State
 from orchestrator.ledger.store import Ledger, open_ledger
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -87,11 +87,22 @@ def runner(ledger: Ledger, executor: Executor | None, *, in_flight: int = 4, clo
     return JobRunner(ledger, clock or SystemClock(), lambda deployment: executor, lambda deployment: in_flight)
 
 
+def begin(running: list[JobRunner], one: JobRunner) -> JobRunner:
+    """Start it; the fixture `running` stops it."""
+    running.append(one)
+    one.start()
+    return one
+
+
 def find(ledger: Ledger, job_id: int) -> Job:
     with ledger.read() as tx:
         job = jobs.get(tx, job_id)
     assert job is not None
     return job
+
+
+def is_done(ledger: Ledger, job: Job) -> bool:
+    return find(ledger, job.id).state is State.DONE
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:

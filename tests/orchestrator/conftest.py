@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.jobs import JobRunner
+from orchestrator.ledger.store import Ledger
+from tests.orchestrator.batch import generation, opened
 from tests.orchestrator.sshd import Server, server
 from tests.orchestrator.tiny import end_all
 
@@ -16,6 +19,21 @@ def home(tmp_path: Path) -> Iterator[Path]:
     path.mkdir()
     yield path
     end_all(path)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """A ledger with the deployment `ocr`, under a daemon's lease."""
+    return generation(opened(tmp_path / "home"))
+
+
+@pytest.fixture
+def running() -> Iterator[list[JobRunner]]:
+    """Runners started by the test; stopped at its end."""
+    started: list[JobRunner] = []
+    yield started
+    for one in started:
+        one.stop(2.0)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,14 +35,6 @@ def ledger(tmp_path: Path) -> Ledger:
     with found.write() as tx:
         deployments.put_up(tx, "ocr", SPEC, "ocr.yaml", NOW)
     return generation(found)
-
-
-@pytest.fixture
-def running() -> Iterator[list[JobRunner]]:
-    started: list[JobRunner] = []
-    yield started
-    for one in started:
-        one.stop(2.0)
 
 
 def created(ledger: Ledger, count: int, budget: int | None = None) -> Job:

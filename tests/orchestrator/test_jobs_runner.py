@@ -21,9 +21,11 @@ from orchestrator.ledger.store import Ledger
 from tests.orchestrator.batch import (
     NOW,
     HurriedClock,
+    begin,
     find,
     folder,
     generation,
+    is_done,
     lines,
     numbered,
     opened,
@@ -51,32 +53,8 @@ class Echo(Executor):
         return Outcome(verdict=self.verdict, reason="as told", result={"recognized_text": content.decode()})
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return generation(opened(tmp_path / "home"))
-
-
-@pytest.fixture
-def running() -> Iterator[list[JobRunner]]:
-    """Runners started by the test; stopped at its end."""
-    started: list[JobRunner] = []
-    yield started
-    for one in started:
-        one.stop(2.0)
-
-
-def begin(running: list[JobRunner], one: JobRunner) -> JobRunner:
-    running.append(one)
-    one.start()
-    return one
-
-
 def submitted(ledger: Ledger, tmp_path: Path, images: dict[str | bytes, bytes], out: str = "out") -> Job:
     return submit(ledger, None, folder(tmp_path / f"in-{out}", images), tmp_path / out, [], NOW)
-
-
-def is_done(ledger: Ledger, job: Job) -> bool:
-    return find(ledger, job.id).state is State.DONE
 
 
 def check_whole(job: Job, images: dict[str | bytes, bytes], failed: frozenset[str] = frozenset()) -> None:

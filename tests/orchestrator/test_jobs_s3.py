@@ -18,10 +18,10 @@ from orchestrator.executors.http import HttpExecutor
 from orchestrator.jobs import JobRunner, submit
 from orchestrator.jobs.asking import result_lines
 from orchestrator.ledger import jobs
-from orchestrator.ledger.jobs import Job, State
+from orchestrator.ledger.jobs import State
 from orchestrator.ledger.store import Ledger
 from orchestrator.s3 import Address
-from tests.orchestrator.batch import NOW, HurriedClock, find, folder, generation, opened, runner, until
+from tests.orchestrator.batch import NOW, HurriedClock, begin, find, folder, is_done, runner, until
 from tests.orchestrator.fake_engine import Replica, free_port, replica
 
 __all__ = ["replica"]
@@ -58,29 +58,6 @@ def bucket(store: Any, request: pytest.FixtureRequest) -> str:
     name = f"b{abs(hash(request.node.nodeid))}"
     store.create_bucket(Bucket=name)
     return name
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return generation(opened(tmp_path / "home"))
-
-
-@pytest.fixture
-def running() -> Iterator[list[JobRunner]]:
-    started: list[JobRunner] = []
-    yield started
-    for one in started:
-        one.stop(2.0)
-
-
-def begin(running: list[JobRunner], one: JobRunner) -> JobRunner:
-    running.append(one)
-    one.start()
-    return one
-
-
-def is_done(ledger: Ledger, job: Job) -> bool:
-    return find(ledger, job.id).state is State.DONE
 
 
 def keys(bucket: str) -> set[str]:

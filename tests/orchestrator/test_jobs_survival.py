@@ -25,9 +25,11 @@ from orchestrator.ledger.store import Ledger, open_ledger
 from tests.orchestrator.batch import (
     NOW,
     HurriedClock,
+    begin,
     find,
     folder,
     generation,
+    is_done,
     lines,
     numbered,
     opened,
@@ -35,29 +37,6 @@ from tests.orchestrator.batch import (
     until,
 )
 from tests.orchestrator.fake_engine import Replica
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return generation(opened(tmp_path / "home"))
-
-
-@pytest.fixture
-def running() -> Iterator[list[JobRunner]]:
-    started: list[JobRunner] = []
-    yield started
-    for one in started:
-        one.stop(2.0)
-
-
-def begin(running: list[JobRunner], one: JobRunner) -> JobRunner:
-    running.append(one)
-    one.start()
-    return one
-
-
-def is_done(ledger: Ledger, job: Job) -> bool:
-    return find(ledger, job.id).state is State.DONE
 
 
 def check_all(job: Job, images: dict[str | bytes, bytes]) -> None:
