@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 from orchestrator import cloud, draw, hosts, machine, spec
@@ -24,6 +25,7 @@ from orchestrator.providers.local import LocalProvider
 from orchestrator.providers.simulated import SCHEME, Conditions, SimulatedProvider
 from orchestrator.providers.ssh.provider import SshProvider
 from orchestrator.spec import Spec
+from orchestrator.weights import weighed
 from orchestrator.world import World
 from policies import budget as budgets
 from policies import scaling
@@ -85,7 +87,7 @@ def open_running(home: Path, clock: Clock, ledger: Ledger, row: Deployment) -> R
     providers = open_providers(wanted, home, clock, left)
     if "simulated" in providers:
         record_simulated_speed(ledger, wanted, [wanted.simulated.gpu], clock.now())
-    door = HttpDoor(home, row.name)
+    door = HttpDoor(home, row.name, partial(weighed, ledger, row.name, wanted.model))
     world = World(
         deployment=row.name,
         digest=wanted.replica_digest(),

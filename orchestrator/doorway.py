@@ -1,13 +1,14 @@
 """The loop's side of the door: the seam of world.py over the door's client."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from orchestrator.door.client import Door
 from orchestrator.door.process import Files
-from orchestrator.door.serving import ServingSet, from_json
+from orchestrator.door.serving import RateLimit, Replica, ServingSet, from_json
 from orchestrator.errors import Refused
 from orchestrator.spec import Spec
 from orchestrator.world import DoorLoad
@@ -15,19 +16,26 @@ from orchestrator.world import DoorLoad
 #: simulated replicas are counted, but nobody can be sent to them
 SIMULATED = "sim://"
 
+Weigh = Callable[[tuple[Replica, ...]], tuple[Replica, ...]]
+
 
 class HttpDoor:
     """One deployment's door process. Its counts are asked for once a tick."""
 
-    def __init__(self, home: Path, deployment: str) -> None:
+    def __init__(self, home: Path, deployment: str, weigh: Weigh | None = None) -> None:
+        """`weigh` gives replicas their weight; without it they are all alike."""
         self._home = home
         self._deployment = deployment
+        self._weigh = weigh
+        self._rate_limit: RateLimit | None = None
         self._door = Door(home, deployment)
         self._in_flight: dict[str, int] | None = None
 
     def ensure(self, wanted: Spec) -> str:
         """Have the door's process up; return its local address. Raises Refused when its address is taken."""
         door = wanted.door
+        limit = door.rate_limit
+        self._rate_limit = RateLimit(per_second=limit.per_second, burst=limit.at_once) if limit else None
         token_file = None
         if door.token is not None:
             token_file = self._home / "doors" / f"{self._deployment}.token"
@@ -37,7 +45,9 @@ class HttpDoor:
 
     def publish(self, serving: ServingSet) -> None:
         reachable = tuple(one for one in serving.replicas if not one.url.startswith(SIMULATED))
-        self._door.publish(replace(serving, replicas=reachable))
+        if self._weigh is not None and len(reachable) > 1:
+            reachable = self._weigh(reachable)
+        self._door.publish(replace(serving, replicas=reachable, rate_limit=self._rate_limit))
 
     def load(self, after: datetime) -> DoorLoad | None:
         status = self._door.status()

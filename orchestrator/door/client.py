@@ -88,7 +88,8 @@ class Door:
         return True
 
     def status(self) -> dict[str, Any] | None:
-        """What the door says of itself: pid, deployment, started_at, set_version, in_flight by replica, waiting.
+        """What the door says of itself: pid, deployment, started_at, set_version, in_flight by replica, waiting, totals
+        (`loads.Totals`).
 
         None when no door is open or it does not answer within 2 s.
         """

@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import os
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from aiohttp import web
@@ -104,6 +105,7 @@ class Front:
             "set_version": self._published.version,
             "in_flight": self.roster.in_flight,
             "waiting": self.roster.waiting,
+            "totals": asdict(self.counts.totals),
         }
 
     def _metrics(self) -> web.Response:

@@ -7,9 +7,10 @@ alone is of all requests, because a replica that leaves has to finish them.
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import itemgetter
 
 from pydantic import AwareDatetime
 
@@ -121,6 +122,7 @@ class Totals:
     gone: int = 0  # clients that did not wait for their answer
     again: int = 0  # times a request was sent to a replica once more, because the one before took or gave nothing
     held: int = 0  # times a request waited for a replica
+    uncounted_seconds: float = 0.0  # before a door was killed, of which the minutes know nothing; its forerunners' too
 
     def answered(self, status: int) -> None:
         self.statuses[status] = self.statuses.get(status, 0) + 1
@@ -160,11 +162,7 @@ class Counts:
 
     def loads(self, after: datetime | None) -> Loads:
         """The minutes that began after `after`, quiet ones and the running one included, and the last ten seconds."""
-        self.roll()
-        running = Tally()
-        running.add(self._minute)
-        running.add(self.tally)
-        minutes = [*self._minutes, (self._second - self._second % 60, running)]
+        minutes = self.minutes(KEPT_MINUTES + 1)
         since = after.timestamp() if after else 0.0
         recent = Tally()
         for second, tally in self._seconds:
@@ -188,6 +186,23 @@ class Counts:
         found.add(self.tally)
         found.images_by_replica = {"": sum(found.images_by_replica.values())}
         return found
+
+    def minutes(self, last: int) -> tuple[tuple[int, Tally], ...]:
+        """The last so many minutes by their start (Unix time), the running one included."""
+        self.roll()
+        running = Tally()
+        running.add(self._minute)
+        running.add(self.tally)
+        return (*list(self._minutes)[-last:], (self._second - self._second % 60, running))[-last:]
+
+    def resume(self, minutes: Iterable[tuple[int, Tally]]) -> None:
+        """Go on from what was counted before this began; those yet to come, or too old, are left out."""
+        start = self._second - self._second % 60
+        for at, tally in sorted(minutes, key=itemgetter(0)):
+            if start - KEPT_MINUTES * 60 <= at < start:
+                self._minutes.append((at, tally))
+            elif at == start:
+                self._minute.add(tally)
 
     def _close(self, second: int) -> None:
         self._closed.add(self.tally)

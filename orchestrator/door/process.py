@@ -21,6 +21,7 @@ class Files:
     lock: Path
     serving: Path
     process: Path
+    counts: Path
     log: Path
 
     @classmethod
@@ -30,6 +31,7 @@ class Files:
             lock=folder / f"{deployment}.lock",
             serving=folder / f"{deployment}.json",
             process=folder / f"{deployment}.process.json",
+            counts=folder / f"{deployment}.counts.json",
             log=folder / f"{deployment}.log",
         )
 

@@ -12,7 +12,7 @@ from orchestrator.door.body import Body, Memory, TooLarge, TooSlow
 from orchestrator.door.connection import Broken, Reply
 from orchestrator.door.limits import Limits
 from orchestrator.door.loads import Counts
-from orchestrator.door.rate import Bucket
+from orchestrator.door.rate_limit import Bucket
 from orchestrator.door.replies import Refusal, absent, closed, reply, too_large, too_often
 from orchestrator.door.roster import Crowded, Roster
 from orchestrator.door.serving import Replica
@@ -75,7 +75,7 @@ class Proxy:
         recognition = heads.recognition(request.method, target)
         online = request.headers.get("X-Halve-Priority") != "batch"
         if recognition:
-            if online and (seconds := self._bucket.wait(serving.rate)):
+            if online and (seconds := self._bucket.wait(serving.rate_limit)):
                 return too_often(seconds, identity)
             self._counts.roll().ask()
         try:

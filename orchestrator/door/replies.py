@@ -61,8 +61,8 @@ def reply(
 
 
 def too_often(seconds: float, identity: str) -> web.Response:
-    """More than the deployment's rate."""
-    says = {"error": "too many requests", "reason": "this deployment's rate (door.rate) is used up"}
+    """More than the deployment's rate limit."""
+    says = {"error": "too many requests", "reason": "this deployment's door.rate_limit is used up"}
     return reply(429, says, identity, retry_after=max(1, math.ceil(seconds)))
 
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import ssl
 import time
+from pathlib import Path
 from typing import IO
 
 from aiohttp import web
@@ -18,6 +19,7 @@ from orchestrator.door.limits import Limits
 from orchestrator.door.options import Options, no_listener, split_listen
 from orchestrator.door.process import DoorProcess, Files, hold, read_note, started_at
 from orchestrator.door.serving import Published, write_whole
+from orchestrator.door.spool import SPOOL_SECONDS, Spool
 from orchestrator.errors import Refused
 from orchestrator.pinning import Pins
 
@@ -59,7 +61,10 @@ async def _run(options: Options, files: Files, settings: str, token: bytes | Non
         ).to_json(),
     )
     log.info("the door of %s listens on %s", options.deployment, options.listen)
+    spool = Spool(files.counts, front.counts)
+    spool.restore()
     watching = asyncio.create_task(watch(front))
+    spooling = asyncio.create_task(_keep(spool, files.counts))
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def asked() -> None:
@@ -76,8 +81,9 @@ async def _run(options: Options, files: Files, settings: str, token: bytes | Non
     leaving = asyncio.create_task(protocols.shutdown(front.limits.leave))
     hurried = asyncio.create_task(hurry.wait())
     await asyncio.wait((leaving, hurried), return_when=asyncio.FIRST_COMPLETED)
-    for task in (leaving, hurried, watching):
+    for task in (leaving, hurried, watching, spooling):
         task.cancel()
+    _write(files.counts, spool.content(whole=True))
 
 
 async def watch(front: Front) -> None:
@@ -87,6 +93,19 @@ async def watch(front: Front) -> None:
             front.roster.refresh()
         front.watch.look()
         front.upstream.tidy({replica.url for replica in front.roster.serving.replicas})
+
+
+async def _keep(spool: Spool, path: Path) -> None:
+    while True:
+        await asyncio.sleep(SPOOL_SECONDS)
+        await asyncio.to_thread(_write, path, spool.content())
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_whole(path, content)
+    except OSError as error:  # a full disk, say: to count is not what a door is for
+        log.warning("%s: %s; the counts are not kept", path, error.strerror)
 
 
 async def _listen(protocols: web.Server, host: str, port: int, tls: ssl.SSLContext | None) -> asyncio.Server:

@@ -29,7 +29,7 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
+class RateLimit:
     """At most so many recognition requests, all callers together; a batch's are not among them. `burst` at once."""
 
     per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -45,7 +45,7 @@ class ServingSet:
     opens_at: AwareDatetime | None = None
     reason: str = ""
     starting: bool = False
-    rate: Rate | None = None  # None: as often as they like
+    rate_limit: RateLimit | None = None  # None: as often as they like
     replicas: tuple[Replica, ...] = ()
 
 

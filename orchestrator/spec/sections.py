@@ -1,5 +1,6 @@
 """The parts of a spec as types. Attributes keep the names of the YAML keys."""
 
+import math
 import shlex
 from dataclasses import replace
 from datetime import date, timedelta
@@ -295,12 +296,24 @@ class Tls(Section):
     key: Text
 
 
+class RateLimit(Section):
+    """How often all callers of a door together may have something recognised; a batch is not among them."""
+
+    per_second: Annotated[float, Field(gt=0, le=1_000_000)]
+    burst: Some | None = None  # requests at once; None: a second's
+
+    @property
+    def at_once(self) -> int:
+        return self.burst or math.ceil(self.per_second)
+
+
 class Door(Section):
     """The one stable address."""
 
     listen: Annotated[str, BeforeValidator(units.address)] = "127.0.0.1:7860"
     token: Annotated[str, Field(min_length=16, max_length=1000)] | None = Field(default=None, repr=False)
     tls: Tls | None = None
+    rate_limit: RateLimit | None = None
 
     @property
     def host(self) -> str:

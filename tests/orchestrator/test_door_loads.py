@@ -2,10 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from orchestrator.door.loads import KEPT_MINUTES, Counts, Loads
+from orchestrator.door.spool import SPOOL_SECONDS, Spool
 
 START = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 
@@ -96,3 +98,48 @@ def test_a_percentile_is_near_the_truth(clock: Hands, milliseconds: float) -> No
     counts.roll().latency(milliseconds)
     p95 = counts.loads(None).minutes[0].latency_ms_p95
     assert p95 == pytest.approx(milliseconds, rel=0.026) or (milliseconds < 1 and p95 is not None and p95 < 1.1)
+
+
+def test_a_successor_goes_on_counting(clock: Hands, tmp_path: Path) -> None:
+    before, path = Counts(clock), tmp_path / "counts.json"
+    for _ in range(100):
+        tally = before.roll()
+        tally.ask()
+        tally.read("a", 3)
+        tally.latency(70)
+        clock.at += timedelta(seconds=1)
+    path.write_bytes(Spool(path, before, clock).content())
+    before.roll().ask()  # and then it is killed
+    clock.at += timedelta(seconds=3)
+    after = Counts(clock)
+    Spool(path, after, clock).restore()
+    assert requests(after.loads(None)) == [("08:00", 60), ("08:01", 40)]
+    assert after.totals.uncounted_seconds == 3
+    after.roll().ask()
+    clock.at += timedelta(seconds=60)
+    after.roll().ask()
+    assert requests(after.loads(None)) == [("08:00", 60), ("08:01", 41), ("08:02", 1)]
+    first = after.loads(None).minutes[0]
+    assert (first.images_by_replica, first.latency_ms_p95) == ({"a": 180}, pytest.approx(70, rel=0.03))
+    # an orderly end forgets nothing; an earlier loss stays known; a long time later no more than a spool was lost
+    path.write_bytes(Spool(path, after, clock).content(whole=True))
+    clock.at += timedelta(hours=1)
+    third = Counts(clock)
+    Spool(path, third, clock).restore()
+    assert third.totals.uncounted_seconds == 3
+    assert sum(minute.requests for minute in third.loads(None).minutes) == 102
+    path.write_bytes(Spool(path, third, clock).content())
+    clock.at += timedelta(hours=1)
+    fourth = Counts(clock)
+    Spool(path, fourth, clock).restore()
+    assert fourth.totals.uncounted_seconds == 3 + SPOOL_SECONDS
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"at":1}', b"\xff\xfe", b'{"minutes":[[0,{"requests":"x"}]]}'])
+def test_counts_that_are_none_stop_nobody(clock: Hands, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "counts.json"
+    Spool(path, Counts(clock), clock).restore()  # there is no file yet
+    path.write_bytes(content)
+    counts = Counts(clock)
+    Spool(path, counts, clock).restore()
+    assert requests(counts.loads(None)) == [("08:00", 0)]

@@ -215,6 +215,31 @@ def test_stop_lets_requests_finish(door: Door) -> None:
             httpx.get(url)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_was_counted_is_not_forgotten_with_the_door(tmp_path: Path, door: Door, killed: bool) -> None:
+    with upstream("a") as a:
+        url = door.ensure("127.0.0.1:0").url
+        door.publish(ServingSet(deployment="ocr", open=True, replicas=(Replica(id="a", url=a.url),)))
+        for _ in range(7):
+            assert httpx.post(f"{url}/v1/ocr", content=b"x").status_code == 200
+        if killed:
+            counts, process = Files.of(tmp_path, "ocr").counts, door.running()
+            while not counts.exists() or b'"requests":7' not in counts.read_bytes():
+                time.sleep(0.05)
+            assert process is not None
+            os.kill(process.pid, signal.SIGKILL)
+            while held(Files.of(tmp_path, "ocr").lock):
+                time.sleep(0.01)
+        else:
+            door.stop()
+        door.ensure("127.0.0.1:0")
+        loads, status = door.loads(), door.status()
+    assert loads is not None and status is not None
+    assert sum(minute.requests for minute in loads.minutes) == 7
+    assert sum(minute.images_by_replica.get("a", 0) for minute in loads.minutes) == 7
+    assert (status["totals"]["uncounted_seconds"] > 0) is killed
+
+
 def test_stop_kills_nobody_but_the_door(tmp_path: Path) -> None:
     """A stale note names a process that is none of ours; so does a lock that somebody else holds."""
     files = Files.of(tmp_path, "ocr")
@@ -250,6 +275,7 @@ def test_publish_writes_only_news(tmp_path: Path) -> None:
         "opens_at": "2026-01-01T00:00:00Z",
         "reason": "night",
         "starting": False,
+        "rate_limit": None,
         "replicas": [],
     }
     with pytest.raises(ValueError, match="greater than 0"):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from orchestrator.door.serving import Rate
+from orchestrator.door.serving import RateLimit
 
 
 class Bucket:
@@ -11,21 +11,21 @@ class Bucket:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._rate: Rate | None = None
+        self._limit: RateLimit | None = None
         self._filled = 0.0
         self._at = 0.0
 
-    def wait(self, rate: Rate | None) -> float:
+    def wait(self, limit: RateLimit | None) -> float:
         """0.0 for one who may ask now, which is taken note of; otherwise the seconds until somebody may."""
-        if rate is None:
+        if limit is None:
             return 0.0
         now = self._now()
-        if rate != self._rate:
-            self._rate, self._filled = rate, float(rate.burst)
+        if limit != self._limit:
+            self._limit, self._filled = limit, float(limit.burst)
         else:
-            self._filled = min(rate.burst, self._filled + (now - self._at) * rate.per_second)
+            self._filled = min(limit.burst, self._filled + (now - self._at) * limit.per_second)
         self._at = now
         if self._filled >= 1.0:
             self._filled -= 1.0
             return 0.0
-        return (1.0 - self._filled) / rate.per_second
+        return (1.0 - self._filled) / limit.per_second
