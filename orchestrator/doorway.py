@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from orchestrator.dashboard.process import Starter
 from orchestrator.door.client import Door
 from orchestrator.door.process import Files
 from orchestrator.door.serving import RateLimit, Replica, ServingSet, from_json
@@ -29,10 +30,13 @@ class HttpDoor:
         self._weigh = weigh
         self._rate_limit: RateLimit | None = None
         self._door = Door(home, deployment)
+        self._dashboard = Starter(home)
         self._in_flight: dict[str, int] | None = None
 
     def ensure(self, wanted: Spec) -> str:
         """Have the door's process up; return its local address. Raises Refused when its address is taken."""
+        if wanted.dashboard is not None:
+            self._dashboard.ensure()
         door = wanted.door
         limit = door.rate_limit
         self._rate_limit = RateLimit(per_second=limit.per_second, burst=limit.at_once) if limit else None

@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "aws": ("orchestrator.cli.aws", "app", "Rented machines on AWS: what an account lacks."),
     "job": ("orchestrator.cli.job", "app", "Submit and follow batches."),
     "report": ("orchestrator.cli.report", "report", "Print what a month cost and what was saved."),
+    "dashboard": ("orchestrator.cli.dashboard", "dashboard", "Serve pages about what runs, what it costs and why."),
     "backtest": ("orchestrator.cli.backtest", "app", "Replay spot policies over traces against the offline optimum."),
     "simulate": ("orchestrator.cli.simulate", "simulate", "Run the loop on a virtual clock: a month, or bad days."),
     "doctor": ("orchestrator.cli.doctor", "doctor", "Find what stands in the way here, with its remedy."),

@@ -202,8 +202,8 @@ def results(
 def _moment(ledger: "Ledger", deployment: str | None, text: str, now: datetime) -> datetime:
     """A duration from now, or a time in the schedule's zone of the deployment."""
     from orchestrator import spec
-    from orchestrator.cli.override import moment
     from orchestrator.errors import Refused
+    from orchestrator.holding import moment
     from orchestrator.jobs.submission import chosen
     from orchestrator.spec import units
 

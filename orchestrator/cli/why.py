@@ -1,7 +1,5 @@
 """halve why"""
 
-from typing import Any
-
 import typer
 
 
@@ -20,38 +18,12 @@ def why(
 
     from rich.console import Console
 
-    from orchestrator import control, replay, spec
+    from orchestrator import decisions
     from orchestrator.clock import SystemClock
-    from orchestrator.deployment import wishes_of
     from orchestrator.home import home
-    from orchestrator.ledger import beliefs, ticks
     from orchestrator.ledger.store import open_ledger
-    from orchestrator.status import iso
-    from policies import spot
 
-    ledger = open_ledger(home())
-    row = control.find(ledger, name)
-    wishes = wishes_of(spec.parse(row.spec, row.source), row, home())
-    now = SystemClock().now()
-    with ledger.read() as tx:
-        newest = ticks.newest(tx, name, until=now, acted=False, limit=1)
-        acted = ticks.newest(tx, name, until=now, acted=True, limit=last)
-        pools = spot.story(beliefs.known(tx, name).get("placement"), now)
-    shown: list[dict[str, Any]] = [
-        {
-            "tick": one.id,
-            "at": iso(one.at),
-            "target": one.target,
-            "reason": one.reason,
-            **one.plan,
-            "again": None
-            if one.snapshot is None
-            else list(replay.differences(replay.again(one.snapshot, wishes), one.plan)),
-        }
-        for one in [*(one for one in newest if one.snapshot is None), *acted]
-    ]
-    if shown:
-        shown[0]["pools"] = list(pools)
+    shown = decisions.newest(home(), open_ledger(home()), name, SystemClock().now(), last)
     if json:
         print(dumps(shown, ensure_ascii=False))
         return

@@ -19,6 +19,7 @@ from orchestrator.spec.sections import (
     Baseline,
     Budget,
     Currency,
+    Dashboard,
     Door,
     Engine,
     Local,
@@ -79,6 +80,7 @@ class Spec(Section):
     budget: Budget | None = None
     baseline: Baseline | None = None
     door: Door = Door()
+    dashboard: Dashboard | None = None
     alerts: tuple[Annotated[str, Field(pattern="^[a-zA-Z][a-zA-Z0-9+.-]*://.+")], ...] = Field(default=(), repr=False)
 
     @property

@@ -323,3 +323,21 @@ class Door(Section):
     def port(self) -> int:
         """0: a free one is taken."""
         return int(self.listen.rpartition(":")[2])
+
+
+def _near(value: object) -> str:
+    """An address that only this machine reaches."""
+    listen = units.address(value)
+    if not units.is_loopback(listen.rpartition(":")[0].strip("[]")):
+        raise ValueError(
+            "the dashboard speaks plain HTTP, so it listens on loopback alone: use 127.0.0.1:7870, "
+            "and `ssh -L 7870:127.0.0.1:7870 HOST` from elsewhere"
+        )
+    return listen
+
+
+class Dashboard(Section):
+    """The pages that the daemon serves. One for all deployments: the first by name that is up and has this section."""
+
+    listen: Annotated[str, BeforeValidator(_near)] = "127.0.0.1:7870"
+    actions: bool = False  # whether it may override, drain and pause, or only show

@@ -1,0 +1,440 @@
+"""The dashboard's pages without a browser: who may see them, what they show, what they may do."""
+
+import json
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from orchestrator.cli import app as commands
+from orchestrator.clock import SystemClock
+from orchestrator.dashboard.access import SESSION, Access, access, token_file
+from orchestrator.dashboard.app import application
+from orchestrator.dashboard.kept import Kept
+from orchestrator.dashboard.looks import STATIC, environment, lasts
+from orchestrator.dashboard.site import Settings, Site
+from orchestrator.errors import Refused
+from orchestrator.ledger import deployments, jobs
+from orchestrator.ledger.store import Ledger, open_ledger
+from orchestrator.reports.figures import money
+from tests.orchestrator.dashboard_ledger import DAYS, filled
+from tests.orchestrator.tiny import until
+
+PAGES = ("/now", "/timeline", "/timeline?days=90", "/costs", "/prices", "/prices?gpu=T4&days=90", "/jobs", "/why")
+PARTS = ("/now/fleet", "/jobs/list", "/costs?part=1")
+ADDRESS = "http://127.0.0.1:7870"
+
+
+class Desk:
+    """A dashboard over a filled ledger, and a browser without a screen that has logged in."""
+
+    def __init__(self, home: Path, *, actions: bool = False) -> None:
+        self.ledger: Ledger = open_ledger(home)
+        self.home = home
+        self.site = Site(Settings(home=home, actions=actions), self.ledger, access(home), SystemClock())
+        self.client = TestClient(application(self.site), base_url=ADDRESS, follow_redirects=False)
+
+    def log_in(self) -> None:
+        answer = self.client.post("/login", data={"token": token_file(self.home).read_text()})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/now")
+
+    def seal(self) -> str:
+        session = self.client.cookies["halve_7870"]
+        return self.site.access.form_seal(session)
+
+    def page(self, path: str) -> str:
+        """The page, when what it shows has been worked out."""
+
+        def there() -> str | None:
+            answer = self.client.get(path)
+            assert answer.status_code == 200, answer.text
+            waits = re.search(r"being added up|looking …</p>\n<", answer.text)
+            return None if waits else answer.text
+
+        return str(until(there))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose ledger is filled once; every test has a copy of its own."""
+    home = tmp_path_factory.mktemp("model")
+    filled(home).close()
+    return home
+
+
+@pytest.fixture
+def home(model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model, tmp_path / "home"))
+
+
+@pytest.fixture
+def desk(home: Path) -> Iterator[Desk]:
+    made = Desk(home)
+    with made.client:
+        made.log_in()
+        yield made
+
+
+@pytest.fixture
+def acting(home: Path) -> Iterator[Desk]:
+    made = Desk(home, actions=True)
+    with made.client:
+        made.log_in()
+        yield made
+
+
+# who may see it
+
+
+def test_nobody_sees_anything_without_the_token(desk: Desk) -> None:
+    stranger = TestClient(desk.client.app, base_url=ADDRESS, follow_redirects=False)
+    for path in (*PAGES, *PARTS, "/timeline.json", "/costs.json", "/prices.json", "/why/ocr/1", "/"):
+        answer = stranger.get(path)
+        assert (answer.status_code, len(answer.text)) == (401, 13), path
+        shown = stranger.get(path, headers={"accept": "text/html"})
+        assert (shown.status_code, shown.headers["location"]) == (303, "/login"), path
+    for path in ("/override", "/drain", "/job", "/logout"):
+        assert stranger.post(path, data={}).status_code == 401
+    wrong = stranger.post("/login", data={"token": "guessed"})
+    assert wrong.status_code == 403 and "that is not the token" in wrong.text and not stranger.cookies
+
+
+def test_the_cookie_is_for_this_page_alone_and_ends(desk: Desk) -> None:
+    answer = desk.client.post("/login", data={"token": token_file(desk.home).read_text()})
+    said = answer.headers["set-cookie"].lower()
+    assert "httponly" in said and "samesite=strict" in said and "halve_7870=" in said
+    gate, now = Access("a" * 40), datetime.now(UTC)
+    session = gate.session(now)
+    assert gate.holds(session, now) and not gate.holds(session, now + SESSION)
+    ends, _, seal = session.partition(".")
+    for forged in (f"{int(ends) + 9999}.{seal}", "", ".", f"{ends}.", f"x.{seal}", f"{ends}.é"):
+        assert not gate.holds(forged, now), forged
+    assert not Access("b" * 40).holds(session, now), "a new token ends every session"
+
+
+def test_a_token_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    gate, path = access(tmp_path), token_file(tmp_path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and len(gate.token) >= 40 and access(tmp_path) == gate
+    path.chmod(0o640)
+    with pytest.raises(Refused, match="others may read it"):
+        access(tmp_path)
+    path.chmod(0o600)
+    path.write_text("short\n")
+    with pytest.raises(Refused, match="can be guessed"):
+        access(tmp_path)
+
+
+def test_a_browser_is_told_what_it_may_do(desk: Desk) -> None:
+    for path in (*PAGES, "/login"):
+        answer = desk.client.get(path)
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+        assert answer.headers["cache-control"] == "no-store"
+        assert not re.search(r"<script(?! src=\"/static/)|<style|\sstyle=|\son[a-z]+=|https?://(?!127)", answer.text)
+    for name in re.findall(r'"(/static/[^"]+)"', desk.client.get("/timeline").text):
+        answer = desk.client.get(name)
+        assert answer.status_code == 200 and "immutable" in answer.headers["cache-control"]
+
+
+def test_another_name_for_this_machine_is_not_answered(desk: Desk) -> None:
+    assert desk.client.get("/now", headers={"host": "evil.example:7870"}).status_code == 400
+    assert desk.client.get("/now", headers={"host": "localhost:7870"}).status_code == 200
+
+
+def test_what_is_vendored_has_its_licence() -> None:
+    for folder in ("htmx", "uplot"):
+        assert (STATIC / folder / "LICENSE").stat().st_size > 400
+
+
+# what it shows
+
+
+@pytest.mark.parametrize("path", [*PAGES, *PARTS, "/timeline?deployment=archive", "/why?deployment=archive"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_page_opens_in_both_languages(desk: Desk, path: str, language: str) -> None:
+    shown = desk.page(f"{path}{'&' if '?' in path else '?'}lang={language}")
+    if not path.startswith(PARTS):
+        assert f'<html lang="{"zh-CN" if language == "zh" else "en"}">' in shown
+        assert ("时间线" in shown) == (language == "zh")
+
+
+def test_all_that_it_says_is_said_in_chinese() -> None:
+    from orchestrator.dashboard.chinese import CHINESE
+    from orchestrator.reports.chinese import CHINESE as OF_REPORTS
+
+    source = environment().loader
+    assert source is not None
+    words = set()
+    for name in environment().list_templates():
+        text, *_ = source.get_source(environment(), name)
+        words |= set(re.findall(r'say\("((?:[^"\\]|\\.)+)"', text))
+    known = set(CHINESE) | set(OF_REPORTS)
+    assert {word for word in words if word not in known} == set()
+
+
+class Figures(HTMLParser):
+    """Everything with data-…-micros on a page: the number in the attribute, and the words that a person reads."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.rows: list[dict[str, Any]] = []
+        self.total: dict[str, Any] = {}
+        self.days: list[tuple[str, int, str]] = []
+        self.steps: list[tuple[int, str]] = []
+        self._where, self._day, self._micros = "", "", None
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        said = {name: value or "" for name, value in attributes}
+        if tag in ("table", "section", "div") and "id" in said:
+            self._where = said["id"]
+        if "data-cost-micros" in said:
+            self.rows.append(said | {"cells": []})
+        if "data-total-micros" in said:
+            self.total = said
+        self._day = said.get("data-date", self._day)
+        self._micros = int(said["data-micros"]) if "data-micros" in said else None
+
+    def handle_data(self, text: str) -> None:
+        if self._where == "rows" and self.rows and text.strip() and not self.total:
+            self.rows[-1]["cells"].append(text.strip())
+        if self._micros is not None and self._where in ("days", "waterfall"):
+            if self._where == "days":
+                self.days.append((self._day, self._micros, text))
+            else:
+                self.steps.append((self._micros, text))
+            self._micros = None
+
+
+def test_the_month_is_the_months_report_to_the_micro_unit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HALVE_HOME", str(desk.home))
+    month = f"{(datetime.now(UTC).replace(day=1) - timedelta(days=2)):%Y-%m}"
+    said = CliRunner().invoke(commands, ["report", "--month", month, "--json"])
+    report = json.loads(said.output)
+    assert report["total_micros"] > 10_000_000 and len(report["rows"]) == 2, "there is something to compare"
+    desk.page(f"/costs?month={month}")
+    assert desk.client.get(f"/costs.json?month={month}").json() == report
+    page = Figures(desk.page(f"/costs?month={month}"))
+    assert [
+        (
+            int(row["data-cost-micros"]),
+            int(row["data-images"]),
+            float(row["data-hours"]),
+            int(row["data-per-1000-micros"]),
+        )
+        for row in page.rows
+    ] == [(row["cost_micros"], row["images"], row["hours"], row["cost_per_1000_micros"]) for row in report["rows"]]
+    assert all(money(one["cost_micros"]) in row["cells"] for one, row in zip(report["rows"], page.rows, strict=True))
+    assert int(page.total["data-total-micros"]) == report["total_micros"]
+    assert page.days == [(day["date"], day["cost_micros"], money(day["cost_micros"])) for day in report["days"]]
+    saved = report["savings"]
+    causes = [-saved[f"{name}_micros"] for name in ("window", "scaling", "gpu", "spot")]
+    assert [micros for micros, _ in page.steps] == [saved["baseline_micros"], *causes, saved["actual_micros"]]
+    assert all(words.lstrip("+") == money(micros) for micros, words in page.steps)
+
+
+def test_the_timeline_is_what_was(desk: Desk) -> None:
+    now = datetime.now(UTC)
+    noon = (now - timedelta(days=3)).replace(hour=10, minute=0, second=0, microsecond=0)
+    asked = f"/timeline.json?deployment=ocr&from={noon.timestamp():.0f}&to={noon.timestamp() + 3600:.0f}"
+    found = until(lambda: (answer := desk.client.get(asked)).status_code == 200 and answer.json())
+    assert found["seconds"] == 60 and len(found["at"]) == 60 and found["at"][0] == noon.timestamp()
+    assert found["replicas"] == {"spot": [2] * 60, "on_demand": [1] * 60}
+    assert found["opened"] == [[noon.timestamp(), noon.timestamp() + 3600]]
+    minutes = [place for place, value in enumerate(found["images"]) if value is not None]
+    assert minutes == list(range(1, 60, 5)), "the minutes that were watched, and no others"
+    start = now - timedelta(days=DAYS - 1)
+    asked = f"/timeline.json?deployment=ocr&from={start.timestamp():.0f}&to={now.timestamp():.0f}"
+    found = until(lambda: (answer := desk.client.get(asked)).status_code == 200 and answer.json())
+    assert len(found["at"]) <= 721 and len(found["losses"]) in (12, 13, 14)
+    assert max(found["replicas"]["spot"]) == 2 and min(found["replicas"]["spot"]) == 0
+    assert desk.client.get("/timeline.json?deployment=ocr").status_code == 400
+
+
+def test_prices_are_images_for_money(desk: Desk) -> None:
+    shown = desk.page("/prices?gpu=T4&days=30")
+    first = shown[shown.index('id="buys"') :]
+    cells = re.findall(r"<td[^>]*>\s*([^<]*?)\s*</td>", first)[:9]
+    price = float(cells[4].split()[0])
+    assert cells[0] == "T4" and cells[1] == "spot"
+    assert int(cells[6].replace(",", "")) == pytest.approx(11.5 * 3600 / price, rel=1e-3)
+    found = desk.client.get("/prices.json?gpu=T4&days=30").json()
+    assert len(found["lines"]) == 6 and len({one["currency"] for one in found["lines"]}) == 1
+    spot = next(one for one in found["lines"] if "spot" in one["name"])
+    assert len(set(spot["values"])) > 20 and None not in spot["values"]
+
+
+def test_a_decision_shows_what_it_saw_and_what_was_second_best(desk: Desk) -> None:
+    shown = desk.page("/why?deployment=ocr")
+    ticks = re.findall(r'hx-get="(/why/ocr/\d+)"', shown)
+    assert len(ticks) == 15, "decisions that did nothing are left out"
+    grounds = desk.client.get(ticks[0]).text
+    assert "1.40" in grounds and "12.34" in grounds and "cheapest per image" in grounds
+    assert re.search(r"on_demand <span[^>]*>runner-up", grounds)
+    assert desk.client.get("/why/ocr/999999").status_code == 404
+
+
+def test_why_on_the_command_line_leaves_out_what_did_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HALVE_HOME", str(desk.home))
+    shown = json.loads(CliRunner().invoke(commands, ["why", "ocr", "--last", "3", "--json"]).output)
+    assert [bool(one["actions"]) for one in shown] in ([False, True, True, True], [True, True, True])
+    assert shown[-1]["again"] is not None
+
+
+def test_a_job_shows_its_margin(desk: Desk) -> None:
+    shown = desk.page("/jobs")
+    assert "700 of 1,200 images" in shown and "1.84" in shown and "Safety margin".lower() in shown.lower()
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("/why?deployment=nobody", "no deployment is called nobody"),
+        ("/costs?month=2026-13", "want YYYY-MM"),
+        ("/timeline?deployment=<script>", "no deployment is called &lt;script&gt;"),
+    ],
+)
+def test_what_is_not_there_is_said(desk: Desk, path: str, word: str) -> None:
+    answer = desk.client.get(path)
+    assert answer.status_code == 404 and word in answer.text and "<script>" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(None, ""), (12, "12s"), (270, "4m 30s"), (7500, "2h 05m"), (-270_000, "3d 03h")]
+)
+def test_durations(seconds: float | None, words: str) -> None:
+    assert lasts(seconds) == words
+
+
+# what it may do
+
+
+def test_it_only_shows_unless_it_is_told_otherwise(desk: Desk) -> None:
+    assert '<form method="post" action="/override"' not in desk.page("/now")
+    for path in ("/override", "/drain", "/job"):
+        answer = desk.client.post(path, data={"seal": desk.seal(), "deployment": "ocr", "state": "open"})
+        assert (answer.status_code, "--allow-actions" in answer.text) == (403, True)
+    with desk.ledger.read() as tx:
+        assert all(row.override_state is None and row.wanted == "up" for row in deployments.known(tx))
+
+
+def test_an_override_is_that_of_the_command(acting: Desk) -> None:
+    form = {"seal": acting.seal(), "deployment": "ocr", "state": "closed", "until": "23:59"}
+    assert acting.client.post("/override", data=form).headers["location"] == "/now"
+    with acting.ledger.read() as tx:
+        row = deployments.get(tx, "ocr")
+    assert row is not None and row.override_state == "closed" and row.override_until is not None
+    assert f"{row.override_until.astimezone():%S}" == "00" and row.override_until > datetime.now(UTC)
+    assert "held closed until" in acting.page("/now")
+    acting.client.post("/override", data=form | {"state": "none"})
+    with acting.ledger.read() as tx:
+        row = deployments.get(tx, "ocr")
+    assert row is not None and row.override_state is None
+
+
+@pytest.mark.parametrize("seal", ["", "x" * 64, "é"])
+def test_a_form_from_elsewhere_does_nothing(acting: Desk, seal: str) -> None:
+    form = {"seal": seal, "deployment": "ocr", "state": "open", "until": "23:59"}
+    assert acting.client.post("/override", data=form).status_code == 403
+    with acting.ledger.read() as tx:
+        row = deployments.get(tx, "ocr")
+    assert row is not None and row.override_state is None
+
+
+def test_what_is_refused_is_said_on_the_page(acting: Desk) -> None:
+    form = {"seal": acting.seal(), "deployment": "ocr", "state": "open", "until": "soon"}
+    answer = acting.client.post("/override", data=form)
+    assert answer.status_code == 409 and "want HH:MM" in answer.text and 'role="alert"' in answer.text
+    assert acting.client.post("/override", data=form | {"state": "ajar"}).status_code == 409
+    drained = acting.client.post("/drain", data={"seal": acting.seal(), "deployment": "ocr", "sure": "oc"})
+    assert drained.status_code == 409 and "to say that you mean it" in drained.text
+    with acting.ledger.read() as tx:
+        row = deployments.get(tx, "ocr")
+    assert row is not None and row.wanted == "up"
+    assert acting.client.post("/job", data={"seal": acting.seal(), "job": "9", "do": "pause"}).status_code == 409
+
+
+def test_a_job_is_paused_and_goes_on(acting: Desk) -> None:
+    def state() -> str:
+        with acting.ledger.read() as tx:
+            found = jobs.get(tx, 1)
+        assert found is not None
+        return str(found.state)
+
+    for do, then in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
+        answer = acting.client.post("/job", data={"seal": acting.seal(), "job": "1", "do": do})
+        assert (answer.status_code, state()) == (303, then)
+
+
+def test_a_large_form_is_not_read(acting: Desk) -> None:
+    for path in ("/override", "/login"):
+        assert acting.client.post(path, data={"token": "x" * 20_000}).status_code == 413
+
+
+# answers that are kept
+
+
+def test_a_question_is_asked_once_at_a_time_and_the_last_answer_is_shown_meanwhile() -> None:
+    clock, go_on, asked = SystemClock(), Event(), []
+
+    def slow(number: int) -> int:
+        asked.append(number)
+        go_on.wait(60)
+        return len(asked)
+
+    with ThreadPoolExecutor(1) as worker:
+        kept: Kept[int] = Kept(slow, timedelta(0), clock, worker)
+        assert kept.get(7, patience_seconds=0.01) is None and kept.get(7, patience_seconds=0.01) is None
+        assert asked == [7]
+        go_on.set()
+        found = until(lambda: kept.get(7, patience_seconds=60))
+        assert found.value >= 1
+        go_on.clear()
+        stale = kept.get(7, patience_seconds=0.01)
+        assert stale is not None and stale.value == len(asked) - 1, "the one before, while the next is worked out"
+        go_on.set()
+
+
+def test_after_a_change_nothing_older_is_shown() -> None:
+    clock, go_on, answers = SystemClock(), Event(), iter(range(100))
+
+    def slow() -> int:
+        found = next(answers)
+        if found == 0:
+            go_on.wait(60)
+        return found
+
+    with ThreadPoolExecutor(1) as worker:
+        kept: Kept[int] = Kept(slow, timedelta(hours=1), clock, worker)
+        assert kept.get(patience_seconds=0.01) is None
+        kept.forget()
+        go_on.set()
+        found = until(lambda: kept.get(patience_seconds=60))
+        assert found.value == 1
+
+
+def test_what_fails_is_told_and_asked_again() -> None:
+    tried = []
+
+    def fails() -> int:
+        tried.append(1)
+        if len(tried) == 1:
+            raise Refused("not now")
+        return 5
+
+    with ThreadPoolExecutor(1) as worker:
+        kept: Kept[int] = Kept(fails, timedelta(hours=1), SystemClock(), worker)
+        with pytest.raises(Refused):
+            kept.get(patience_seconds=60)
+        found = kept.get(patience_seconds=60)
+        assert found is not None and found.value == 5
