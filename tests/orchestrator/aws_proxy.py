@@ -21,6 +21,7 @@ from xml.sax.saxutils import escape
 
 from orchestrator.clock import Clock
 from orchestrator.providers import Listed, Request
+from orchestrator.providers.aws.notices import WARNING
 from orchestrator.providers.aws.provider import AwsProvider
 from orchestrator.providers.aws.settings import Installation, Settings
 from policies.snapshot import Offer, Purchase
@@ -89,6 +90,16 @@ class Cloud:
         """As EC2 marks the request of a spot machine that it will take back."""
         request = self._requests[instance_id]
         request["code"], request["at"] = "marked-for-termination", self.clock.now()
+
+    def warn(self, instance_id: str, region: str = REGION, kind: str = WARNING) -> None:
+        """As EventBridge hears of it, which is not what the request or the machine say. moto lets us speak as EC2."""
+        import boto3
+
+        detail = {"instance-id": instance_id, "instance-action": "terminate"}
+        entry = {"Source": "aws.ec2", "DetailType": kind, "Detail": json.dumps(detail), "Time": self.clock.now()}
+        before = len(self.calls)
+        boto3.client("events", region_name=region).put_events(Entries=[entry])
+        del self.calls[before:]  # nobody's call but the test's
 
     def shut_down(self, instance_id: str, region: str = REGION) -> None:
         """As a machine that switches itself off, with terminate as its behaviour."""
@@ -398,7 +409,9 @@ def settings(**changes: Any) -> Settings:
 def provider(home: Path, clock: Clock, **changes: Any) -> AwsProvider:
     """It asks for prices anew each time, and takes every machine's word that it is who it says: none is there."""
     own = settings(**changes)
-    return AwsProvider(home, clock, own, Installation(str(home).encode()), watch=Unwatched(), spot_seconds=0)
+    return AwsProvider(
+        home, clock, own, Installation(str(home).encode()), watch=Unwatched(), spot_seconds=0, ask_seconds=0
+    )
 
 
 class Unwatched:

@@ -102,8 +102,8 @@ def actions(policy: dict[str, Any]) -> set[str]:
 
 def called(cloud: aws.Cloud) -> set[str]:
     """The calls that were made, as IAM names them."""
-    names = {"servicequotas": "servicequotas", "pricing": "pricing", "ec2": "ec2", "sts": "sts"}
-    found = {f"{names[service]}:{action}" for service, action in cloud.calls if service in names}
+    named = {"servicequotas", "pricing", "ec2", "sts", "sqs"}
+    found = {f"{service}:{action}" for service, action in cloud.calls if service in named}
     return found | {f"s3:{action.split()[0].title()}Object" for service, action in cloud.calls if service == "s3"}
 
 
@@ -118,7 +118,7 @@ def test_cfn_lint_has_nothing_to_say() -> None:
 def test_a_controller_may_do_what_it_does_and_nothing_else(
     cloud: aws.Cloud, stack: dict[str, str], home: Path, clock: VirtualClock
 ) -> None:
-    wanted = parse(spec_text(stack["Bucket"]))
+    wanted = parse(spec_text(stack["Bucket"], queue=stack["Queue"]))
     cloud.calls.clear()
     (rented,) = open_providers(wanted, home, clock).values()
     assert isinstance(rented, AwsProvider)
@@ -131,6 +131,9 @@ def test_a_controller_may_do_what_it_does_and_nothing_else(
     rented.launch(aws.request("listened", **wiring.frozen(wanted, home)))
     (listened,) = [one for one in rented.instances() if one.token == "listened"]
     contact.console(aws.REGION, listened.provider_id.rpartition("/")[2])
+    cloud.warn(listened.provider_id.rpartition("/")[2])
+    (warned,) = [one for one in open_providers(wanted, home, clock)["aws"].instances() if one.token == "listened"]
+    assert warned.reclaim_at == NOW + timedelta(seconds=120)  # by the stack's own rule and queue
     moved = parse(spec_text(stack["Bucket"], address="203.0.113.8"))
     open_providers(moved, home, clock)["aws"].launch(aws.request("life-2"))
     wiring.findings(moved, home)
@@ -192,6 +195,7 @@ MISSING = [
     ("subnets", {"subnets": ["subnet-0"]}, None, "subnets", "aws.subnets"),
     ("a type", {"instance_types": ["g4dn.xlarge", "m5.large"]}, None, "types", "aws.instance_types"),
     ("a bucket", {"bucket": "nobodys"}, None, "bucket", "aws.bucket"),
+    ("a queue", {"queue": f"https://sqs.{aws.REGION}.amazonaws.com/1/none"}, None, "queue", "WithQueue=yes"),
     ("who we are", {}, ("GetCallerIdentity", "InvalidClientTokenId"), "account", "aws configure"),
     ("a permission to launch", {}, ("RunInstances", "UnauthorizedOperation"), "launch", "attach-user-policy"),
     ("a permission to look", {}, ("DescribeInstances", "UnauthorizedOperation"), "listing", "attach-user-policy"),

@@ -13,6 +13,7 @@
     listing     what EC2 says of a machine, in our words
     memory      what EC2 forgets of a machine: its first start, its stops, its end
     contact     by which certificate a machine is known, from the first time on
+    notices     what EventBridge has put into a queue
     watch       asks the machines' watchdogs for notices, which renews their lease
     check       what an account lacks
 

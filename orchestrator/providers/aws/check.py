@@ -9,7 +9,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from orchestrator.providers import Misconfigured, ProviderError, Request
-from orchestrator.providers.aws import clients, market, network, pricelist, refusals
+from orchestrator.providers.aws import clients, market, network, notices, pricelist, refusals
 from orchestrator.providers.aws.boot import folder
 from orchestrator.providers.aws.market import QUOTAS, Type
 from orchestrator.providers.aws.request import run_instances
@@ -47,6 +47,10 @@ def check(
         return
     for region in settings.regions:
         yield from _region(replace(settings, regions=(region,)), region, installation, wheel)
+    if settings.queue:
+        there = notices.queue_region(settings.queue, first)
+        deploy = f"{_stack_command(settings, there)} WithQueue=yes; its output Queue is aws.queue"
+        yield _asked(there, "queue", partial(_queue, settings.queue, there), deploy)
     if settings.bucket and wheel:
         bucket = settings.bucket
 
@@ -55,6 +59,11 @@ def check(
             return f"{bucket} holds this version's wheel"
 
         yield _asked(first, "bucket", put, f"{_stack_command(settings, first)}; its output Bucket is aws.bucket")
+
+
+def _queue(queue: str, region: str) -> str:
+    notices.look(region, queue)
+    return f"{queue} may be heard"
 
 
 def _region(

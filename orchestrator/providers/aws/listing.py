@@ -50,7 +50,7 @@ def read(region: str, row: Row, request: Row | None, memory: Memory, now: dateti
         launched_at=past.launched_at,
         ended_at=past.ended_at,
         preempted=preempted and state is State.GONE,
-        reclaim_at=None if state is State.GONE else _marked(request),
+        reclaim_at=None if state is State.GONE else earliest(_marked(request), past.reclaim_at),
         url=f"https://{address}:{ENGINE_PORT}" if address else None,
         detail=str(reason.get("Message", "")) if state is State.GONE else "",
         tags=Tags(
@@ -60,6 +60,11 @@ def read(region: str, row: Row, request: Row | None, memory: Memory, now: dateti
         ),
         stops=past.stops,
     )
+
+
+def earliest(*moments: datetime | None) -> datetime | None:
+    """Of several that announce one end; None: nobody does."""
+    return min((at for at in moments if at is not None), default=None)
 
 
 def _past(row: Row, state: State, request: Row | None, before: Past | None, now: datetime) -> Past:

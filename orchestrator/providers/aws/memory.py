@@ -25,6 +25,7 @@ class Past:
     started_at: datetime  # as EC2 said last: it changes whenever the machine is switched on
     stops: Stops = ()
     ended_at: datetime | None = None
+    reclaim_at: datetime | None = None  # as the queue of notices has said once
     missing_since: datetime | None = None  # EC2 says that it knows no such machine
 
     def started(self, at: datetime) -> "Past":
@@ -85,6 +86,7 @@ def _json(past: Past) -> dict[str, Any]:
         "started_at": said(past.started_at),
         "stops": [[said(off), said(on)] for off, on in past.stops],
         "ended_at": said(past.ended_at),
+        "reclaim_at": said(past.reclaim_at),
         "missing_since": said(past.missing_since),
     }
 
@@ -101,6 +103,7 @@ def _past(said: Mapping[str, Any]) -> Past | None:
             started_at=datetime.fromisoformat(said["started_at"]),
             stops=tuple((datetime.fromisoformat(off), at(on)) for off, on in said["stops"]),
             ended_at=at(said["ended_at"]),
+            reclaim_at=at(said.get("reclaim_at")),  # a version before this one wrote none
             missing_since=at(said["missing_since"]),
         )
     except (KeyError, TypeError, ValueError):

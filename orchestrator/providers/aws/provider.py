@@ -26,6 +26,7 @@ from orchestrator.providers.aws.contact import Contacts
 from orchestrator.providers.aws.market import SPOT_SECONDS, Market
 from orchestrator.providers.aws.memory import Memory, Past
 from orchestrator.providers.aws.network import Network
+from orchestrator.providers.aws.notices import ASK_SECONDS, Notices
 from orchestrator.providers.aws.refusals import looking
 from orchestrator.providers.aws.request import run_instances
 from orchestrator.providers.aws.settings import TAG, Installation, Settings
@@ -54,8 +55,12 @@ class AwsProvider:
         *,
         watch: Watching | None = None,
         spot_seconds: float = SPOT_SECONDS,
+        ask_seconds: float = ASK_SECONDS,
     ) -> None:
-        """`watch`: how the machines themselves are asked; None: by their watchdogs, at their addresses."""
+        """`watch`: how the machines themselves are asked; None: by their watchdogs, at their addresses.
+
+        `spot_seconds`, `ask_seconds`: how old spot prices, and notices of the queue, may become.
+        """
         #: by second, from the first minute on; a spot machine's first hour is free when EC2 ends it
         self.terms = Terms(minimum_seconds=60, first_hour_free=True)
         self._clock = clock
@@ -66,6 +71,7 @@ class AwsProvider:
         self._network = Network(settings, installation)
         self._watch = watch or Watch(installation, Contacts(Pins(home), installation.key))
         self._wheels = Wheels(home)
+        self._notices = Notices(settings.queue, settings.regions[0], self._memory, ask_seconds)
 
     def offers(self) -> Sequence[Offer]:
         found = self._market.offers()
@@ -123,7 +129,12 @@ class AwsProvider:
             spot = any(row.get("InstanceLifecycle") == "spot" for row in rows)
             asked = clients.paged(ec2, "describe_spot_instance_requests", "SpotInstanceRequests", Filters=only)
             requests = {one.get("InstanceId"): one for one in asked} if spot else {}
-        return [listing.read(region, row, requests.get(row["InstanceId"]), self._memory, now) for row in rows]
+        found = [listing.read(region, row, requests.get(row["InstanceId"]), self._memory, now) for row in rows]
+        living = {one.provider_id.rpartition("/")[2]: one for one in found if one.state is not State.GONE}
+        announced = {living[name].provider_id: at for name, at in self._notices.hear(region, living).items()}
+        return [
+            replace(one, reclaim_at=listing.earliest(one.reclaim_at, announced.get(one.provider_id))) for one in found
+        ]
 
     def _found(self, region: str, token: str) -> str:
         """The machine that this token started. It exists, EC2 says so: until it is listed, ask again."""
