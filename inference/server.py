@@ -1,4 +1,7 @@
-"""The engine over HTTP: POST /v1/ocr, GET /healthz, GET /metrics, POST /drain, and the v2 protocol under /v2."""
+"""The engine over HTTP: POST /v1/ocr, GET /healthz, GET /metrics, POST /drain, and the v2 protocol under /v2.
+
+GET /openapi.json describes them all.
+"""
 
 import asyncio
 import contextlib
@@ -13,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from inference import kserve, reception, uploads
+from inference import kserve, openapi, reception, uploads
 from inference.pages import Page
 from inference.reception import Answer
 from inference.service import Service
@@ -57,6 +60,9 @@ def app(service: Service, *, failed: Callable[[Exception], None]) -> Starlette:
         }
         return PlainTextResponse(service.metrics.text(gauges), media_type="text/plain; version=0.0.4")
 
+    async def described(_: Request) -> Response:
+        return Answer(openapi.document(_version() or "0", service.model))
+
     async def drain(_: Request) -> Response:
         service.drain()
         log.info("draining: %d in flight", service.in_flight)
@@ -68,6 +74,7 @@ def app(service: Service, *, failed: Callable[[Exception], None]) -> Starlette:
             Route("/healthz", healthz),
             Route("/metrics", metrics),
             Route("/drain", drain, methods=["POST"]),
+            Route("/openapi.json", described),
             *kserve.routes(service, version=_version() or "0"),
         ],
         exception_handlers={HTTPException: _http_error},

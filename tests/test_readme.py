@@ -1,7 +1,10 @@
 """The README cannot rot: its commands exist, its files exist, and what it prints is what is printed."""
 
+import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import COMMANDS
+from tests.inference.replica import replica
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,3 +61,21 @@ def test_the_simulated_month(tmp_path: Path) -> None:
     halve("halve simulate infra/examples/daytime-spot.yaml --month 2026-10 --ledger october.db", tmp_path)
     command = "halve report --month 2026-10 --ledger october.db"
     assert halve(command, tmp_path) == printed(command)
+
+
+@pytest.mark.slow
+def test_its_curl_lines_are_answered(tmp_path: Path) -> None:
+    """As they stand, but for the port: whoever runs the tests may use the one that is written there."""
+    lines = re.findall(r"^(?:\$ )?(curl .+?)(?:  +#.*)?$", README, re.MULTILINE)
+    assert lines
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not here")
+    with replica(tmp_path) as served:
+        served.until("ready")
+        for line in lines:
+            asked = line.replace("http://127.0.0.1:7860", served.announced["url"])
+            assert served.announced["url"] in asked, line
+            command = [*shlex.split(asked), "--silent", "--show-error", "--fail", "--max-time", "120"]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=180, check=False)
+            assert done.returncode == 0, done.stderr.decode()
+            assert json.loads(done.stdout)["lines"]
