@@ -9,15 +9,14 @@ from zoneinfo import ZoneInfo
 from orchestrator import alerts, spec
 from orchestrator.alerts import Weight
 from orchestrator.errors import Refused
-from orchestrator.ledger import beliefs, deployments, leases, reporting
+from orchestrator.ledger import beliefs, deployments, leases, tallies
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger, Stale
-from orchestrator.reports import budgets, reckoning, terminal
+from orchestrator.reports import budgets, days, terminal
 from orchestrator.reports.frame import Frame, so_far
 from orchestrator.reports.month import of_ledger
 from orchestrator.reports.terms import terms_of
 from orchestrator.status import status
-from policies.windows import Span
 
 log = logging.getLogger("halve.alerts")
 
@@ -141,13 +140,13 @@ def _budget_lines(ledger: Ledger, asked: Frame, now: datetime) -> tuple[budgets.
     if terms.budget is None:
         return ()
     period = so_far(asked.whole, now)
-    with ledger.read() as tx:
-        booked = reporting.charges(tx, period.opens_at, period.closes_at, terms.name)
-    entries = reckoning.reckon(booked, period, asked.rates, {})
-    mine = {terms.name: entries}
-    months = budgets.budget_lines([terms], mine, asked.whole, now, asked.rates)
     midnight = now.astimezone(asked.zone).replace(hour=0, minute=0, second=0, microsecond=0)
-    return months + budgets.day_lines([terms], mine, Span(opens_at=midnight, closes_at=now), asked.rates)
+    with ledger.read() as tx:
+        edges = period.opens_at, max(period.opens_at, midnight), period.closes_at
+        charged = tallies.tallies(tx, edges, asked.rates, terms.name)
+    month, today = (days.spent(charged, since, period.closes_at) for since in edges[:2])
+    months = budgets.budget_lines([terms], {terms.name: month}, asked.whole, now, asked.rates)
+    return months + budgets.day_lines([terms], {terms.name: today}, midnight, asked.rates)
 
 
 def _urls(row: Deployment) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What a report reads: charges, images, and the minutes for which there is evidence."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -14,8 +14,7 @@ from orchestrator.ledger.store import Ledger
 from policies.lifecycle import Status
 from policies.snapshot import Purchase
 
-MINUTE = timedelta(minutes=1)
-_MICROSECONDS_PER_MINUTE = 60_000_000
+MICROSECONDS_PER_MINUTE = 60_000_000
 
 
 class Booked(NamedTuple):
@@ -41,13 +40,12 @@ class Served:
     images: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """A stretch in which a replica was there to serve; None: it still is."""
+class Ready(NamedTuple):
+    """A stretch in which a replica was there to serve, in microseconds since EPOCH; None: it still is."""
 
     deployment: str
-    started_at: datetime
-    ended_at: datetime | None
+    started_at: int
+    ended_at: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +77,19 @@ class Quoted:
 
 def charges(tx: sa.Connection, start: datetime, end: datetime, deployment: str | None = None) -> tuple[Booked, ...]:
     """Every charge that touches [start, end), and every correction booked in it, in the order of booking."""
-    names = list(tx.scalars(sa.select(t.deployments.c.name))) if deployment is None else [deployment]
-    found = sorted(map(tuple, _touching(tx, names, start, end, bare=False)))
+    names = deployed(tx) if deployment is None else [deployment]
+    asked = {"names": names, "start": start, "end": end}
+    return _booked(tx.execute(_touching(is_early(tx, start)), asked))
+
+
+def charges_of(tx: sa.Connection, instance_ids: Collection[str]) -> tuple[Booked, ...]:
+    """Every charge of these machines, in the order of booking."""
+    named = BOOKED.where(t.charges.c.instance_id.in_(sa.bindparam("names", expanding=True)))
+    return _booked(row for names in _batches(instance_ids) for row in tx.execute(named, {"names": names}))
+
+
+def _booked(rows: Iterable[sa.Row[Any]]) -> tuple[Booked, ...]:
+    found = sorted(map(tuple, rows))
     purchases = {str(purchase): purchase for purchase in Purchase}
     return tuple(
         Booked(
@@ -103,54 +112,67 @@ def charges(tx: sa.Connection, start: datetime, end: datetime, deployment: str |
     )
 
 
-class Stretch(NamedTuple):
-    """A charge without whose it is, as the ledger has it: moments in microseconds since EPOCH."""
-
-    started_at: int
-    ended_at: int | None
-    price_per_hour_micros: int | None
-    currency: str
-    amount_micros: int | None
-
-
-def stretches(tx: sa.Connection, start: datetime, end: datetime) -> list[Stretch]:
-    """The same charges, for those who ask for no more than their sum."""
-    names = list(tx.scalars(sa.select(t.deployments.c.name)))
-    return [Stretch._make(row) for row in _touching(tx, names, start, end, bare=True)]
-
-
 def microseconds(at: datetime) -> int:
     """A moment as the ledger has it."""
     return (at - t.EPOCH) // t.MICROSECOND
 
 
-def _touching(
-    tx: sa.Connection, names: Sequence[str], start: datetime, end: datetime, *, bare: bool
-) -> Sequence[sa.Row[Any]]:
+def deployed(tx: sa.Connection) -> list[str]:
+    """The names of all deployments that ever were."""
+    return list(tx.scalars(sa.select(t.deployments.c.name)))
+
+
+def is_early(tx: sa.Connection, start: datetime) -> bool:
+    """Whether fewer charges began before `start` than since then, as far as the dates of all of them say."""
     c = t.charges.c.started_at
     oldest, newest = (tx.scalar(sa.select(one(c, type_=t.Moment()))) for one in (sa.func.min, sa.func.max))
-    early = oldest is not None and newest is not None and start - oldest < newest - start
-    return tx.execute(_touching_statement(bare, early), {"names": names, "start": start, "end": end}).all()
+    return oldest is not None and newest is not None and start - oldest < newest - start
+
+
+def _booked_columns() -> sa.Select[Any]:
+    c, i = t.charges.c, t.instances.c
+    moments = [sa.type_coerce(moment, sa.BigInteger) for moment in (c.started_at, c.ended_at)]
+    charge = *moments, c.price_per_hour_micros, c.currency, c.amount_micros
+    whose = c.id, c.deployment, c.instance_id, c.kind, i.provider, c.gpu, c.purchase
+    return sa.select(*whose, *charge).join(t.instances, c.instance_id == i.id)
+
+
+BOOKED = _booked_columns()
+
+
+START, END = sa.bindparam("start", type_=t.Moment), sa.bindparam("end", type_=t.Moment)
 
 
 @lru_cache
-def _touching_statement(bare: bool, early: bool) -> sa.CompoundSelect[Any]:
-    """One range of an index each: what began within, what began before and ended since, and what still runs.
+def _touching(early: bool) -> sa.CompoundSelect[Any]:
+    """What began within [start, end), and what began before and ran at its start: one range of an index each."""
+    c = t.charges.c
+    began = BOOKED.where(c.started_at >= START, c.started_at < END)
+    return sa.union_all(began.where(c.deployment.in_(NAMES)), *running_at(BOOKED, early))
+
+
+NAMES: sa.BindParameter[str] = sa.bindparam("names", expanding=True)
+
+
+def running_at(query: sa.Select[Any], early: bool) -> tuple[sa.Select[Any], sa.Select[Any]]:
+    """Of the charges of a query, those of `names` that began before `start` and ended since, and that still run.
 
     What began before and ended since is the overlap of two ranges, of which an index helps to one: to that of the
     beginnings for an early month, of which there are few before it, and to that of the ends for a late one.
     """
-    c, i = t.charges.c, t.instances.c
-    start, end = sa.bindparam("start", type_=t.Moment), sa.bindparam("end", type_=t.Moment)
-    moments = [sa.type_coerce(moment, sa.BigInteger) for moment in (c.started_at, c.ended_at)]
-    charge = *moments, c.price_per_hour_micros, c.currency, c.amount_micros
-    whose = c.id, c.deployment, c.instance_id, c.kind, i.provider, c.gpu, c.purchase
-    query = sa.select(*charge) if bare else sa.select(*whose, *charge).join(t.instances, c.instance_id == i.id)
-    query = query.where(c.deployment.in_(sa.bindparam("names", expanding=True)))
-    began = query.where(c.started_at >= start, c.started_at < end)
-    before = query.where(c.started_at < start, c.amount_micros.is_(None))
-    since = moments[1] + 0 > start if early else c.ended_at > start
-    return sa.union_all(began, before.where(since), before.where(c.ended_at.is_(None)))
+    c = t.charges.c
+    before = query.where(c.started_at < START, c.amount_micros.is_(None))
+    since = (
+        (c.deployment.concat("").in_(NAMES), _unindexed(c.ended_at) > START)
+        if early
+        else (c.deployment.in_(NAMES), c.ended_at > START)
+    )
+    return before.where(*since), before.where(c.ended_at.is_(None), c.deployment.in_(NAMES))
+
+
+def _unindexed(moment: sa.ColumnElement[datetime]) -> sa.ColumnElement[int]:
+    """Any arithmetic keeps a database from looking the moment up in an index."""
+    return sa.type_coerce(moment, sa.BigInteger) + 0
 
 
 def served(tx: sa.Connection, start: datetime, end: datetime) -> tuple[Served, ...]:
@@ -181,28 +203,53 @@ def minutes(tx: sa.Connection, start: datetime, end: datetime) -> dict[str, list
     return found
 
 
-def ready(tx: sa.Connection, start: datetime, end: datetime) -> tuple[Ready, ...]:
-    """The stretches that touch [start, end) with a ready replica: from its first answer until it had to leave."""
+def ready(tx: sa.Connection, start: datetime, end: datetime) -> Iterator[Ready]:
+    """The stretches that touch [start, end) with a ready replica: from its first answer until it had to leave.
+
+    By deployment and start, read as they are asked for.
+    """
     c = t.instances.c
-    left_at = sa.func.coalesce(c.draining_at, c.ended_at, c.missing_since, type_=c.ended_at.type).label("left_at")
-    query = sa.select(c.deployment, c.ready_at, left_at).where(
-        c.ready_at < end, sa.or_(left_at.is_(None), left_at > start)
-    )
-    return tuple(
-        Ready(deployment=row.deployment, started_at=row.ready_at, ended_at=row.left_at)
-        for row in tx.execute(query.order_by(c.deployment, c.ready_at))
-    )
+    left_at = sa.func.coalesce(c.draining_at, c.ended_at, c.missing_since, type_=t.Moment())
+    moments = (sa.type_coerce(moment, sa.BigInteger) for moment in (c.ready_at, left_at))
+    query = sa.select(c.deployment, *moments).where(c.ready_at < end, sa.or_(left_at.is_(None), left_at > start))
+    return map(Ready._make, tx.execute(query.order_by(c.deployment, c.ready_at)))
 
 
-def evidence(tx: sa.Connection, start: datetime, end: datetime) -> dict[str, set[datetime]]:
-    """The minutes of [start, end) in which a deployment was looked after: a decision was taken, or its load noted."""
-    minutes: dict[str, set[datetime]] = {}
+def evidence(tx: sa.Connection, start: datetime, end: datetime) -> dict[str, list[int]]:
+    """The minutes since EPOCH of [start, end) in which a deployment was looked after: a decision was taken, or its load
+    noted. In order.
+    """
+    minutes: dict[str, set[int]] = {}
     for table in (t.ticks, t.loads):
-        minute = sa.type_coerce(sa.type_coerce(table.c.at, sa.BigInteger) // _MICROSECONDS_PER_MINUTE, sa.BigInteger)
-        query = sa.select(table.c.deployment, minute.label("minute")).distinct()
-        for row in tx.execute(query.where(table.c.at >= start, table.c.at < end)):
-            minutes.setdefault(row.deployment, set()).add(t.EPOCH + int(row.minute) * MINUTE)
-    return minutes
+        minute = sa.type_coerce(sa.type_coerce(table.c.at, sa.BigInteger) // MICROSECONDS_PER_MINUTE, sa.BigInteger)
+        query = sa.select(table.c.deployment, minute).distinct().where(table.c.at >= start, table.c.at < end)
+        for name, at in tx.execute(query):
+            minutes.setdefault(name, set()).add(int(at))
+    return {name: sorted(found) for name, found in minutes.items()}
+
+
+def boots(tx: sa.Connection, start: datetime, end: datetime) -> dict[tuple[str, str, Purchase], int]:
+    """Microseconds of [start, end) that machines ran and did not serve yet, by deployment, GPU and purchase."""
+    c = t.instances.c
+    first, last = sa.literal(start, t.Moment), sa.literal(end, t.Moment)
+
+    def clipped(moment: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+        return sa.type_coerce(sa.case((moment < first, first), (moment > last, last), else_=moment), sa.BigInteger)
+
+    up_at = sa.func.coalesce(c.ready_at, GONE_AT, last, type_=t.Moment())
+    ran = sa.func.sum(clipped(up_at) - clipped(c.launched_at), type_=sa.BigInteger)
+    query = sa.select(c.deployment, c.gpu, c.purchase, ran).where(
+        c.launched_at < end, up_at > start, up_at > c.launched_at
+    )
+    rows = tx.execute(query.group_by(c.deployment, c.gpu, c.purchase))
+    return {(name, gpu, Purchase(purchase)): int(micros) for name, gpu, purchase, micros in rows}
+
+
+def on_spot(tx: sa.Connection) -> list[tuple[str, str]]:
+    """Provider and GPU of everything that was ever had on spot."""
+    c = t.instances.c
+    query = sa.select(c.provider, c.gpu).where(c.purchase == str(Purchase.SPOT)).distinct()
+    return [(provider, gpu) for provider, gpu in tx.execute(query.order_by(c.provider, c.gpu))]
 
 
 def lives(tx: sa.Connection, start: datetime, end: datetime) -> tuple[Life, ...]:
@@ -212,12 +259,30 @@ def lives(tx: sa.Connection, start: datetime, end: datetime) -> tuple[Life, ...]
     return tuple(map(_life, tx.execute(LIVES.where(*there).order_by(c.requested_at, c.id))))
 
 
+def lost(tx: sa.Connection, start: datetime, end: datetime) -> list[Life]:
+    """The machines that were taken back or vanished within [start, end), by when that was first known."""
+    c = t.instances.c
+    there = c.status.in_(LOST), c.requested_at < end, sa.or_(GONE_AT.is_(None), start <= GONE_AT)
+    found = [(one.lost_at, one) for one in map(_life, tx.execute(LIVES.where(*there).order_by(c.requested_at, c.id)))]
+    return [one for at, one in sorted(found, key=lambda pair: pair[0] or end) if at is not None and start <= at < end]
+
+
+def launched(tx: sa.Connection, deployment: str, since: datetime, until: datetime) -> tuple[Life, ...]:
+    """The machines of a deployment that were asked for from `since` to `until`, and came, in that order."""
+    c = t.instances.c
+    asked = c.deployment == deployment, c.requested_at >= since, c.requested_at <= until, c.launched_at.is_not(None)
+    return tuple(map(_life, tx.execute(LIVES.where(*asked).order_by(c.requested_at, c.id))))
+
+
 def lives_of(tx: sa.Connection, instance_ids: Collection[str]) -> dict[str, Life]:
     """The lives of these machines, by id."""
     named = LIVES.where(t.instances.c.id.in_(sa.bindparam("names", expanding=True)))
-    asked = sorted(instance_ids)
-    batches = (asked[start : start + BATCH] for start in range(0, len(asked), BATCH))
-    return {row.id: _life(row) for names in batches for row in tx.execute(named, {"names": names})}
+    return {row.id: _life(row) for names in _batches(instance_ids) for row in tx.execute(named, {"names": names})}
+
+
+def _batches(names: Collection[str]) -> Iterator[list[str]]:
+    asked = sorted(names)
+    return (asked[start : start + BATCH] for start in range(0, len(asked), BATCH))
 
 
 LOST = [str(status) for status in (Status.PREEMPTED, Status.LOST)]

@@ -12,12 +12,42 @@ from orchestrator.billing import MICROSECONDS_PER_HOUR, Charge
 from orchestrator.ledger import tables as t
 from orchestrator.ledger.charges import charge_of
 
+#: of an hour in seconds, and of a second in microseconds
+SECONDS, MICROSECONDS = sa.literal(3_600, sa.BigInteger), sa.literal(1_000_000, sa.BigInteger)
+HOUR = sa.literal(MICROSECONDS_PER_HOUR, sa.BigInteger)
+
+
+def accrued(
+    price: sa.ColumnElement[int],
+    elapsed: sa.ColumnElement[int],
+    numerator: sa.ColumnElement[int] | None = None,
+    denominator: sa.ColumnElement[int] | None = None,
+) -> sa.ColumnElement[int]:
+    """floor(price x rate x elapsed / 1 h), as `billing.accrued` has it, of what is not negative.
+
+    Hours, seconds and microseconds apart: no product leaves 64 bits while price x numerator is below 9 x 10^12, and a
+    denominator below 10^6.
+    """
+    price = price if numerator is None else _whole(price * numerator)
+    hours, seconds, rest = elapsed // HOUR, elapsed % HOUR // MICROSECONDS, elapsed % MICROSECONDS
+    hourly, finer = (
+        _whole(price * _whole(hours)),
+        _whole(price * _whole(seconds)) + _whole(price * rest) // MICROSECONDS,
+    )
+    if denominator is None:
+        return hourly + _whole(_whole(finer) // SECONDS)
+    finer = _whole(_whole(hourly % denominator) * SECONDS) + finer
+    return _whole(hourly // denominator) + _whole(_whole(finer) // _whole(SECONDS * denominator))
+
+
+def _whole(value: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+    """Integers divide into integers, on every database."""
+    return sa.type_coerce(value, sa.BigInteger)
+
+
 c = t.charges.c
-ELAPSED = sa.type_coerce(c.ended_at, sa.BigInteger) - sa.type_coerce(c.started_at, sa.BigInteger)
-#: floor(price x elapsed / 1 h), as `billing.accrued` has it: whole hours apart, so that no product leaves 64 bits
-ACCRUED = c.price_per_hour_micros * sa.type_coerce(ELAPSED // MICROSECONDS_PER_HOUR, sa.BigInteger) + sa.type_coerce(
-    c.price_per_hour_micros * (ELAPSED % MICROSECONDS_PER_HOUR) // MICROSECONDS_PER_HOUR, sa.BigInteger
-)
+ELAPSED = _whole(c.ended_at) - _whole(c.started_at)
+ACCRUED = accrued(c.price_per_hour_micros, ELAPSED)
 START, END = sa.bindparam("start", type_=t.Moment), sa.bindparam("end", type_=t.Moment)
 #: stretches of known price that lie in [start, end)
 WHOLE = sa.and_(c.ended_at > START, c.started_at >= START, c.ended_at <= END, c.price_per_hour_micros.is_not(None))

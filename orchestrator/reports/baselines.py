@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from orchestrator.ledger.offers import Price
-from orchestrator.ledger.reporting import Booked, Served
-from orchestrator.reports.prices import PriceLine, Rates, flat, price_line
-from orchestrator.reports.reckoning import Entry
+from orchestrator.ledger.reporting import Served
+from orchestrator.ledger.tallies import Rates, Tally
+from orchestrator.reports.prices import ListPrices, PriceLine, flat, price_line
 from orchestrator.reports.savings import Savings, Work, waterfall
 from orchestrator.reports.terms import Terms
 from orchestrator.reports.words import Said
@@ -25,46 +25,52 @@ class Market:
     profiles: Mapping[str, tuple[Profile, ...]]
 
 
-def on_demand_lines(booked: Iterable[Booked], market: Market, rates: Rates) -> dict[tuple[str, str], PriceLine]:
+def on_demand_lines(
+    on_spot: Iterable[tuple[str, str]], market: Market, rates: Rates
+) -> dict[tuple[str, str], PriceLine]:
     """By (provider, GPU) of what was had on spot: what it would have cost on demand, where that is known."""
     lines = {}
-    for provider, gpu in sorted({(one.provider, one.gpu) for one in booked if one.purchase is Purchase.SPOT}):
+    for provider, gpu in on_spot:
         line = price_line(market.offers, market.history, gpu, Purchase.ON_DEMAND, rates, provider)
         if line is not None:
             lines[provider, gpu] = line
     return lines
 
 
+def baseline_lines(terms: Iterable[Terms], market: Market, rates: Rates) -> dict[str, PriceLine]:
+    """By deployment: what an hour of its baseline costs, where it has one and that is known."""
+    found = {one.name: _baseline_price(one, market, rates) for one in terms if one.baseline is not None}
+    return {name: line for name, line in found.items() if line is not None}
+
+
 def savings(
     terms: Sequence[Terms],
-    entries: Sequence[Entry],
+    by_deployment: Mapping[str, Sequence[Tally]],
     served: Sequence[Served],
     market: Market,
-    on_demand: Mapping[tuple[str, str], PriceLine],
+    prices: Mapping[str, PriceLine],
+    on_demand: ListPrices,
     period: Span,
     currency: str,
-    rates: Rates,
 ) -> tuple[Savings | None, tuple[Said, ...], list[Said]]:
     """The savings of all deployments that ran and have a baseline, the baselines in words, and what must be said.
 
-    Savings are None when there is no baseline, or when a price that they rest on is unknown.
+    `prices` are those of the baselines. Savings are None when there is no baseline, or when a price that they rest on
+    is unknown.
     """
     total: Savings | None = None
     against: list[Said] = []
     notes: list[Said] = []
     unknown = False
-    by_name: dict[str, list[Entry]] = {}
-    for entry in entries:
-        by_name.setdefault(entry.booked.deployment, []).append(entry)
     for one in terms:
-        mine = by_name.get(one.name, [])
+        mine = by_deployment.get(one.name, [])
         if not mine:
             continue
         if one.baseline is None:
             if not one.trouble:
                 notes.append(Said("{name}: no baseline in its spec, so its savings are not measured", name=one.name))
             continue
-        price = _baseline_price(one, market, rates)
+        price = prices.get(one.name)
         if price is None:
             unknown = True
             what = {"gpu": one.baseline.gpu, "terms": one.baseline.purchase.value, "currency": currency}
@@ -95,13 +101,13 @@ def _baseline_price(terms: Terms, market: Market, rates: Rates) -> PriceLine | N
     return None if rate is None else flat(Fraction(baseline.price_per_hour_micros * rate))
 
 
-def _lived(terms: Terms, entries: Sequence[Entry], period: Span) -> Span:
+def _lived(terms: Terms, charged: Sequence[Tally], period: Span) -> Span:
     """The part of the period in which the deployment lived: nothing is saved before it was put up or after its end."""
-    starts = [one.booked.charge.started_at for one in entries] + ([terms.since] if terms.since else [])
+    starts = [one.starts_at for one in charged] + ([terms.since] if terms.since else [])
     start = max(period.opens_at, min(starts))
     if terms.until is None:
         return Span(opens_at=start, closes_at=period.closes_at)
-    ends = [one.ends_at for one in entries]
+    ends = [one.ends_at for one in charged]
     return Span(opens_at=start, closes_at=max(start, min(period.closes_at, max(terms.until, *ends))))
 
 

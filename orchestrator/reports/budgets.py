@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from orchestrator.ledger.tallies import Rates
 from orchestrator.reports.forecast import forecast
-from orchestrator.reports.prices import Rates
-from orchestrator.reports.reckoning import Entry, cost
 from orchestrator.reports.terms import Terms
 from policies.budget import Brake
 from policies.windows import Span
@@ -41,9 +40,9 @@ class BudgetLine:
 
 
 def budget_lines(
-    terms: Sequence[Terms], entries: Mapping[str, Sequence[Entry]], month: Span, now: datetime, rates: Rates
+    terms: Sequence[Terms], spent: Mapping[str, int], month: Span, now: datetime, rates: Rates
 ) -> tuple[BudgetLine, ...]:
-    """The monthly budgets of those deployments that have one; `entries` by deployment, in the report's currency.
+    """The monthly budgets of those deployments that have one; `spent` by deployment, in the report's currency.
 
     A budget in another currency is turned into the report's by `rates`; without a rate it is left out.
     """
@@ -53,7 +52,7 @@ def budget_lines(
         rate = rates.get(one.currency)
         if one.budget is None or limit is None or rate is None:
             continue
-        spent = sum(entry.micros or 0 for entry in entries.get(one.name, ()))
+        mine = spent.get(one.name, 0)
         over = now >= month.closes_at
         found.append(
             BudgetLine(
@@ -61,8 +60,8 @@ def budget_lines(
                 period=f"{month.opens_at + timedelta(days=15):%Y-%m}",  # in any zone
                 currency=one.currency,
                 limit_micros=int(limit * rate),
-                spent_micros=spent,
-                forecast_micros=None if over else forecast({one.name: spent}, [one], month, now),
+                spent_micros=mine,
+                forecast_micros=None if over else forecast({one.name: mine}, [one], month, now),
                 at=one.budget.at,
             )
         )
@@ -70,9 +69,9 @@ def budget_lines(
 
 
 def day_lines(
-    terms: Sequence[Terms], entries: Mapping[str, Sequence[Entry]], day: Span, rates: Rates
+    terms: Sequence[Terms], spent: Mapping[str, int], midnight: datetime, rates: Rates
 ) -> tuple[BudgetLine, ...]:
-    """The daily budgets: `day` is from its midnight until now, in a zone that says which day it is."""
+    """The daily budgets: `spent` since `midnight`, in a zone that says which day it is."""
     found = []
     for one in terms:
         limit = None if one.budget is None else one.budget.daily_micros
@@ -82,10 +81,10 @@ def day_lines(
         found.append(
             BudgetLine(
                 deployment=one.name,
-                period=f"{day.opens_at:%Y-%m-%d}",
+                period=f"{midnight:%Y-%m-%d}",
                 currency=one.currency,
                 limit_micros=int(limit * rate),
-                spent_micros=cost(entries.get(one.name, ()), day.opens_at, day.closes_at, rates),
+                spent_micros=spent.get(one.name, 0),
                 forecast_micros=None,
                 at=one.budget.at,
             )

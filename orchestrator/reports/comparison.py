@@ -1,13 +1,9 @@
 """This month beside an earlier one, like with like: the same number of days, to the same time of day."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from orchestrator.billing import MICROSECONDS_PER_HOUR
-from orchestrator.ledger.reporting import Stretch, microseconds
-from orchestrator.reports.prices import Rates
 from policies.windows import Schedule, Span, spans
 
 
@@ -31,23 +27,6 @@ class Alike:
     here: Span
     before: Span
     whole: Span
-
-
-def spent(stretches: Iterable[Stretch], span: Span, rates: Rates) -> int:
-    """Micro-units known to be due in the span, each charge rounded down by its own start as `billing.accrued` does."""
-    start, end = microseconds(span.opens_at), microseconds(span.closes_at)
-    total = 0
-    for started, ended, price, currency, amount in stretches:
-        rate = rates.get(currency)
-        if rate is None:
-            continue
-        if amount is not None:
-            total += amount * rate // 1 if start <= started < end else 0
-        elif price is not None and started < end:
-            last = end if ended is None or ended > end else ended
-            total += price * rate * max(0, last - started) // MICROSECONDS_PER_HOUR
-            total -= price * rate * max(0, min(start, last) - started) // MICROSECONDS_PER_HOUR
-    return total
 
 
 def local_month(zone: ZoneInfo, year: int, number: int) -> Span:

@@ -22,13 +22,14 @@ from orchestrator.errors import Refused
 from orchestrator.ledger import reporting
 from orchestrator.ledger.reporting import Life
 from orchestrator.ledger.store import Ledger
+from orchestrator.ledger.tallies import Rates
 from orchestrator.reports.baselines import on_demand_lines
 from orchestrator.reports.figures import exact
 from orchestrator.reports.formats import put
 from orchestrator.reports.frame import Frame, frame, market_until, so_far
 from orchestrator.reports.interruptions import within
-from orchestrator.reports.prices import Rates
-from orchestrator.reports.reckoning import Entry, ListPrices, grouped, list_price_line, reckon
+from orchestrator.reports.prices import ListPrices, list_price_line
+from orchestrator.reports.reckoning import Entry, grouped, reckon
 from policies.snapshot import Purchase
 from policies.windows import Span
 
@@ -91,9 +92,8 @@ def framed(ledger: Ledger, asked: Frame, now: datetime) -> Export:
         lives = {life.instance_id: life for life in reporting.lives(tx, period.opens_at, period.closes_at)}
         lives |= reporting.lives_of(tx, {one.instance_id for one in booked} - lives.keys())
         read = reporting.minutes(tx, period.opens_at, period.closes_at)
-        market = market_until(tx, period.closes_at, ())
-    listed = on_demand_lines(booked, market, asked.rates)
-    entries = reckon(booked, period, asked.rates, listed)
+        listed = on_demand_lines(reporting.on_spot(tx), market_until(tx, period.closes_at, ()), asked.rates)
+    entries = reckon(booked, period, asked.rates)
     known = [one for one in entries if one.micros is not None or one.foreign_micros is not None]
     images, lost = _images(known, read), _lost(known, lives, period)
     account = {
@@ -190,7 +190,8 @@ def _line(one: Entry, life: Life, asked: Frame, listed: ListPrices) -> Line:
         "x_ChargeId": str(booked.charge_id),
     }
     if booked.charge.amount_micros is not None:
-        instead = one.list_micros if one.list_micros is not None else due
+        # on demand there is no free first hour, and nothing to correct
+        instead = due if one.micros is None or list_price_line(booked, listed) is None else 0
         return line | {"ChargeClass": "Correction", "ContractedCost": exact(due), "ListCost": exact(instead)}
     return line | _priced(one, sku, asked.rates, listed)
 

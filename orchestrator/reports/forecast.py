@@ -7,7 +7,7 @@ from fractions import Fraction
 from math import sqrt
 from zoneinfo import ZoneInfo
 
-from orchestrator.reports.reckoning import Day
+from orchestrator.reports.days import Day
 from orchestrator.reports.terms import Terms
 from policies.windows import Schedule, Span, spans
 

@@ -1,7 +1,7 @@
 """Which month of which zone is asked for, in which currency, with the terms of which deployments."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -10,10 +10,11 @@ from zoneinfo import ZoneInfo
 from orchestrator.errors import Refused
 from orchestrator.ledger import deployments, offers, reporting
 from orchestrator.ledger.store import Ledger, Transaction
+from orchestrator.ledger.tallies import Rates
 from orchestrator.reports.baselines import Market
 from orchestrator.reports.comparison import local_month
-from orchestrator.reports.prices import Rates
 from orchestrator.reports.terms import Terms, terms_of
+from policies.snapshot import Purchase
 from policies.windows import Span
 
 
@@ -58,11 +59,15 @@ def frame(ledger: Ledger, month_text: str | None, now: datetime, zone: ZoneInfo 
     return Frame(month=month_text, zone=zone, currency=currency, terms=terms)
 
 
-def market_until(tx: Transaction, end: datetime, models: Iterable[str]) -> Market:
-    """What was known of prices by then, and of speeds."""
+def market_until(tx: Transaction, end: datetime, terms: Sequence[Terms]) -> Market:
+    """What was known by then of prices on demand and on the terms of the baselines, and of speeds."""
+    models = {one.model for one in terms}
+    asked = {Purchase.ON_DEMAND, *(one.baseline.purchase for one in terms if one.baseline is not None)}
+    known = tuple(one for one in offers.known(tx) + offers.known(tx, [offers.MARKET]) if one.purchase in asked)
+    history = offers.history(tx, [one.id for one in known])
     return Market(
-        offers=offers.known(tx) + offers.known(tx, [offers.MARKET]),
-        history=tuple(price for price in offers.history(tx) if price.effective_at < end),
+        offers=known,
+        history=tuple(price for price in history if price.effective_at < end),
         profiles={model: offers.profiles(tx, model) for model in models},
     )
 

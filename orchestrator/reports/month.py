@@ -4,27 +4,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
+from math import floor
 from zoneinfo import ZoneInfo
 
 from orchestrator.billing import MICROSECONDS_PER_HOUR
 from orchestrator.ledger import reporting
 from orchestrator.ledger.reporting import Quoted, Served
-from orchestrator.ledger.store import Ledger
-from orchestrator.reports.baselines import Market, on_demand_lines, savings
+from orchestrator.ledger.store import Ledger, Transaction
+from orchestrator.ledger.tallies import Rates, Tally, tallies
+from orchestrator.reports.baselines import Market, baseline_lines, on_demand_lines, savings
 from orchestrator.reports.budgets import BudgetLine, budget_lines
-from orchestrator.reports.comparison import Comparison, alike, spent
+from orchestrator.reports.comparison import Alike, Comparison, alike
 from orchestrator.reports.coverage import gap_minutes
+from orchestrator.reports.days import Day, beginnings, days, spent
 from orchestrator.reports.forecast import Forecast, forecast, ranged
 from orchestrator.reports.frame import Frame, frame, market_until, so_far, year_and_month
-from orchestrator.reports.interruptions import Interruptions, boot_hours, interruptions
-from orchestrator.reports.prices import Rates
-from orchestrator.reports.reckoning import Day, Entry, cost, days, grouped, reckon, uncollected
+from orchestrator.reports.interruptions import Interruptions, interruptions
+from orchestrator.reports.interruptions import within as inside
+from orchestrator.reports.prices import ListPrices, list_cost
+from orchestrator.reports.reckoning import grouped
 from orchestrator.reports.savings import Savings
 from orchestrator.reports.terms import Terms
 from orchestrator.reports.words import Said
 from policies.snapshot import Purchase
 from policies.throughput import measured
-from policies.windows import Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,33 +122,35 @@ def month(
     Amounts in other currencies are converted by the rates in `terms`, or else named apart and never added. Raises
     Refused for a month that is none.
     """
-    with uncollected():
-        return _month(ledger, Frame(month=month_text, zone=zone, currency=currency, terms=terms), now)
-
-
-def _month(ledger: Ledger, asked: Frame, now: datetime) -> MonthReport:
-    year_month = year_and_month(asked.month)
-    month_text, zone, currency, terms = asked.month, asked.zone, asked.currency, asked.terms
+    asked = Frame(month=month_text, zone=zone, currency=currency, terms=terms)
     whole, rates = asked.whole, asked.rates
     period = so_far(whole, now)
+    begun = beginnings(zone, period)
+    alikes = [alike(zone, *year_and_month(month_text), period.closes_at, ago) for ago in (1, 12)]
     with ledger.read() as tx:
-        touching = reporting.charges(tx, period.opens_at, period.closes_at)
+        market = market_until(tx, period.closes_at, terms)
+        listed = on_demand_lines(reporting.on_spot(tx), market, rates)
+        baselines = baseline_lines(terms, market, rates)
+        moves = [at for line in (*listed.values(), *baselines.values()) for at in line.edges if inside(at, period)]
+        cuts = [*(at for _, at in begun), *(one.here.closes_at for one in alikes if one is not None), *moves]
+        charged = tallies(tx, [period.opens_at, *(at for at in cuts if inside(at, period)), period.closes_at], rates)
         served = reporting.served(tx, period.opens_at, period.closes_at)
-        ready = reporting.ready(tx, period.opens_at, period.closes_at)
-        lives = reporting.lives(tx, period.opens_at, period.closes_at)
-        evidence = reporting.evidence(tx, period.opens_at, period.closes_at)
+        boots = reporting.boots(tx, period.opens_at, period.closes_at)
+        gaps = gap_minutes(
+            reporting.ready(tx, period.opens_at, period.closes_at),
+            reporting.evidence(tx, period.opens_at, period.closes_at),
+            period,
+        )
+        lost = interruptions(tx, period, rates)
         priced = reporting.quoted(tx, period.opens_at, period.closes_at)
-        market = market_until(tx, period.closes_at, {one.model for one in terms})
-    listed = on_demand_lines(touching, market, rates)
-    entries = reckon(touching, period, rates, listed)
-    by_deployment = grouped(entries, lambda one: one.booked.deployment)
-    rows = _rows(entries, served, boot_hours(lives, period), _speeds(terms, served, market))
-    known = [row.cost_micros for row in rows if row.cost_micros is not None]
-    saved, against, notes = savings(terms, entries, served, market, listed, period, currency, rates)
+        beside = [_beside(tx, one, charged, rates) if charged and one is not None else None for one in alikes]
+    by_deployment = grouped(charged, lambda one: one.deployment)
     own = {name: sum(one.micros or 0 for one in mine) for name, mine in by_deployment.items()}
+    rows = _rows(charged, served, boots, _speeds(terms, served, market), listed)
+    known = [row.cost_micros for row in rows if row.cost_micros is not None]
+    saved, against, notes = savings(terms, by_deployment, served, market, baselines, listed, period, currency)
     ahead = forecast(own, terms, whole, now) if known else None
-    spent_by_day = days(entries, zone, period, rates) if rows else ()
-    beside = [_beside(ledger, zone, year_month, ago, period, entries, rates) for ago in (1, 12)] if rows else [None] * 2
+    spent_by_day = days(charged, begun) if rows else ()
     return MonthReport(
         month=month_text,
         zone=zone.key,
@@ -159,42 +164,31 @@ def _month(ledger: Ledger, asked: Frame, now: datetime) -> MonthReport:
         unconverted=_added(pair for row in rows for pair in row.unconverted),
         rows=rows,
         days=spent_by_day,
-        kinds=_added((one.booked.kind, one.micros) for one in entries if one.micros is not None),
+        kinds=_added((one.kind, one.micros) for one in charged if one.micros is not None),
         savings=saved,
         against=against,
-        interruptions=interruptions(lives, grouped(entries, lambda one: one.booked.instance_id), period, rates),
-        gaps_minutes=gap_minutes(ready, evidence, period),
+        interruptions=lost,
+        gaps_minutes=gaps,
         forecast=None if ahead is None else ranged(ahead, spent_by_day, terms, whole, now, zone),
-        budgets=budget_lines(terms, by_deployment, whole, now, rates),
+        budgets=budget_lines(terms, own, whole, now, rates),
         last_month=beside[0],
         last_year=beside[1],
         notes=(*_said(terms, zone, currency, rows, month_text), *notes),
     )
 
 
-def _beside(
-    ledger: Ledger,
-    zone: ZoneInfo,
-    year_month: tuple[int, int],
-    months_ago: int,
-    period: Span,
-    entries: Sequence[Entry],
-    rates: Rates,
-) -> Comparison | None:
-    """The same days so many months ago; None when nothing known was spent in that month."""
-    same = alike(zone, *year_month, period.closes_at, months_ago)
-    if same is None:
-        return None
-    with ledger.read() as tx:
-        earlier = reporting.stretches(tx, same.whole.opens_at, same.whole.closes_at)
-    whole = spent(earlier, same.whole, rates)
+def _beside(tx: Transaction, same: Alike, charged: Sequence[Tally], rates: Rates) -> Comparison | None:
+    """The same days of an earlier month; None when nothing known was spent in that month."""
+    start, end = same.whole.opens_at, same.whole.closes_at
+    earlier = tallies(tx, (start, same.before.closes_at, end), rates)
+    whole = spent(earlier, start, end)
     if not whole:
         return None
     return Comparison(
         month=same.month,
         days=same.days,
-        micros=cost(entries, same.here.opens_at, same.here.closes_at, rates),
-        before_micros=spent(earlier, same.before, rates),
+        micros=spent(charged, same.here.opens_at, same.here.closes_at),
+        before_micros=spent(earlier, start, same.before.closes_at),
         whole_micros=whole,
     )
 
@@ -203,43 +197,44 @@ Kind = tuple[str, str, Purchase]
 
 
 def _rows(
-    entries: Sequence[Entry],
+    charged: Sequence[Tally],
     served: Sequence[Served],
-    booting: Mapping[Kind, Fraction],
+    boots: Mapping[Kind, int],
     speeds: Mapping[tuple[str, str], Fraction],
+    listed: ListPrices,
 ) -> tuple[Row, ...]:
-    kinds = grouped(entries, lambda one: (one.booked.deployment, one.booked.gpu, one.booked.purchase))
+    kinds = grouped(charged, lambda one: (one.deployment, one.gpu, one.purchase))
     images = {(one.deployment, one.gpu, one.purchase): one.images for one in served}
     return tuple(
-        _row(key, kinds.get(key, []), images.get(key, 0), booting.get(key, Fraction(0)), speeds.get(key[:2]))
+        _row(key, kinds.get(key, []), images.get(key, 0), boots.get(key, 0), speeds.get(key[:2]), listed)
         for key in sorted(kinds.keys() | images.keys())
     )
 
 
-def _row(key: Kind, entries: Sequence[Entry], images: int, boot: Fraction, speed: Fraction | None) -> Row:
-    unknown = [one for one in entries if one.micros is None and one.foreign_micros is None]
-    known = [one.micros for one in entries if one.micros is not None]
+def _row(
+    key: Kind, charged: Sequence[Tally], images: int, boot: int, speed: Fraction | None, listed: ListPrices
+) -> Row:
+    unknown = [one for one in charged if one.micros is None and one.foreign_micros is None]
+    known = [one for one in charged if one.micros is not None]
     deployment, gpu, purchase = key
-    hours = _hours(entries)
+    hours = _hours(charged)
     return Row(
         deployment=deployment,
         gpu=gpu,
         purchase=purchase,
         hours=hours,
         unknown_hours=_hours(unknown),
-        boot_hours=min(boot, hours),
+        boot_hours=min(Fraction(boot, MICROSECONDS_PER_HOUR), hours),
         busy_hours=None if speed is None else images / speed / 3600,
-        cost_micros=sum(known) if known else None,
-        list_micros=sum(one.list_micros or 0 for one in entries) if known else None,
-        unconverted=_added(
-            (one.booked.charge.currency, one.foreign_micros) for one in entries if one.foreign_micros is not None
-        ),
+        cost_micros=sum(one.micros or 0 for one in known) if known else None,
+        list_micros=floor(list_cost(known, listed)) if known else None,
+        unconverted=_added((one.currency, one.foreign_micros) for one in charged if one.foreign_micros is not None),
         images=images,
     )
 
 
-def _hours(entries: Iterable[Entry]) -> Fraction:
-    return Fraction(sum(one.elapsed for one in entries if one.is_machine_time), MICROSECONDS_PER_HOUR)
+def _hours(charged: Iterable[Tally]) -> Fraction:
+    return Fraction(sum(one.elapsed for one in charged if one.is_machine_time), MICROSECONDS_PER_HOUR)
 
 
 def _speeds(terms: Sequence[Terms], served: Sequence[Served], market: Market) -> dict[tuple[str, str], Fraction]:

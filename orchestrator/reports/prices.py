@@ -6,15 +6,31 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from math import lcm
+from typing import Protocol
 
 from orchestrator.billing import MICROSECOND, MICROSECONDS_PER_HOUR
 from orchestrator.ledger.offers import Price
+from orchestrator.ledger.tallies import Rates, Tally
 from policies.snapshot import Offer, Purchase
 from policies.throughput import gpu_key
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-#: what one unit of each currency is worth in the report's; that one itself is the integer 1
-Rates = Mapping[str, Fraction | int]
+
+
+class OfKind(Protocol):
+    """What is charged: one charge, or many of a kind."""
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def gpu(self) -> str: ...
+
+    @property
+    def purchase(self) -> Purchase: ...
+
+    @property
+    def kind(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +50,18 @@ class PriceLine:
             return self.prices[0] * ((end - start) // MICROSECOND)
         total, at = 0, start
         while at < end:
-            place = max(bisect_right(self.edges, at) - 1, 0)
+            place = self._place(at)
             until = end if place + 1 == len(self.edges) else min(end, self.edges[place + 1])
             total += self.prices[place] * ((until - at) // MICROSECOND)
             at = until
         return total
+
+    def at(self, moment: datetime) -> int:
+        """What one machine costs then, in micro-units / scale per hour, that is of `units` per microsecond."""
+        return self.prices[self._place(moment)]
+
+    def _place(self, moment: datetime) -> int:
+        return max(bisect_right(self.edges, moment) - 1, 0)
 
     def cost(self, start: datetime, end: datetime) -> Fraction:
         """The same in micro-units."""
@@ -47,6 +70,35 @@ class PriceLine:
     def fraction(self, units: int) -> Fraction:
         """Any sum of `units` in micro-units."""
         return Fraction(units, self.scale * MICROSECONDS_PER_HOUR)
+
+
+#: on-demand prices by (provider, GPU), of what was had on spot
+ListPrices = Mapping[tuple[str, str], PriceLine]
+
+
+def list_price_line(charged: OfKind, listed: ListPrices) -> PriceLine | None:
+    """What the time of a spot machine would have cost on demand; None for what was not had on spot, or if unknown."""
+    if charged.purchase is not Purchase.SPOT or charged.kind != "compute":
+        return None
+    return listed.get((charged.provider, charged.gpu))
+
+
+def list_cost(charged: Iterable[Tally], listed: ListPrices) -> Fraction:
+    """What it comes to, in micro-units, at the on-demand price where that is known; else what it cost.
+
+    Each was charged between two moves of the prices in `listed`. On demand there is no free first hour, and nothing to
+    correct.
+    """
+    paid = 0
+    units: dict[tuple[str, str], int] = {}
+    for one in charged:
+        line = None if one.micros is None else list_price_line(one, listed)
+        if line is None:
+            paid += one.micros or 0
+        elif not one.correction:
+            machine = one.provider, one.gpu
+            units[machine] = units.get(machine, 0) + line.at(one.starts_at) * one.elapsed
+    return paid + sum((listed[machine].fraction(total) for machine, total in units.items()), Fraction(0))
 
 
 def flat(price_per_hour_micros: Fraction) -> PriceLine:

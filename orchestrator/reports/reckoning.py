@@ -1,27 +1,13 @@
-"""What each charge comes to in a period, worked out once: rows, days, savings and exports all add up these."""
+"""What each charge comes to in a period, one by one: for exports, and for what a few machines cost in a short while."""
 
-import gc
-from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from collections.abc import Callable, Hashable, Iterable
+from datetime import datetime
 from typing import NamedTuple, TypeVar
-from zoneinfo import ZoneInfo
 
-from orchestrator.billing import MICROSECOND, MICROSECONDS_PER_HOUR, accrued
+from orchestrator.billing import MICROSECOND, accrued
 from orchestrator.ledger.reporting import Booked
-from orchestrator.reports.prices import PriceLine, Rates
-from policies.snapshot import Purchase
-from policies.windows import Schedule, Span, spans
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Day:
-    """A local date and the known cost of it."""
-
-    date: date
-    cost_micros: int
+from orchestrator.ledger.tallies import Rates
+from policies.windows import Span
 
 
 class Entry(NamedTuple):
@@ -33,7 +19,6 @@ class Entry(NamedTuple):
     elapsed: int  # microseconds
     micros: int | None  # what is due, in the report's currency; None: the price is unknown, or no rate converts it
     foreign_micros: int | None  # what is due in the charge's own currency, where no rate converts it
-    list_micros: int | None  # the same time at the on-demand price; what is due where that is not known, or no spot
 
     @property
     def is_machine_time(self) -> bool:
@@ -41,30 +26,16 @@ class Entry(NamedTuple):
         return self.booked.kind == "compute" and self.booked.charge.amount_micros is None
 
 
+Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
-#: on-demand prices by (provider, GPU), of what was had on spot
-ListPrices = Mapping[tuple[str, str], PriceLine]
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Without the garbage collector: in a million tuples it would find no cycle, and look at each many times."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def reckon(booked: Iterable[Booked], period: Span, rates: Rates, listed: ListPrices) -> tuple[Entry, ...]:
+def reckon(booked: Iterable[Booked], period: Span, rates: Rates) -> tuple[Entry, ...]:
     """The charges that ran, or were booked, in the period; each rounded down once, by its own start."""
-    return tuple(one for charge in booked if (one := entry(charge, period, rates, listed)) is not None)
+    return tuple(one for charge in booked if (one := entry(charge, period, rates)) is not None)
 
 
-def entry(booked: Booked, period: Span, rates: Rates, listed: ListPrices) -> Entry | None:
+def entry(booked: Booked, period: Span, rates: Rates) -> Entry | None:
     """One charge in the period; None when it has no part in it."""
     charge = booked.charge
     start, end = period.opens_at, period.closes_at
@@ -87,70 +58,12 @@ def entry(booked: Booked, period: Span, rates: Rates, listed: ListPrices) -> Ent
         elapsed=(ended - begun) // MICROSECOND,
         micros=micros,
         foreign_micros=due if rate is None else None,
-        list_micros=_listed(booked, begun, ended, listed, micros),
     )
 
 
-def grouped(entries: Iterable[Entry], key: Callable[[Entry], Key]) -> dict[Key, list[Entry]]:
-    """The entries by whatever `key` makes of them, in their order."""
-    found: dict[Key, list[Entry]] = {}
-    for one in entries:
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items by whatever `key` makes of them, in their order."""
+    found: dict[Key, list[Item]] = {}
+    for one in items:
         found.setdefault(key(one), []).append(one)
     return found
-
-
-def list_price_line(booked: Booked, listed: ListPrices) -> PriceLine | None:
-    """What the time of a spot machine would have cost on demand; None for what was not had on spot, or if unknown."""
-    if booked.purchase is not Purchase.SPOT or booked.kind != "compute":
-        return None
-    return listed.get((booked.provider, booked.gpu))
-
-
-def days(entries: Sequence[Entry], zone: ZoneInfo, period: Span, rates: Rates) -> tuple[Day, ...]:
-    """Every local date of the period with what accrued on it: each charge is cut at the midnights it lives through."""
-    last = (period.closes_at - timedelta(microseconds=1)).astimezone(zone).date()
-    first = period.opens_at.astimezone(zone).date()
-    dates = [first + timedelta(days=ahead) for ahead in range((last - first).days + 1)]
-    cut = [(day, span) for day in dates for span in spans(Schedule(zone=zone), day, day)]  # a skipped date has no span
-    starts = [span.opens_at for _, span in cut]
-    costs = [0] * len(cut)
-    for one in entries:
-        if one.micros is None:
-            continue
-        place = max(bisect_right(starts, one.starts_at) - 1, 0)
-        left = one.micros
-        while place + 1 < len(cut) and starts[place + 1] < one.ends_at:
-            part = _part(one, max(one.starts_at, starts[place]), starts[place + 1], rates)
-            costs[place] += part
-            left -= part
-            place += 1
-        costs[place] += left
-    return tuple(Day(date=day, cost_micros=cost) for (day, _), cost in zip(cut, costs, strict=True))
-
-
-def cost(entries: Iterable[Entry], start: datetime, end: datetime, rates: Rates) -> int:
-    """What is known to be due in [start, end), a part of the period that the entries are of."""
-    total = 0
-    for one in entries:
-        if one.micros is None or one.ends_at < start or one.starts_at >= end:
-            continue
-        inside = one.starts_at >= start and one.ends_at <= end
-        total += one.micros if inside else _part(one, max(start, one.starts_at), min(end, one.ends_at), rates)
-    return total
-
-
-def _part(one: Entry, start: datetime, end: datetime, rates: Rates) -> int:
-    charge = one.booked.charge
-    if charge.amount_micros is not None:
-        return one.micros or 0
-    rate = rates.get(charge.currency, 1)
-    return (accrued(charge, end, rate=rate) or 0) - (accrued(charge, start, rate=rate) or 0)
-
-
-def _listed(booked: Booked, start: datetime, end: datetime, listed: ListPrices, micros: int | None) -> int | None:
-    line = None if micros is None else list_price_line(booked, listed)
-    if line is None:
-        return micros
-    if booked.charge.amount_micros is not None:
-        return 0  # on demand there is no free first hour, and nothing to correct
-    return line.units(start, end) // (line.scale * MICROSECONDS_PER_HOUR)

@@ -1,13 +1,13 @@
 """What was saved against a stated baseline, split by cause. Each cause is counted once; the parts add up exactly."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
 
 from orchestrator.billing import MICROSECONDS_PER_HOUR
-from orchestrator.reports.prices import PriceLine
-from orchestrator.reports.reckoning import Entry
+from orchestrator.ledger.tallies import Tally
+from orchestrator.reports.prices import ListPrices, PriceLine, list_cost
 from orchestrator.reports.words import Said
 from policies.snapshot import Purchase
 from policies.windows import Span
@@ -70,12 +70,12 @@ class Savings:
 
 
 def waterfall(
-    entries: Sequence[Entry],
+    charged: Sequence[Tally],
     period: Span,
     opening: Sequence[Span],
     baseline: Baseline,
     baseline_price: PriceLine,
-    on_demand: Mapping[tuple[str, str], PriceLine],
+    on_demand: ListPrices,
     work: Work,
 ) -> Savings | None:
     """Walk from the baseline's cost to what was paid, changing one thing at a time. None when a price paid is unknown.
@@ -93,23 +93,24 @@ def waterfall(
     `window`, `scaling`, `gpu` and `spot` are the differences of neighbouring lines; one may be negative (pre-warming
     runs outside the open hours and so counts against scaling). Every line is rounded down once. What is no machine
     time (disks, addresses) is in every line alike, and saves nothing. `period` and `opening` are clipped to each other
-    by the caller; `on_demand` is by (provider, GPU), for spot machines: one that is missing makes spot's share 0 and
-    leaves it with the GPU's.
+    by the caller, and `charged` is cut wherever a price here moves; `on_demand` is by (provider, GPU), for spot
+    machines: one that is missing makes spot's share 0 and leaves it with the GPU's.
     """
-    amounts = [one.micros for one in entries if one.micros is not None]
-    if len(amounts) < len(entries):
+    amounts = [one.micros for one in charged if one.micros is not None]
+    if len(amounts) < len(charged):
         return None
-    beside = sum(one.micros or 0 for one in entries if one.booked.kind != "compute")
-    ran = [one for one in entries if one.is_machine_time]
+    beside = sum(one.micros or 0 for one in charged if one.kind != "compute")
+    ran = [one for one in charged if one.is_machine_time]
 
     open_cost = baseline.replicas * sum((baseline_price.cost(s.opens_at, s.closes_at) for s in opening), Fraction(0))
     always_cost = baseline.replicas * baseline_price.cost(period.opens_at, period.closes_at)
-    used_cost = baseline_price.fraction(sum(baseline_price.units(one.starts_at, one.ends_at) for one in ran))
+    used_cost = baseline_price.fraction(sum(baseline_price.at(one.starts_at) * one.elapsed for one in ran))
     used_hours = Fraction(sum(one.elapsed for one in ran), MICROSECONDS_PER_HOUR)
     needed_cost, basis = _needed(used_cost, used_hours, work)
 
-    lines = [always_cost if baseline.always_on else open_cost, open_cost, needed_cost, _listed(entries, on_demand)]
-    first, windowed, scaled, listed = (floor(line) + beside for line in lines)
+    lines = [always_cost if baseline.always_on else open_cost, open_cost, needed_cost]
+    first, windowed, scaled = (floor(line) + beside for line in lines)
+    listed = floor(list_cost(charged, on_demand))
     actual = sum(amounts)
     return Savings(
         baseline_micros=first,
@@ -120,21 +121,6 @@ def waterfall(
         actual_micros=actual,
         basis=basis,
     )
-
-
-def _listed(entries: Sequence[Entry], on_demand: Mapping[tuple[str, str], PriceLine]) -> Fraction:
-    """What the machines' own hours cost at their on-demand price, where that is known; else what they cost."""
-    paid = 0
-    units: dict[tuple[str, str], int] = {}
-    for one in entries:
-        machine = one.booked.provider, one.booked.gpu
-        if one.booked.kind != "compute":
-            continue
-        if one.booked.purchase is not Purchase.SPOT or machine not in on_demand:
-            paid += one.micros or 0
-        elif one.is_machine_time:
-            units[machine] = units.get(machine, 0) + on_demand[machine].units(one.starts_at, one.ends_at)
-    return paid + sum((on_demand[machine].fraction(total) for machine, total in units.items()), Fraction(0))
 
 
 def _needed(used_cost: Fraction, used_hours: Fraction, work: Work) -> tuple[Fraction, str]:
