@@ -336,14 +336,18 @@ class Trial:
             self._usurp(name, size * USURPED_SECONDS)
 
     def _usurp(self, name: str, seconds: float) -> None:
-        """In the middle of a tick the daemon falls asleep; another one takes over and ticks; then the first wakes."""
+        """In the middle of a tick the daemon falls asleep; another one takes over and ticks as any other would; then the
+        first wakes.
+        """
         self.chronicle.say(self.truth.now(), f"the daemon stalls {name}, and another one takes over")
         for tenant in self.tenants:
             tenant.watcher.slept()
         self._start_daemon()
-        for _ in range(4):
-            self.truth.sleep(seconds / 4)
+        until = self.truth.now() + timedelta(seconds=seconds)
+        while self.truth.now() < until:
+            self.truth.sleep(1)
             self.round()
+            self.truth.jump(max(self.truth.now(), min(self._next_round() - SECOND, until)))
 
     def _start_daemon(self) -> None:
         """A new process. What the one before had in its hands of the batches is dead with it."""
