@@ -336,7 +336,7 @@ class Trial:
             self._usurp(name, size * USURPED_SECONDS)
 
     def _usurp(self, name: str, seconds: float) -> None:
-        """In the middle of a tick the daemon falls asleep, and wakes when another one, that ticks as any, has taken over."""
+        """In the middle of a tick the daemon falls asleep; another one takes over and ticks as any; the first wakes."""
         self.chronicle.say(self.truth.now(), f"the daemon stalls {name}, and another one takes over")
         for tenant in self.tenants:
             tenant.watcher.slept()
