@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import http.client
 import random
+import re
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -129,6 +131,28 @@ def test_a_large_body_goes_through_and_a_larger_one_does_not(door: Door, url: st
     connection.endheaders()  # not one byte of it has to be sent to be told
     assert connection.getresponse().status == 413
     connection.close()
+
+
+def test_photos_of_50_mb_pass_without_being_kept(door: Door, url: str) -> None:
+    """Eight at once, to a replica that is slower than the door: it has to wait, the door must not fill up."""
+    size, at_once = 50 * 10**6, 8
+    process = door.running()
+    assert process is not None
+
+    def peak_mb() -> float:
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())[0]) / 1000
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(size // 10**6):
+            yield bytes(10**6)
+
+    with upstream("a") as a, ThreadPoolExecutor(at_once) as clients:
+        publish(door, serving(a))
+        before = peak_mb()
+        ask = partial(httpx.post, f"{url}/v1/ocr", headers={"Content-Length": str(size)}, timeout=120)
+        asked = [clients.submit(ask, content=pieces()) for _ in range(at_once)]
+        assert [one.result().json()["bytes"] for one in asked] == [size] * at_once
+        assert peak_mb() - before < 100  # of 400
 
 
 def test_whoever_expects_100_continue_gets_it(door: Door, url: str) -> None:

@@ -1,0 +1,100 @@
+"""wrk against the door while its replicas come, drain, go and are killed."""
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from orchestrator.door import Door, Replica, ServingSet
+from tests.orchestrator.door_upstream import Upstream, upstream
+
+SCRIPT = Path(__file__).with_name("door.lua")
+SECONDS = 20
+PATIENCE = 60.0
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.wrk,
+    pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed (Debian: apt-get install wrk)"),
+]
+
+
+def serving(*upstreams: Upstream, starting: bool = True) -> ServingSet:
+    replicas = tuple(Replica(id=one.name, url=one.url) for one in upstreams)
+    return ServingSet(deployment="ocr", open=True, starting=starting, replicas=replicas)
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def answered(door: Door) -> int:
+    said = door.status()
+    return sum(said["totals"]["statuses"].values()) if said else 0
+
+
+def some_more(door: Door) -> None:
+    """Let the load go on for a little."""
+    before = answered(door)
+    until(lambda: answered(door) > before + 100)
+
+
+def test_no_request_fails_over_add_drain_remove_and_kill(tmp_path: Path) -> None:
+    door = Door(tmp_path, "ocr")
+    url = door.ensure("127.0.0.1:0").url
+    command = [
+        "wrk",
+        "-t",
+        "2",
+        "-c",
+        "24",
+        "-d",
+        f"{SECONDS}s",
+        "--timeout",
+        f"{PATIENCE:.0f}s",
+        "-s",
+        str(SCRIPT),
+        url,
+    ]
+    with ExitStack() as stack:
+        stack.callback(door.close)
+        stack.callback(door.stop)
+        a, b, c = (stack.enter_context(upstream(name)) for name in "abc")
+        door.publish(serving(a))
+        wrk = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        stack.callback(wrk.kill)
+        until(lambda: answered(door) > 100)
+        door.publish(serving(a, b))  # add
+        some_more(door)
+        door.publish(serving(b))  # drain: withdrawn first, then told
+        httpx.post(f"{a.url}/drain")
+        until(lambda: door.in_flight("a") == 0)
+        a.kill()  # remove
+        some_more(door)
+        door.publish(serving(b, c))
+        some_more(door)
+        b.kill()  # nobody has told the door
+        some_more(door)
+        door.publish(serving(c))
+        some_more(door)
+        c.kill()  # the last one: what comes is held
+        until(lambda: (door.status() or {"waiting": 0})["waiting"] > 0)
+        door.publish(serving(stack.enter_context(upstream("d"))))
+        some_more(door)
+        assert wrk.poll() is None, "all of it under load"
+        said, _ = wrk.communicate(timeout=SECONDS + 2 * PATIENCE)
+        status = door.status()
+    found = re.search(r"RESULT requests=(\d+) connect=0 read=0 write=0 status=0 timeout=0 ", said)
+    assert found is not None, said
+    assert int(found[1]) > 700
+    assert status is not None and set(status["totals"]["statuses"]) == {"200"}
+    assert status["totals"]["again"] > 0 and status["totals"]["held"] > 0
