@@ -75,23 +75,28 @@ def serve(
         timeout_graceful_shutdown=GRACE_SECONDS,
         **secured,
     )
-    running = _Server(config, started)
+    running = _Server(config, started, service.leaving.set)
     running.run(sockets=[bound])
     if failures:
         raise CannotServe(f"the model did not load: {failures[0]}")
 
 
 class _Server(uvicorn.Server):
-    """Says when it has started."""
+    """Says when it has started, and when it begins to end."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None], leaving: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_started = started
+        self._on_leaving = leaving
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
             self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_leaving()
+        await super().shutdown(sockets=sockets)
 
 
 def _service(settings: Settings) -> Service:

@@ -1,6 +1,6 @@
 """The engine over HTTP: POST /v1/ocr, GET /healthz, GET /metrics, POST /drain, and the v2 protocol under /v2.
 
-GET /openapi.json describes them all.
+GET /openapi.json describes them all. What people look at is under /ui.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from inference import kserve, openapi, reception, uploads
 from inference.pages import Page
 from inference.reception import Answer
 from inference.service import Service
+from inference.ui.mount import Ui
 from inference.uploads import Upload
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 def app(service: Service, *, failed: Callable[[Exception], None]) -> Starlette:
     """The HTTP application around a service, which it loads at start-up; `failed` is told when that goes wrong."""
+
+    ui = Ui(service)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -39,6 +42,7 @@ def app(service: Service, *, failed: Callable[[Exception], None]) -> Starlette:
         loading = asyncio.create_task(load())
         yield
         await loading
+        await ui.close()
         await service.close()
 
     async def receive(request: Request) -> tuple[Upload, reception.Render]:
@@ -76,6 +80,7 @@ def app(service: Service, *, failed: Callable[[Exception], None]) -> Starlette:
             Route("/drain", drain, methods=["POST"]),
             Route("/openapi.json", described),
             *kserve.routes(service, version=_version() or "0"),
+            *ui.routes(),
         ],
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,

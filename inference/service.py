@@ -63,6 +63,7 @@ class Service:
         self.workers = settings.workers or max(1, cores() // settings.threads)
         self.engine: Engine | None = None
         self.held_bytes = 0
+        self.leaving = asyncio.Event()  # the process is about to end: what is never done by itself has to stop
         self._batcher: Batcher[_Job, Page] | None = None
         self._draining = False
 
