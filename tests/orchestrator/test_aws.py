@@ -365,10 +365,16 @@ def test_an_offer_of_a_subnet_that_is_gone(cloud: aws.Cloud, home: Path, clock: 
         rented.launch(aws.request(token(home), aws.offer("us-east-1b")))
 
 
-def test_the_bill_knows_the_disk_and_the_free_first_hour(cloud: aws.Cloud, rented: AwsProvider) -> None:
+def test_the_bill_knows_the_disk_the_address_and_the_free_first_hour(
+    cloud: aws.Cloud, rented: AwsProvider, home: Path, clock: Any
+) -> None:
     rented.offers()
     assert (rented.terms.minimum_seconds, rented.terms.first_hour_free) == (60, True)
-    assert rented.terms.disk_per_hour_micros == 80_000 * 100 // 730  # 0.08 USD per GB and month of 730 hours
+    disk = 80_000 * 100 // 730  # 0.08 USD per GB and month of 730 hours
+    assert rented.terms.disk_per_hour_micros == disk + 5_000  # and 0.005 USD an hour for its address
+    china = aws.provider(home, clock, regions=(CHINA,))
+    china.offers()
+    assert china.terms.disk_per_hour_micros == disk  # in CNY nobody has told what an address costs
 
 
 def test_a_tag_that_aws_would_cut_is_refused(cloud: aws.Cloud, rented: AwsProvider, home: Path) -> None:

@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from orchestrator.clock import Clock
 from orchestrator.providers import Misconfigured, Priced, ProviderError, Unreachable
 from orchestrator.providers.aws import clients, pricelist
-from orchestrator.providers.aws.pricelist import Published
+from orchestrator.providers.aws.pricelist import ADDRESS_PER_HOUR_MICROS, Published
 from orchestrator.providers.aws.refusals import looking
 from orchestrator.providers.aws.settings import Settings, currency_of
 from policies.snapshot import Offer, Purchase
@@ -114,10 +114,14 @@ class Market:
             self._grounds[region] = kept
         return kept[1]
 
-    def disk_per_hour_micros(self) -> int:
-        """What a machine's volume costs, where it is dearest; 0 until the price is known."""
+    def beside_per_hour_micros(self) -> int:
+        """What comes with every machine: its volume, where it is dearest (0 until the price is known), and its address.
+
+        Both are paid from launch to end, and also in a first hour that is free.
+        """
         months = [ground.disk.micros for _, ground in self._grounds.values() if ground.disk is not None]
-        return max(months, default=0) * self.settings.disk_gb // 730  # AWS's month has 730 hours
+        volume = max(months, default=0) * self.settings.disk_gb // 730  # AWS's month has 730 hours
+        return volume + ADDRESS_PER_HOUR_MICROS.get(currency_of(self.settings.regions[0]), 0)
 
     def _offer(self, region: str, zone: str, kind: Type, purchase: Purchase) -> Offer:
         quota = kind.quotas[purchase]

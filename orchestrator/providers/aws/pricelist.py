@@ -24,6 +24,9 @@ PLAIN = {
     "capacitystatus": "Used",
     "licenseModel": "No License required",
 }
+#: an hour of a public IPv4 address in use, in every region that bills in USD, since 2024-02-01; what China asks is not
+#: known, and nothing is charged for it: https://aws.amazon.com/vpc/pricing/ ("Public IPv4 Address")
+ADDRESS_PER_HOUR_MICROS = {"USD": 5_000}
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class AwsProvider:
 
     def offers(self) -> Sequence[Offer]:
         found = self._market.offers()
-        self.terms = replace(self.terms, disk_per_hour_micros=self._market.disk_per_hour_micros())
+        self.terms = replace(self.terms, disk_per_hour_micros=self._market.beside_per_hour_micros())
         return found
 
     def prices(self, since: datetime) -> Sequence[Priced] | None:
