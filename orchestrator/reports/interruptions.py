@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from orchestrator.billing import MICROSECOND
 from orchestrator.ledger import reporting
 from orchestrator.ledger.reporting import Booked, Life
 from orchestrator.ledger.store import Transaction
@@ -40,27 +41,27 @@ def interruptions(tx: Transaction, period: Span, rates: Rates) -> tuple[Interrup
     What a replacement costs before it is ready is the price of the loss; what was read twice is not money and is not
     counted.
     """
-    found: dict[Kind, list[Life | None]] = {}
-    for name, lost in grouped(
-        reporting.lost(tx, period.opens_at, period.closes_at), lambda one: one.deployment
-    ).items():
+    found: dict[Kind, list[str | None]] = {}
+    losses = reporting.lost(tx, period.opens_at, period.closes_at)
+    for name, lost in grouped(losses, lambda one: one.deployment).items():
         moments = [one.lost_at for one in lost if one.lost_at is not None]
         launched = reporting.launched(tx, name, moments[0], min(moments[-1] + REPLACED_WITHIN, period.closes_at))
-        for one, replacement in zip(lost, _replacements(moments, launched), strict=True):
-            found.setdefault((one.deployment, one.gpu, one.purchase), []).append(replacement)
-    came = {one.instance_id for losses in found.values() for one in losses if one is not None}
-    charged = grouped(reporting.charges_of(tx, came), lambda one: one.instance_id)
-    return tuple(_added(kind, losses, charged, period, rates) for kind, losses in sorted(found.items()))
+        for one, stand_in in zip(lost, _stand_ins(moments, launched), strict=True):
+            found.setdefault((one.deployment, one.gpu, one.purchase), []).append(stand_in)
+    came = {one for stand_ins in found.values() for one in stand_ins if one is not None}
+    lives, charged = reporting.lives_of(tx, came), grouped(reporting.charges_of(tx, came), lambda one: one.instance_id)
+    boots = {name: _boot(life, charged.get(name, ()), period, rates) for name, life in lives.items()}
+    return tuple(_added(kind, stand_ins, boots) for kind, stand_ins in sorted(found.items()))
 
 
-def _replacements(moments: Sequence[datetime], launched: Sequence[Life]) -> list[Life | None]:
+def _stand_ins(moments: Sequence[datetime], launched: Sequence[tuple[int, str]]) -> list[str | None]:
     """For each loss, in order, the machine that stands in for it."""
-    found: list[Life | None] = []
+    found: list[str | None] = []
     following = 0
-    for at in moments:
-        place = max(following, bisect_left(launched, at, key=lambda life: life.requested_at))
-        in_time = place < len(launched) and launched[place].requested_at - at <= REPLACED_WITHIN
-        found.append(launched[place] if in_time else None)
+    for lost_at in map(reporting.microseconds, moments):
+        place = max(following, bisect_left(launched, (lost_at, "")))
+        in_time = place < len(launched) and launched[place][0] - lost_at <= REPLACED_WITHIN // MICROSECOND
+        found.append(launched[place][1] if in_time else None)
         following = place + 1 if in_time else following
     return found
 
@@ -70,19 +71,17 @@ def within(at: datetime | None, period: Span) -> bool:
     return at is not None and period.opens_at <= at < period.closes_at
 
 
-def _added(
-    kind: Kind, losses: Sequence[Life | None], charged: Mapping[str, Sequence[Booked]], period: Span, rates: Rates
-) -> Interruptions:
-    boots = [_boot(one, charged.get(one.instance_id, ()), period, rates) for one in losses if one is not None]
-    costs = [micros for _, micros in boots]
+def _added(kind: Kind, stand_ins: Sequence[str | None], boots: Mapping[str, tuple[int, int | None]]) -> Interruptions:
+    took = [boots[one] for one in stand_ins if one is not None]
+    costs = [micros for _, micros in took]
     deployment, gpu, purchase = kind
     return Interruptions(
         deployment=deployment,
         gpu=gpu,
         purchase=purchase,
-        count=len(losses),
-        replaced=len(boots),
-        boot_seconds=sum(seconds for seconds, _ in boots),
+        count=len(stand_ins),
+        replaced=len(took),
+        boot_seconds=sum(seconds for seconds, _ in took),
         recovery_micros=None if None in costs else sum(micros for micros in costs if micros is not None),
     )
 

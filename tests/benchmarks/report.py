@@ -21,6 +21,8 @@ from orchestrator.reports.terminal import text
 SIZES = (10_000, 100_000, 1_000_000)
 #: processor time of the report from a ledger of a million charges that we aim at
 AIM_SECONDS = 2.0
+#: one in so many machines on spot is taken back
+LOST = 20
 #: charges of one machine: a spot price moves, and each move closes a charge and opens the next
 CHARGES_A_MACHINE = 10
 MONTH = datetime(2026, 10, 1, tzinfo=UTC)
@@ -98,7 +100,8 @@ def _machines(
         starts = [last - length * place for place in range(CHARGES_A_MACHINE, 0, -1)]
         row = {
             "id": f"m{number}", "deployment": name, "intent_id": intent_id, "token": f"t{number}", "digest": "",
-            "provider": "simulated", "offer_id": "o", "zone": "", "instance_type": "", "gpu": gpu, "status": "ended",
+            "provider": "simulated", "offer_id": "o", "zone": "", "instance_type": "", "gpu": gpu,
+            "status": "preempted" if purchase == "spot" and number % LOST == 0 else "ended",
             "purchase": purchase, "requested_at": starts[0], "launched_at": starts[0], "ended_at": last,
             "ready_at": starts[0] + timedelta(seconds=90), "draining_at": last,
         }  # fmt: skip

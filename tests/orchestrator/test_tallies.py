@@ -130,19 +130,21 @@ def test_nothing_is_charged_before_the_first_moment_or_without_a_stretch(rows: R
 
 
 def test_a_budget_in_a_small_currency_is_exact(rows: Rows) -> None:
-    """95,000 dong an hour, for half an hour and a microsecond: the product is beyond 64 bits."""
+    """95,000 dong an hour, for half an hour and a microsecond: the product is beyond 64 bits. Each of three is rounded
+    down by itself.
+    """
     end = MONTH + timedelta(minutes=30, microseconds=1)
-    rows.charge(rows.machine("a"), MONTH, end, 95_000_000_000, "VND")
+    for _ in range(3):
+        rows.charge(rows.machine("a"), MONTH, end, 95_000_000_000, "VND")
     with rows.ledger.read() as tx:
-        assert sums.closed(tx, "a", MONTH, end) == {
-            "VND": (95_000_000_000 * 1_800_000_001 // 3_600_000_000, 1_800_000_001)
-        }
+        found = sums.closed(tx, "a", MONTH, end)
+    assert found == {"VND": (3 * (95_000_000_000 * 1_800_000_001 // 3_600_000_000), 3 * 1_800_000_001)}
 
 
 def test_few_rows_are_read_of_many(rows: Rows) -> None:
     """What ends in the stretch in which it began, or in the next one, is never read by itself."""
-    row = {"instance_id": rows.machine("a"), "deployment": "a", "kind": "compute", "gpu": "T4", "purchase": "spot"}
-    row |= {"currency": "CNY", "price_per_hour_micros": 7}
+    row: dict[str, object] = {"instance_id": rows.machine("a"), "deployment": "a", "kind": "compute", "gpu": "T4"}
+    row |= {"purchase": "spot", "currency": "CNY", "price_per_hour_micros": 7}
     starts = [MONTH + timedelta(minutes=minute) for minute in range(10_000)]
     with rows.ledger.write() as tx:
         ended = [{"started_at": at, "ended_at": at + timedelta(minutes=5)} for at in starts]
