@@ -7,12 +7,20 @@ import typer
 
 if TYPE_CHECKING:
     from orchestrator.simulation.bad_day import Fault
+    from orchestrator.simulation.month import Recorded
 
 
 def simulate(
-    path: Path | None = typer.Argument(None, metavar="[SPEC]", help="The deployment's YAML file; not with --seeds."),
+    paths: list[Path] | None = typer.Argument(
+        None, metavar="[SPEC]...", help="The deployment's YAML file, several with --compare; not with --seeds."
+    ),
     month: str | None = typer.Option(None, "--month", metavar="YYYY-MM", help="The month to live through."),
     ledger: Path | None = typer.Option(None, "--ledger", metavar="FILE", help="Where the simulated ledger is written."),
+    compare: bool = typer.Option(False, "--compare", help="Several specs in the same month, side by side."),
+    load: Path | None = typer.Option(None, "--load", metavar="CSV", help="Recorded load: columns at, images."),
+    trace: list[Path] | None = typer.Option(
+        None, "--trace", metavar="JSON", help="Recorded spot availability, once for each zone of the market."
+    ),
     seed: int = typer.Option(1, "--seed", help="Of the market and of the demand; with --story, of the bad day."),
     seeds: int | None = typer.Option(None, "--seeds", metavar="N", help="Instead: N bad days, an invariant each tick."),
     first_seed: int = typer.Option(1, "--first-seed", metavar="K", help="The first of them."),
@@ -23,8 +31,9 @@ def simulate(
     """Run the loop on a virtual clock: a month, or bad days.
 
     A month: every provider is replaced by a market at the spec's prices, and only FILE is written, marked as
-    simulated; `halve report --ledger FILE` reads it. Bad days: markets, daemons and clocks in which everything goes
-    wrong, each from its seed; exit code 1 when an invariant breaks, and `--seed K --story` tells how.
+    simulated; `halve report --ledger FILE` reads it. With --compare nothing is written: each spec lives through the
+    same month, under the same load, and a table says what it came to. Bad days: markets, daemons and clocks in which
+    everything goes wrong, each from its seed; exit code 1 when an invariant breaks, and `--seed K --story` tells how.
 
     Example: halve simulate infra/examples/spot-fleet.yaml --month 2026-10 --ledger october.db
     """
@@ -35,13 +44,39 @@ def simulate(
         _tell(seed, faults_of(faults))
     elif seeds is not None:
         _live(seeds, first_seed, faults_of(faults), json)
-    elif path is None or month is None or ledger is None:
-        raise Refused("simulate: want SPEC --month YYYY-MM --ledger FILE, or --seeds N, or --seed K --story")
+    elif compare and paths and month is not None and ledger is None:
+        _compare(paths, month, seed, load, trace or [], json)
+    elif compare or paths is None or len(paths) != 1 or month is None or ledger is None:
+        raise Refused(
+            "simulate: want SPEC --month YYYY-MM --ledger FILE, or --compare SPEC... --month YYYY-MM, or --seeds N, "
+            "or --seed K --story"
+        )
     else:
-        _month(path, month, ledger, seed, json)
+        _month(paths[0], month, ledger, seed, load, trace or [], json)
 
 
-def _month(path: Path, month: str, ledger: Path, seed: int, json: bool) -> None:
+def _compare(paths: list[Path], month: str, seed: int, load: Path | None, traces: list[Path], json: bool) -> None:
+    from json import dumps
+
+    from orchestrator.reports.figures import console
+    from orchestrator.simulation import side_by_side
+
+    found = side_by_side.compare(paths, month, seed, _recorded(load, traces))
+    if json:
+        print(dumps(side_by_side.to_json(found), ensure_ascii=False))
+        return
+    console().print(side_by_side.table(found))
+    console().print("SIMULATED: no machine ran and no money was spent.", style="dim")
+
+
+def _recorded(load: Path | None, traces: list[Path]) -> "Recorded":
+    from orchestrator.simulation import recorded
+    from orchestrator.simulation.month import Recorded
+
+    return Recorded(images=None if load is None else recorded.load(load), traces=tuple(traces))
+
+
+def _month(path: Path, month: str, ledger: Path, seed: int, load: Path | None, traces: list[Path], json: bool) -> None:
     from dataclasses import asdict
     from json import dumps
 
@@ -49,7 +84,7 @@ def _month(path: Path, month: str, ledger: Path, seed: int, json: bool) -> None:
     from orchestrator.simulation.month import simulate as run
 
     wanted = spec.load(path)
-    found = run(wanted, path.read_text(encoding="utf-8"), str(path), month, ledger, seed)
+    found = run(wanted, path.read_text(encoding="utf-8"), str(path), month, ledger, seed, _recorded(load, traces))
     if json:
         print(dumps(asdict(found)))
         return

@@ -1,7 +1,7 @@
 """A month of the production loop on a virtual clock: the same tick, another clock, provider and door."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from orchestrator.probes import Health
 from orchestrator.providers.simulated import Conditions, SimulatedProvider
 from orchestrator.scheduler import tick
 from orchestrator.simulation import market
+from orchestrator.simulation.recorded import outages
 from orchestrator.spec import Spec
 from orchestrator.world import DoorLoad, World
 from policies import windows
@@ -104,10 +105,24 @@ class SimulatedProbes:
         return any(one.drain(url) for one in self._providers)
 
 
-def simulate(wanted: Spec, text: str, source: str, month: str, path: Path, seed: int) -> Month:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What is not to be made up: how many images are asked for in a minute, and a trace of spot for each zone."""
+
+    images: Callable[[datetime], int] | None = None
+    traces: tuple[Path, ...] = ()
+
+
+NOTHING = Recorded()
+
+
+def simulate(
+    wanted: Spec, text: str, source: str, month: str, path: Path, seed: int, recorded: Recorded = NOTHING
+) -> Month:
     """Run the loop over a month and write its ledger to `path`, whole or not at all.
 
-    Raises Refused when `path` holds a real ledger, or when the spec has no price to simulate with.
+    The load is a working day's and spot's outages are drawn from the seed, but for what is `recorded`. Raises Refused
+    when `path` holds a real ledger, when the spec has no price to simulate with, and for traces of another market.
     """
     start, end = local_month(wanted, month)
     if path.exists():
@@ -121,7 +136,7 @@ def simulate(wanted: Spec, text: str, source: str, month: str, path: Path, seed:
         ledger = open_file(draft, simulated=True, create=True)
         try:
             ledger.hurry()  # a draft that a crash tears is thrown away anyway
-            result = _run(wanted, text, source, ledger, start, end, seed)
+            result = _run(wanted, text, source, ledger, start, end, seed, recorded)
         finally:
             ledger.close()
         draft.replace(path)
@@ -149,9 +164,24 @@ def local_month(wanted: Spec, month: str) -> tuple[datetime, datetime]:
     return moments[0], moments[1]
 
 
-def _run(wanted: Spec, text: str, source: str, ledger: Ledger, start: datetime, end: datetime, seed: int) -> Month:
+def working_day(wanted: Spec, start: datetime, seed: int) -> Callable[[datetime], int]:
+    """The load that the spec's fewest replicas would carry at half their speed when it is at its peak."""
+    peak = wanted.simulated.images_per_second * PEAK_SHARE * max(1, wanted.replicas.min)
+    return market.working_day(peak, wanted.schedule_for(start).zone, seed)
+
+
+def _run(
+    wanted: Spec,
+    text: str,
+    source: str,
+    ledger: Ledger,
+    start: datetime,
+    end: datetime,
+    seed: int,
+    recorded: Recorded,
+) -> Month:
     clock = VirtualClock(start)
-    providers = _providers(wanted, clock, start, end, seed)
+    providers = _providers(wanted, clock, start, end, seed, recorded.traces)
     with ledger.write() as tx:
         deployments.put_up(tx, wanted.name, text, source, start)
         row = deployments.get(tx, wanted.name)
@@ -159,9 +189,7 @@ def _run(wanted: Spec, text: str, source: str, ledger: Ledger, start: datetime, 
     speed = wanted.simulated.images_per_second
     gpus = [offer.gpu for one in providers.values() for offer in one.offers()]
     deployment.record_simulated_speed(ledger, wanted, gpus, start)
-    zone = wanted.schedule_for(start).zone
-    peak = speed * PEAK_SHARE * max(1, wanted.replicas.min)
-    door = SimulatedDoor(clock, market.working_day(peak, zone, seed), speed)
+    door = SimulatedDoor(clock, recorded.images or working_day(wanted, start, seed), speed)
     door.name = wanted.name
     world = World(
         deployment=wanted.name,
@@ -211,20 +239,23 @@ def _running(world: World) -> tuple[fleet.Machine, ...]:
 
 
 def _providers(
-    wanted: Spec, clock: VirtualClock, start: datetime, end: datetime, seed: int
+    wanted: Spec, clock: VirtualClock, start: datetime, end: datetime, seed: int, traces: Sequence[Path]
 ) -> dict[str, SimulatedProvider]:
     """Every provider of the spec, replaced by a simulated one that rents out the same offers at the same prices."""
     found: dict[str, SimulatedProvider] = {}
     for name in wanted.provider:
         offered = _offers(wanted, name)
         zones = sorted({offer.zone for offer in offered})
+        spells = market.outages(zones, wanted.simulated.preemptions_per_day, start, end, seed)
+        if traces and name == "simulated":
+            spells = outages(traces, zones, start, end)
         found[name] = SimulatedProvider(
             clock,
             Conditions(
                 offers=offered,
                 boot_seconds=wanted.simulated.boot.total_seconds(),
                 notice_seconds=wanted.simulated.notice.total_seconds(),
-                outages=market.outages(zones, wanted.simulated.preemptions_per_day, start, end, seed),
+                outages=spells,
             ),
         )
     return found
