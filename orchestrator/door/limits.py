@@ -14,5 +14,5 @@ class Limits:
     linger: float = 5.0  # a client that still sends the body of a request which was answered without it
     hold: float = 30.0  # from the whole request being here to a replica having taken it
     leave: float = 30.0  # requests in flight when the door is told to stop
-    doubt: float = 4.0  # a replica at work that says nothing is asked whether it is there
-    answer: float = 4.0  # a replica that is asked so; twice without an answer and its work is done elsewhere
+    doubt: float = 5.0  # a replica at work that says nothing is asked whether it is there
+    answer: float = 5.0  # a replica that is asked so; twice without an answer and its work is done elsewhere

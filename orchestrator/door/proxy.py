@@ -211,6 +211,7 @@ class Proxy:
 
     async def _relay(self, errand: Errand, answer: Reply) -> web.StreamResponse:
         answer.headers["X-Request-Id"] = errand.identity
+        answer.headers.setdefault("Server", "halve")  # rather than the names and versions of our libraries
         if answer.complete:
             return web.Response(
                 status=answer.status, reason=answer.reason, headers=answer.headers, body=await answer.read()

@@ -57,6 +57,7 @@ async def wired(replica: Replica) -> AsyncIterator[tuple[Replica, Wire]]:
 
 def recognition(body: bytes, seconds: float = 0.0) -> bytes:
     length = f"POST /v1/ocr?seconds={seconds} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}"
+    length += "\r\nX-Request-Id: the-one"
     return length.encode() + b"\r\n\r\n" + body
 
 
@@ -121,7 +122,7 @@ def test_a_replica_that_thinks_for_long_is_left_to_it(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_what_may_not_be_done_twice_is_not(tmp_path: Path) -> None:
+def test_what_may_not_be_done_twice_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         async with engine("a") as near, engine("b") as b, wired(near) as (a, wire), door(tmp_path, WATCHFUL) as inside:
             inside.publish(a)
@@ -132,3 +133,4 @@ def test_what_may_not_be_done_twice_is_not(tmp_path: Path) -> None:
             assert (await asked).startswith(b"HTTP/1.1 502 ")
 
     asyncio.run(run())
+    assert "request the-one: POST /v1/other 502 " in caplog.text  # and the log knows which it was

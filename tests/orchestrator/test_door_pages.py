@@ -95,6 +95,21 @@ def test_events_come_as_they_are_made_and_are_no_work(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_who_would_rather_speak_websocket_is_answered_in_http(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with door(tmp_path) as inside, engine("a") as a:
+            inside.publish(a)
+            upgrade = (
+                "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA=="
+            )
+            said = await inside.ask(
+                f"GET /ui/ws HTTP/1.1\r\nHost: x\r\n{upgrade}\r\n\r\n".encode(), then_half_close=True
+            )
+            assert said.startswith(b"HTTP/1.1 200 ") and b'"Upgrade"' not in said
+
+    asyncio.run(run())
+
+
 def test_files_go_up_and_down(tmp_path: Path) -> None:
     async def run() -> None:
         async with door(tmp_path) as inside, engine("a") as a:

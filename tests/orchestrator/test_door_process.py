@@ -301,6 +301,19 @@ def test_beyond_loopback_with_token_and_certificate(tmp_path: Path, door: Door) 
             answer = client.get("/", headers=header)
             assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert client.get("/", headers={"Authorization": "Bearer secret"}).status_code == 503
+        with upstream("a") as a:
+            replicas = (Replica(id="a", url=a.url),)
+            door.publish(ServingSet(deployment="ocr", open=True, replicas=replicas))
+            assert door.status() is not None
+            page = client.get("/ui/", auth=("anybody", "secret"))
+            assert page.headers["Set-Cookie"] == "halve_ui=a; Path=/ui; HttpOnly; SameSite=Lax; Secure"
+            assert ["X-Forwarded-Proto", "https"] in page.json()["headers"]
+            assert client.post("/v1/ocr", headers={"Authorization": "Bearer secret"}, content=bytes(10**6)).is_success
+    with pytest.raises(httpx.ConnectError):  # nobody who does not know the certificate is believed, or believes
+        httpx.get(process.url, headers={"Authorization": "Bearer secret"})
+    with socket.create_connection(("127.0.0.1", int(process.url.rpartition(":")[2])), timeout=60) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200" not in plain.recv(1000)
 
 
 def write_certificate(certificate: Path, key: Path) -> None:
