@@ -2,9 +2,9 @@
 show it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from orchestrator.ledger import beliefs, history, ticks
 from orchestrator.ledger.store import Ledger
 from orchestrator.status import iso
 from policies import candidates, spot
+from policies.lifecycle import OVER
+from policies.policy import Policy
 from policies.selection import Ranked
 from policies.snapshot import Snapshot
 
@@ -34,22 +36,35 @@ def newest(
         acted = history.acted(tx, name, now, last)
         pools = spot.story(beliefs.known(tx, name).get("placement"), now)
     quiet = [one for one in latest if not one.plan["actions"]]
-    shown: list[dict[str, Any]] = [
-        {
-            "tick": one.id,
-            "at": iso(one.at),
-            "target": one.target,
-            "reason": one.reason,
-            **one.plan,
-            "again": list(replay.differences(replay.again(one.snapshot, wishes), one.plan))
-            if again and one.snapshot is not None
-            else None,
-        }
-        for one in [*quiet, *acted]
-    ]
+    shown = [_told(one, wishes if again else None) for one in [*quiet, *acted]]
     if shown:
         shown[0]["pools"] = list(pools)
     return shown
+
+
+def one(home: Path, ledger: Ledger, name: str, tick_id: int) -> dict[str, Any]:
+    """One decision, as `newest` gives it. Raises Refused where there is none of that number."""
+    row = control.find(ledger, name)
+    return _told(_found(ledger, name, tick_id), wishes_of(spec.parse(row.spec, row.source), row, home))
+
+
+def moment(ledger: Ledger, name: str, text: str, now: datetime) -> datetime:
+    """A time as people write it, in the zone of the deployment's schedule. Raises Refused."""
+    row = control.find(ledger, name)
+    zone = spec.parse(row.spec, row.source).schedule_for(now).zone
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise Refused(f'why: --at {text}: want "YYYY-MM-DD HH:MM"') from None
+    return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
+
+
+def _told(row: Any, wishes: Callable[[datetime, float | None], Policy] | None) -> dict[str, Any]:
+    differs = None
+    if wishes is not None and row.snapshot is not None:
+        differs = list(replay.differences(replay.again(row.snapshot, wishes), row.plan))
+    told = {"tick": row.id, "at": iso(row.at), "target": row.target, "reason": row.reason}
+    return {**told, **row.plan, "again": differs}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +83,7 @@ class Grounds:
 def grounds(home: Path, ledger: Ledger, name: str, tick_id: int) -> Grounds | None:
     """Of a decision that did something; None for a quiet one, whose snapshot is not kept. Raises Refused."""
     row = control.find(ledger, name)
-    with ledger.read() as tx:
-        found = history.decision(tx, name, tick_id)
-    if found is None:
-        raise Refused(f"{name}: there is no decision {tick_id}; `halve why {name}` lists the last ones")
+    found = _found(ledger, name, tick_id)
     if found.snapshot is None:
         return None
     values: Mapping[str, Any] = found.snapshot
@@ -86,6 +98,40 @@ def grounds(home: Path, ledger: Ledger, name: str, tick_id: int) -> Grounds | No
         runner_up=next(others, None),
         again=replay.differences(replay.again(values, wishes), found.plan),
     )
+
+
+def compared(found: Grounds) -> tuple[str, dict[str, Any] | None, dict[str, Any] | None]:
+    """What was seen in a sentence, and the best machine and the next best as JSON values; None: there was none."""
+    seen = found.snapshot
+    live = sum(one.status not in OVER for one in seen.instances)
+    load = seen.load.images_per_second
+    asked = "a load that nobody watched" if load is None else f"{load:.3g} images/s asked for"
+    spent = f"{seen.spend.month_micros / 1e6:,.2f} {seen.spend.currency} spent this month".replace("  ", " ")
+    best = found.ranked[0] if found.ranked else None
+    return f"{live} machines, {asked}, {spent}", _priced(best), _priced(found.runner_up)
+
+
+def _priced(row: Ranked | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    offer = row.offer
+    return {
+        "gpu": offer.gpu,
+        "provider": offer.provider,
+        "purchase": offer.purchase.value,
+        "price_per_hour_micros": offer.price_per_hour_micros,
+        "currency": offer.currency or None,
+        "cost_per_1000_micros": row.cost_per_1000_micros,
+        "reason": row.reason,
+    }
+
+
+def _found(ledger: Ledger, name: str, tick_id: int) -> Any:
+    with ledger.read() as tx:
+        found = history.decision(tx, name, tick_id)
+    if found is None:
+        raise Refused(f"{name}: there is no decision {tick_id}; `halve why {name}` lists the last ones")
+    return found
 
 
 def _terms(row: Ranked) -> tuple[str, str]:

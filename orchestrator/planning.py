@@ -13,6 +13,7 @@ from orchestrator.clock import VirtualClock
 from orchestrator.deployment import electricity, open_providers, simulated_profile, wishes
 from orchestrator.errors import Refused
 from orchestrator.ledger import deployments, fleet, offers
+from orchestrator.ledger.offers import Price
 from orchestrator.ledger.store import Ledger
 from orchestrator.providers import Provider, ProviderError
 from orchestrator.spec import Spec
@@ -25,6 +26,8 @@ from policies.windows import Schedule, bounds, spans
 
 #: the share of open minutes whose load a planned fleet carries
 BUSY = 0.95
+#: how far back prices say what is usual, and of how much of it they have to be known
+LATELY, FEWEST_DAYS = timedelta(days=30), timedelta(days=7)
 #: fewer known minutes than this are no evidence
 FEWEST_MINUTES = 60
 
@@ -39,6 +42,14 @@ class Costs:
     monthly_micros: int | None
     currency: str
     reason: str
+    running_micros: int | None  # what one hour costs of what runs now; None: nothing runs, or a price is unknown
+    usual: "Usual | None"  # what the choice has cost lately; None: too little is known
+
+    @property
+    def saved_micros(self) -> int | None:
+        """An hour, against what runs now."""
+        known = self.running_micros is not None and self.hourly_micros is not None
+        return (self.running_micros or 0) - (self.hourly_micros or 0) if known else None
 
     @property
     def hourly_micros(self) -> int | None:
@@ -53,7 +64,21 @@ class Costs:
             "monthly_micros": self.monthly_micros,
             "currency": self.currency,
             "reason": self.reason,
+            "running_micros": self.running_micros,
+            "hourly_p10_micros": None if self.usual is None else self.usual.low_micros,
+            "hourly_p90_micros": None if self.usual is None else self.usual.high_micros,
+            "monthly_p10_micros": None if self.usual is None else round(self.usual.low_micros * self.open_hours),
+            "monthly_p90_micros": None if self.usual is None else round(self.usual.high_micros * self.open_hours),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usual:
+    """What a fleet has cost an hour: 10 of 100 hours cost no more than `low_micros`, 10 no less than `high_micros`."""
+
+    low_micros: int
+    high_micros: int
+    days: int  # of prices that are known
 
 
 def plan(wanted: Spec, home: Path, ledger: Ledger, now: datetime) -> Costs:
@@ -68,12 +93,17 @@ def plan(wanted: Spec, home: Path, ledger: Ledger, now: datetime) -> Costs:
         start_seconds = fleet.start_seconds(tx, wanted.name)
         today = Counter(one.offer_id for one in fleet.machines(tx, wanted.name) if one.status in LIVE)
         minutes = deployments.load_minutes(tx, wanted.name, now - timedelta(days=DAYS_BACK))
+        prices = {one.id: one for one in offers.known(tx)}
     if "simulated" in wanted.provider:
         profiles.append(simulated_profile(wanted, wanted.simulated.gpu))
     policy = wishes(wanted, now, start_seconds, None, electricity(wanted, home))
     least, most = replicas(policy.schedule, now)
     answer = choice.fleet(found, profiles, policy, busy_rate(wanted, minutes, now) or 0.0, least, most, today)
     open_hours = hours_open(wanted, now)
+    rates = {**{code: Fraction(rate.rate) for code, rate in wanted.rates.items()}, wanted.currency: Fraction(1)}
+    parts = () if answer.winner is None else answer.winner.parts
+    with ledger.read() as tx:
+        told = offers.history(tx, [part.offer.id for part in parts])
     hourly = None if answer.winner is None else answer.winner.hourly_micros
     return Costs(
         choice=answer.winner,
@@ -82,7 +112,55 @@ def plan(wanted: Spec, home: Path, ledger: Ledger, now: datetime) -> Costs:
         monthly_micros=None if hourly is None else round(hourly * open_hours),
         currency=wanted.currency,
         reason=answer.reason,
+        running_micros=_running(today, prices, rates),
+        usual=usual(parts, told, rates, now),
     )
+
+
+def _running(today: Mapping[str, int], known: Mapping[str, Offer], rates: Mapping[str, Fraction]) -> int | None:
+    costs = [
+        count * (offer.price_per_hour_micros or 0) * rates[offer.currency]
+        for name, count in today.items()
+        if (offer := known.get(name)) and offer.price_per_hour_micros is not None and offer.currency in rates
+    ]
+    return round(sum(costs, Fraction(0))) if costs and len(costs) == len(today) else None
+
+
+def usual(parts: Sequence[Part], told: Sequence[Price], rates: Mapping[str, Fraction], now: datetime) -> Usual | None:
+    """What these machines together have cost an hour over the last LATELY, by the time that each price held.
+
+    None where not all of their prices are known for FEWEST_DAYS of it.
+    """
+    counts = {part.offer.id: part.count for part in parts}
+    start = now - LATELY
+    in_force: dict[str, Fraction] = {}
+    held: list[tuple[Fraction, timedelta]] = []
+    moves = [one for one in told if one.effective_at < now]
+    ends = [one.effective_at for one in moves[1:]] + [now]
+    for price, end in zip(moves, ends, strict=False):
+        rate = rates.get(price.currency)
+        if price.price_per_hour_micros is None or rate is None:
+            in_force.pop(price.offer_id, None)
+        else:
+            in_force[price.offer_id] = price.price_per_hour_micros * rate
+        lasted = end - max(start, price.effective_at)
+        if lasted > timedelta(0) and in_force.keys() == counts.keys():
+            held.append((sum((counts[name] * cost for name, cost in in_force.items()), Fraction(0)), lasted))
+    known = sum((lasted for _, lasted in held), timedelta(0))
+    if known < FEWEST_DAYS:
+        return None
+    low, high = (round(_quantile(sorted(held), known * share)) for share in (0.1, 0.9))
+    return Usual(low_micros=low, high_micros=high, days=known // timedelta(days=1))
+
+
+def _quantile(held: Sequence[tuple[Fraction, timedelta]], until: timedelta) -> Fraction:
+    """The cost that holds after so much time, the cheapest time first."""
+    passed = timedelta(0)
+    for cost, lasted in held:
+        passed += lasted
+        if passed >= until:
+            return cost
+    return held[-1][0]
 
 
 def _on_offer(provider: Provider) -> Sequence[Offer]:

@@ -43,5 +43,12 @@ def plan(
     print(f"  why        {found.reason}")
     print(f"  per hour   {money(found.hourly_micros)}")
     print(f"  per month  {money(found.monthly_micros)} at {float(found.open_hours):.1f} open hours this month")
+    if found.usual is not None:
+        low, high = found.usual.low_micros, found.usual.high_micros
+        print(f"  usually    {money(low)} to {money(high)} an hour: 8 of 10 hours of the last {found.usual.days} days;")
+        print(f"             {money(round(low * found.open_hours))} to {money(round(high * found.open_hours))} a month")
+    if found.saved_micros is not None:
+        change = f"{money(abs(found.saved_micros))} an hour {'less' if found.saved_micros >= 0 else 'more'}"
+        print(f"  now        {money(found.running_micros)} per hour is paid for what runs; this costs {change}")
     if found.runner_up is not None:
         print(f"  next best  {found.runner_up}: {found.runner_up.reason}")

@@ -1,18 +1,30 @@
 """halve why"""
 
+from typing import TYPE_CHECKING, Any
+
 import typer
+
+if TYPE_CHECKING:
+    from orchestrator.decisions import Grounds
+    from policies.selection import Ranked
 
 
 def why(
     name: str = typer.Argument(metavar="DEPLOYMENT", help="The deployment's name."),
     last: int = typer.Option(5, "--last", min=1, max=1000, help="How many decisions that did something."),
+    at: str = typer.Option(
+        "", "--at", metavar="TIME", help='What held then: "YYYY-MM-DD HH:MM", in the schedule\'s zone.'
+    ),
+    tick: int | None = typer.Option(None, "--tick", metavar="N", help="One decision, by its number."),
     json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Explain the last decision about a deployment, and the last ones that did something.
 
-    Each of those is made again from its snapshot; where today's spec decides otherwise, it says so.
+    With --at, those up to then; with --tick, one. The newest that did something is shown with what it was taken by:
+    the load, the money spent, the best machine and the next best, and what that would have cost. Each is made again
+    from its snapshot; where today's spec decides otherwise, it says so.
 
-    Example: halve why ocr --last 3
+    Example: halve why ocr --at "2026-10-14 09:30"
     """
     from json import dumps
 
@@ -23,22 +35,59 @@ def why(
     from orchestrator.home import home
     from orchestrator.ledger.store import open_ledger
 
-    shown = decisions.newest(home(), open_ledger(home()), name, SystemClock().now(), last)
+    ledger, now = open_ledger(home()), SystemClock().now()
+    if tick is not None:
+        shown = [decisions.one(home(), ledger, name, tick)]
+    else:
+        until = decisions.moment(ledger, name, at, now) if at else now
+        shown = decisions.newest(home(), ledger, name, until, last)
+    acted = next((one for one in shown if one["actions"]), None)
+    found = None if acted is None else decisions.grounds(home(), ledger, name, acted["tick"])
+    if acted is not None and found is not None:
+        acted["inputs"], acted["choice"], acted["runner_up"] = decisions.compared(found)
     if json:
         print(dumps(shown, ensure_ascii=False))
         return
     console = Console(highlight=False)
     if not shown:
-        console.print("nothing has been decided yet: no daemon has ticked")
+        console.print("nothing has been decided yet: no daemon has ticked" if not at else "nothing was decided by then")
     for one in shown:
         console.print(f"[bold]{one['at']}[/] tick {one['tick']}: target {one['target']}", end=" ")
         console.print(f"({one['reason']})", markup=False)
-        for action in one["actions"]:
-            what = action.get("instance") or action.get("offer")
-            console.print(f"  {action['kind']} {what}: {action['reason']}", markup=False)
-        for note in one["notes"]:
-            console.print(f"  note: {note}", markup=False)
-        for line in one.get("pools", ()):
+        for line in _lines(one, found):
             console.print(f"  {line}", markup=False)
-        for line in one["again"] or ():
-            console.print(f"  made again today: {line}", markup=False)
+
+
+def _lines(one: dict[str, Any], found: "Grounds | None") -> list[str]:
+    lines = []
+    for action in one["actions"]:
+        what = action.get("instance") or action.get("offer")
+        lines.append(f"{action['kind']} {what}: {action['reason']}")
+    lines += [f"note: {note}" for note in one["notes"]]
+    lines += one.get("pools", ())
+    if "inputs" in one and found is not None:
+        lines += [f"seen: {one['inputs']}", *_choice(found, one["target"])]
+    return lines + [f"made again today: {line}" for line in one["again"] or ()]
+
+
+def _choice(found: "Grounds", target: int) -> list[str]:
+    """The best machine of then and the next best, and what as many of that would have cost an hour."""
+    if not found.ranked:
+        return []
+    best, other = found.ranked[0], found.runner_up
+    if other is None:
+        return [f"best: {_named(best)}; no other GPU or terms were on offer"]
+    lines = [f"best: {_named(best)}", f"next best: {_named(other)}"]
+    prices = [one.offer.price_per_hour_micros for one in (best, other)]
+    if None not in prices and best.offer.currency == other.offer.currency and target:
+        mine, others = (target * (price or 0) / 1e6 for price in prices)
+        lines[-1] += f"; for {target}, {others:,.2f} instead of {mine:,.2f} {best.offer.currency} an hour"
+    return lines
+
+
+def _named(row: "Ranked") -> str:
+    offer = row.offer
+    price = offer.price_per_hour_micros
+    paid = "price unknown" if price is None else f"{price / 1e6:,.4f} {offer.currency} an hour"
+    each = "" if row.cost_per_1000_micros is None else f", {row.cost_per_1000_micros / 1e6:,.4f} per 1,000 images"
+    return f"{offer.gpu} ({offer.provider}, {offer.purchase.value.replace('_', '-')}): {paid}{each}"

@@ -29,11 +29,21 @@ class Quote:
     recorded_at: datetime
 
 
+#: what the daemon writes down as the source of what a provider itself says
+OF_PROVIDER = "provider"
+
+
+def source_name() -> sa.ColumnElement[str]:
+    """Where a price is from, as people know it: a provider that told its own price by its name."""
+    its_own = t.prices.c.source == sa.literal_column(f"'{OF_PROVIDER}'")  # no parameter: this may stand in GROUP BY
+    return sa.case((its_own, t.offers.c.provider), else_=t.prices.c.source)
+
+
 def history(tx: sa.Connection, provider: str | None = None) -> tuple[Quote, ...]:
     """Every price ever recorded (of a provider), by offer and oldest first."""
     o, p = t.offers.c, t.prices.c
     columns = o.provider, o.zone, o.instance_type, o.gpu, o.purchase
-    query = sa.select(t.prices, *columns).join(t.offers, o.id == p.offer_id)
+    query = sa.select(t.prices, source_name().label("named"), *columns).join(t.offers, o.id == p.offer_id)
     if provider is not None:
         query = query.where(o.provider == provider)
     rows = tx.execute(query.order_by(o.provider, o.id, p.effective_at, p.id))
@@ -47,7 +57,7 @@ def history(tx: sa.Connection, provider: str | None = None) -> tuple[Quote, ...]
             purchase=Purchase(row.purchase),
             price_per_hour_micros=row.price_per_hour_micros,
             currency=row.currency,
-            source=row.source,
+            source=row.named,
             effective_at=row.effective_at,
             recorded_at=row.recorded_at,
         )

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from orchestrator.billing import Charge
 from orchestrator.ledger import tables as t
+from orchestrator.ledger.quotes import source_name
 from orchestrator.ledger.store import Ledger
 from policies.lifecycle import Status
 from policies.snapshot import Purchase
@@ -329,9 +330,11 @@ def quoted(tx: sa.Connection, start: datetime, end: datetime) -> tuple[Quoted, .
     """The sources of the prices of what was charged in [start, end), by name."""
     c, p = t.instances.c, t.prices.c
     used = sa.select(c.offer_id).where(c.launched_at < end, sa.or_(GONE_AT.is_(None), start < GONE_AT)).distinct()
-    query = sa.select(p.source, sa.func.max(p.recorded_at, type_=t.Moment()).label("at"))
-    query = query.where(p.offer_id.in_(used), p.effective_at < end, p.price_per_hour_micros.is_not(None))
-    rows = tx.execute(query.group_by(p.source).order_by(p.source))
+    source = source_name().label("source")
+    priced = p.offer_id.in_(used), p.effective_at < end, p.price_per_hour_micros.is_not(None)
+    query = sa.select(source, sa.func.max(p.recorded_at, type_=t.Moment()).label("at")).where(*priced)
+    query = query.join(t.offers, t.offers.c.id == p.offer_id)
+    rows = tx.execute(query.group_by(source).order_by(source))
     return tuple(Quoted(source=row.source, recorded_at=row.at) for row in rows)
 
 

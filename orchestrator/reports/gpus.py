@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.ledger import offers
+from orchestrator.ledger.quotes import OF_PROVIDER
 from orchestrator.ledger.store import Ledger, is_simulated
 from orchestrator.reports.figures import UNKNOWN, money
 from policies.selection import Ranked, rank
@@ -133,7 +134,10 @@ def _currency(candidates: list[Offer], profiles: tuple[Profile, ...]) -> str:
 
 def _source(comparison: Comparison, row: Ranked) -> str | None:
     """Where the row's speed is from; for want of one, where its price is from."""
-    return row.profile.source if row.profile else comparison.sources.get(row.offer.id)
+    if row.profile:
+        return row.profile.source
+    source = comparison.sources.get(row.offer.id)
+    return row.offer.provider if source == OF_PROVIDER else source
 
 
 def _sentence(comparison: Comparison) -> str:

@@ -13,11 +13,15 @@ from hypothesis import strategies as st
 from orchestrator import spec
 from orchestrator.clock import VirtualClock
 from orchestrator.deployment import electricity, open_providers, simulated_profile, wishes
-from orchestrator.ledger import deployments
+from orchestrator.ledger import deployments, offers
+from orchestrator.ledger import tables as t
 from orchestrator.ledger.store import Ledger, open_ledger
 from orchestrator.planning import busy_rate, plan
+from orchestrator.providers import Priced
 from policies.forecast import DAYS_BACK
+from policies.snapshot import Offer, Purchase
 from policies.windows import bounds
+from tests.orchestrator.report_ledger import rows_in
 from tests.policies.at_rest import at_rest
 
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)  # a Friday
@@ -106,6 +110,52 @@ def test_ones_own_machine_comes_first_where_its_electricity_is_known(ledger: Led
     assert found["choice"] == [{"gpu": "RTX 3060", "provider": "local", "purchase": "owned", "count": 1}]
     assert found["hourly_micros"] == 3_120_000, "the bill is the whole price"
     assert found["runner_up"]["provider"] == "simulated"
+
+
+def move(ledger: Ledger, days_ago: float, micros: int | None, purchase: Purchase = Purchase.ON_DEMAND) -> None:
+    """The price of the spec's machine since then, as its provider told it."""
+    at = NOW - timedelta(days=days_ago)
+    offer = Offer(
+        id=f"simulated/ocr/sim-1/rtx-3060/{purchase}",
+        provider="simulated",
+        zone="sim-1",
+        instance_type="rtx-3060",
+        gpu="RTX 3060",
+        purchase=purchase,
+    )
+    told = Priced(offer_id=offer.id, price_per_hour_micros=micros, currency="CNY" if micros else "", effective_at=at)
+    with ledger.write() as tx:
+        offers.describe(tx, [offer], at)
+        offers.record_prices(tx, [told], "provider", at)
+
+
+def test_what_it_usually_costs_is_by_the_time_that_prices_held(ledger: Ledger, tmp_path: Path) -> None:
+    """Of 30 days: 1 at 9.00, 6 at 2.40, 21 at 1.80 and 2 at 1.20. Only the last month counts."""
+    for days_ago, micros in ((90, 99_000_000), (30, 9_000_000), (29, 2_400_000), (23, 1_800_000), (2, 1_200_000)):
+        move(ledger, days_ago, micros)
+    found = planned(ledger, tmp_path, SPEC.replace("MAX", "4"))
+    assert (found["hourly_p10_micros"], found["hourly_p90_micros"]) == (1_800_000, 2_400_000)
+    assert found["monthly_p90_micros"] == 2_400_000 * 22 * 12
+
+
+@pytest.mark.parametrize("moves", [[], [(3, 1_800_000)], [(40, 1_800_000), (28, None), (3, 1_800_000)]])
+def test_of_a_few_days_nothing_is_usual(ledger: Ledger, tmp_path: Path, moves: list[tuple[float, int | None]]) -> None:
+    for days_ago, micros in moves:
+        move(ledger, days_ago, micros)
+    assert planned(ledger, tmp_path, SPEC.replace("MAX", "4"))["hourly_p10_micros"] is None
+
+
+def test_what_runs_now_is_the_other_side_of_the_scales(tmp_path: Path) -> None:
+    rows = rows_in(tmp_path)
+    machine = rows.machine("ocr", ready=(NOW, None))
+    name = "simulated/ocr/sim-1/rtx-3060/on_demand"
+    with rows.ledger.write() as tx:
+        tx.execute(t.instances.update().where(t.instances.c.id == machine).values(offer_id=name, launched_at=NOW))
+    assert planned(rows.ledger, tmp_path, SPEC.replace("MAX", "4"))["running_micros"] is None, "its price is not known"
+    move(rows.ledger, 1, 2_500_000)
+    found = planned(rows.ledger, tmp_path, SPEC.replace("MAX", "4"))
+    assert (found["running_micros"], found["hourly_micros"]) == (2_500_000, 1_800_000)
+    rows.ledger.close()
 
 
 def test_a_window_has_replicas_of_its_own(ledger: Ledger, tmp_path: Path) -> None:

@@ -250,3 +250,13 @@ def test_refresh_asks_the_providers_of_what_is_up(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "local: 1 offers, 1 moved" in done.stdout, done.output
     with open_ledger(tmp_path).read() as tx:
         assert [one.price_per_hour_micros for one in offers.known(tx, ["local"])] == [1_800_000]
+
+
+def test_a_provider_is_named_as_the_source_of_its_prices(ledger: Ledger) -> None:
+    """The daemon writes down that a provider told them; a reader is told which."""
+    offer = Offer(id="o", provider="shop", zone="z", instance_type="i", gpu="T4", purchase=Purchase.SPOT)
+    priced = replace(offer, price_per_hour_micros=1_000_000, currency="CNY")
+    with ledger.write() as tx:
+        offers.record(tx, [priced], "provider", utc("2026-10-01"))
+    with ledger.read() as tx:
+        assert [one.source for one in quotes.history(tx, "shop")] == ["shop"]
