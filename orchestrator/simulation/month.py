@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from orchestrator import deployment
+from orchestrator import deployment, hosts
 from orchestrator.clock import VirtualClock
 from orchestrator.door.serving import ServingSet
+from orchestrator.draw import UNKNOWN
 from orchestrator.errors import Refused
 from orchestrator.ledger import deployments, fleet
 from orchestrator.ledger.store import Ledger, open_file
@@ -269,7 +270,14 @@ def _offers(wanted: Spec, provider: str) -> tuple[Offer, ...]:
         if found:
             return found
         raise Refused(f"{wanted.name}: simulated.price_per_hour: missing; a market needs a price")
-    raise Refused(f"{wanted.name}: provider {provider} cannot be simulated in this version; local and simulated can")
+    if provider == "ssh":  # each host once, as it is when somebody has named its GPU
+        found = tuple(one for host in hosts.offered(wanted) if (one := host.offer(None, UNKNOWN)) is not None)
+        if found:
+            return tuple(replace(one, capacity=1) for one in found)
+        raise Refused(f"{wanted.name}: ssh.hosts: gpu: auto cannot be simulated; name the GPU of each host")
+    raise Refused(
+        f"{wanted.name}: provider {provider} cannot be simulated in this version; local, ssh and simulated can"
+    )
 
 
 def _summary(world: World, providers: dict[str, SimulatedProvider], ticks: int) -> Month:
