@@ -3,39 +3,24 @@
 import contextlib
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
 
-from orchestrator import cards
+from orchestrator import cards, surroundings
 from orchestrator.cards import CUDA12_SERVES, CUDA12_TORCH_SERVES, CUDA13_SERVES, Driver, NoDriver
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.errors import Refused
+from orchestrator.finding import Finding, State
 from orchestrator.ledger import checks, leases, store
 from orchestrator.ledger.store import Ledger
-
-State = Literal["ok", "note", "bad"]
 
 LEAST_FREE_BYTES = 200 * 2**20  # below, the ledger and its copies may find no room
 FEW_FREE_BYTES = 2 * 2**30
 MOST_SKEW = timedelta(seconds=5)
-DOOR_PORT = 7860
 GPU_INSTALL = "make ACCELERATOR=gpu, or pip install -c {constraints} 'halve[gpu,torch]'"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """`bad` stands in the way; a `note` does not, but may cost something. The remedy is "" where none is needed."""
-
-    check: str
-    state: State
-    found: str
-    remedy: str = ""
 
 
 Runs = Callable[[str], str | None]
@@ -51,13 +36,15 @@ def examine(home: Path, *, runs: Runs, loads: Callable[[], str | None], clock: C
     except NoDriver as reason:
         driver, said = None, str(reason)
     return [
+        surroundings.of_processor(surroundings.cpuinfo(), surroundings.cores()),
         *of_driver(driver, said, device=cards.DRIVER_FILE.exists()),
         *(of_packages(driver, installed()) if driver and driver.cards else ()),
         of_engine(loads()),
         *(of_backends(driver, runs) if driver and driver.cards else ()),
-        of_port(DOOR_PORT),
+        *map(surroundings.of_port, surroundings.PORTS),
         of_disk(home, shutil.disk_usage(_existing(home)).free),
         of_folder(home, clock),
+        surroundings.of_time(surroundings.synchronised()),
         *of_ledger(home, clock.now()),
     ]
 
@@ -166,23 +153,6 @@ def of_backends(driver: Driver, runs: Runs) -> Iterator[Finding]:
             )
 
 
-def of_port(port: int) -> Finding:
-    """Whether the door's default port is free; a door that is running has it."""
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind(("127.0.0.1", port))
-        except OSError as error:
-            found = f"127.0.0.1:{port}: {error.strerror}"
-            return Finding(
-                check="port",
-                state="note",
-                found=found,
-                remedy="if that is not a door of halve's: door: {listen: ...} in the spec, or --port",
-            )
-    return Finding(check="port", state="ok", found=f"127.0.0.1:{port} is free")
-
-
 def of_disk(home: Path, free: int) -> Finding:
     """Room for the ledger, its copies, logs and results."""
     state: State = "bad" if free < LEAST_FREE_BYTES else "note" if free < FEW_FREE_BYTES else "ok"
@@ -220,6 +190,7 @@ def of_ledger(home: Path, now: datetime) -> Iterator[Finding]:
     with contextlib.closing(ledger):
         yield of_clock(ledger, now)
         yield from of_health(home, ledger, now)
+        yield from surroundings.of_accounts(home, ledger)
 
 
 def of_clock(ledger: Ledger, now: datetime) -> Finding:

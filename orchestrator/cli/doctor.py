@@ -8,8 +8,8 @@ import typer
 def doctor(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> None:
     """Find what stands in the way here, with its remedy.
 
-    Driver, cards and their compute capability, whether CUDA really runs, ports, disk, clock and ledger. Exits 1 when
-    something stands in the way; a note does not.
+    Processor, driver, cards and their precisions, whether CUDA really runs, ports, disk, clock, ledger, and the AWS
+    account of each deployment that rents there. Exits 1 when something stands in the way; a note does not.
 
     Example: halve doctor
     """

@@ -10,14 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cards, doctor
+from orchestrator import cards, doctor, surroundings
 from orchestrator.clock import SystemClock, VirtualClock
 from orchestrator.doctor import Finding
-from orchestrator.ledger import leases
+from orchestrator.errors import Refused
+from orchestrator.ledger import deployments, leases
 from orchestrator.ledger.store import open_ledger
+from orchestrator.providers.aws import check as account
+from orchestrator.spec import Spec
 from tests.orchestrator.test_cards import Nvml
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+RENTED = (
+    "{name: rented, model: ppocr, provider: aws, aws: {region: us-east-1, instance_types: [g4dn.xlarge], bucket: b}}"
+)
 
 
 def states(found: object) -> list[str]:
@@ -85,8 +91,78 @@ def test_cuda_is_what_really_ran(runs: dict[str, str | None], expected: list[str
 def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert states([doctor.of_port(port)]) == ["note"]
-    assert states([doctor.of_port(port)]) == ["ok"]
+        assert states([surroundings.of_port(port)]) == ["note"]
+    assert states([surroundings.of_port(port)]) == ["ok"]
+
+
+def test_each_default_port_says_whose_it_is() -> None:
+    for port, (user, remedy) in surroundings.PORTS.items():
+        found = surroundings.of_port(port)
+        assert f":{port}" in found.found and user in found.found
+        assert found.state == "ok" or remedy in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("flags", "state", "word"),
+    [
+        pytest.param("flags : fpu avx2 amx_bf16 amx_tile", "ok", "bf16", id="sapphire-rapids"),
+        pytest.param("flags : fpu sse4_2 avx2", "ok", "fp32", id="haswell"),
+        pytest.param("flags : fpu sse4_2 avx", "note", "no AVX2", id="ivy-bridge"),
+        pytest.param("Features : fp asimd", "ok", "fp32", id="arm"),
+        pytest.param("", "ok", "4 cores", id="another-system"),
+    ],
+)
+def test_a_processor(flags: str, state: str, word: str) -> None:
+    found = surroundings.of_processor(f"processor : 0\n{flags}\nbugs : none\n", 4)
+    assert states([found]) == [state]
+    assert word in found.found
+
+
+@pytest.mark.parametrize(("kept", "state"), [(True, "ok"), (False, "note"), (None, "ok")])
+def test_a_clock_that_nobody_keeps_right(kept: bool | None, state: str) -> None:
+    assert states([surroundings.of_time(kept)]) == [state]
+    assert surroundings.synchronised() in (True, False, None)
+
+
+WELL = account.Finding(region="us-east-1", what="account", said="arn:aws:iam::1:user/me")
+QUOTA = account.Finding(
+    region="us-east-1", what="quota", said="0 of 4 vCPUs", remedy="aws service-quotas …", stops=False
+)
+DENIED = account.Finding(region="us-east-1", what="launch", said="UnauthorizedOperation", remedy="attach the policy")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [([WELL, WELL], ["ok"]), ([WELL, QUOTA], ["note"]), ([WELL, QUOTA, DENIED], ["note", "bad"])],
+)
+def test_an_account_on_aws(tmp_path: Path, found: list[account.Finding], expected: list[str]) -> None:
+    ledger = open_ledger(tmp_path)
+    with ledger.write() as tx:
+        deployments.put_up(tx, "here", "{name: here, model: ppocr, provider: local}", "here.yaml", NOW)
+        deployments.put_up(tx, "rented", RENTED, "rented.yaml", NOW)
+    asked: list[str] = []
+
+    def looks(wanted: Spec, home: Path) -> list[account.Finding]:
+        asked.append(wanted.name)
+        return found
+
+    told = list(surroundings.of_accounts(tmp_path, ledger, looks))
+    assert states(told) == expected
+    assert asked == ["rented"]
+    assert all("rented" in one.found for one in told)
+
+
+def test_an_account_that_cannot_be_asked(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    with ledger.write() as tx:
+        deployments.put_up(tx, "rented", RENTED, "rented.yaml", NOW)
+
+    def looks(wanted: Spec, home: Path) -> list[account.Finding]:
+        raise Refused("aws.bucket: there is none")
+
+    (told,) = surroundings.of_accounts(tmp_path, ledger, looks)
+    assert states([told]) == ["bad"]
+    assert told.remedy == "halve aws check rented.yaml"
 
 
 @pytest.mark.parametrize(("free", "expected"), [(10**8, "bad"), (10**9, "note"), (10**11, "ok")])
@@ -129,7 +205,7 @@ def test_the_command_exits_1_when_something_stands_in_the_way(tmp_path: Path) ->
     well = halve(tmp_path)
     bad = [one for one in json.loads(well.stdout) if one["state"] == "bad"]
     assert well.returncode == (1 if bad else 0)
-    assert {"driver", "engine", "port", "disk", "HALVE_HOME", "ledger"} <= {
+    assert {"processor", "driver", "engine", "port", "disk", "HALVE_HOME", "time", "ledger"} <= {
         one["check"] for one in json.loads(well.stdout)
     }
     (tmp_path / "halve.db").write_bytes(b"not a database" * 100)
