@@ -1,4 +1,4 @@
-"""What takes the machine for a while, export and measurement, in a process of its own that lets all others go first.
+"""What takes the machine for a while, export and measurement, in a process of its own that gives way to requests.
 
 python -m inference.ui.workshop JSON    where JSON is a Task's fields; writes a result's fields as JSON
 """
@@ -21,7 +21,7 @@ Kind = Literal["export", "bench"]
 
 SECONDS = 300.0  # the longest that a task may take
 ROUNDS = 3  # of a timing, of which the best counts
-NICENESS = 19
+NICENESS = 10
 SIDES = (640, 800, 1024)  # pixels, of the square that is timed
 
 

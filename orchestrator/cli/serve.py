@@ -22,7 +22,7 @@ def serve(
 
     Ctrl-C finishes the requests in flight, then ends.
 
-    /healthz says which backend, device and precision really run.
+    /healthz says which backend, device and precision really run. With the extra `ui` there is a page at /ui.
 
     Example: halve serve --port 7860, then: curl -F file=@invoice.png http://127.0.0.1:7860/v1/ocr
     """
@@ -31,7 +31,7 @@ def serve(
     from orchestrator.cli.engine import chosen, require_engine
 
     require_engine()
-    from inference import listener
+    from inference import listener, ui
     from inference.service import Settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -44,12 +44,13 @@ def serve(
         threads=threads,
         sources=tuple(sources),
     )
+    page = f", a page at {ui.PATH}" if ui.installed() else ""
     try:
         listener.serve(
             settings,
             host=host,
             port=port,
-            listening=lambda url: print(f"{url}  (POST /v1/ocr, GET /healthz, GET /metrics)", flush=True),
+            listening=lambda url: print(f"{url}  (POST /v1/ocr, GET /healthz, GET /metrics{page})", flush=True),
         )
     except listener.CannotServe as error:
         raise Refused(str(error)) from None
