@@ -25,7 +25,10 @@ def shown(
 
     Nobody is asked: a host is as its link last noted it.
     """
-    booked = owned.booked(tx, wanted.name, start, now)
+    booked: dict[tuple[str, str], list[Charge]] = {}
+    for box, charges in owned.booked(tx, start, now).items():
+        if box.deployment == wanted.name:
+            booked.setdefault((box.provider, box.host), []).extend(charges)
     found = []
     if "local" in wanted.provider:
         found.append(("local", here(home, wanted)))

@@ -231,7 +231,9 @@ def _words(host: Host, error: Exception) -> str:
         return f"refused: nothing listens on its port {host.port}; start sshd there, or correct the port in ssh.hosts"
     if isinstance(error, asyncssh.Error):
         return error.reason or type(error).__name__
-    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    if isinstance(error, OSError) and error.errno:
+        return f"{error.filename}: {os.strerror(error.errno)}" if error.filename else os.strerror(error.errno)
+    return str(error)
 
 
 def _answer_in(said: str) -> Mapping[str, Any] | None:
