@@ -1,7 +1,7 @@
 """The machines of one's own that a spec names: how each stands, what power it draws, what it has cost this month."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
@@ -9,10 +9,12 @@ from typing import Any
 
 from orchestrator import billing, draw, hosts, machine
 from orchestrator.billing import Charge
+from orchestrator.draw import Draw
 from orchestrator.ledger import owned
 from orchestrator.ledger.store import Transaction
 from orchestrator.providers.ssh.standing import Standing, noted
 from orchestrator.spec import Spec
+from orchestrator.spec.sections import Power
 
 #: this machine's name as a zone
 HERE = "this"
@@ -23,7 +25,7 @@ def shown(
 ) -> list[dict[str, Any]]:
     """As JSON values, with the cost from `start` to `now` in the spec's currency; null where no price is known.
 
-    Nobody is asked: a host is as its link last noted it.
+    Nobody is asked: a host is as its link last noted it. `power` is null where the spec has no tariff for it.
     """
     booked: dict[tuple[str, str], list[Charge]] = {}
     for box, charges in owned.booked(tx, start, now).items():
@@ -31,9 +33,9 @@ def shown(
             booked.setdefault((box.provider, box.host), []).extend(charges)
     found = []
     if "local" in wanted.provider:
-        found.append(("local", here(home, wanted)))
-    if "ssh" in wanted.provider:
-        found += [("ssh", noted(home, one.host.name)) for one in hosts.offered(wanted)]
+        found.append(("local", here(home, wanted), wanted.local.power))
+    if "ssh" in wanted.provider and wanted.ssh is not None:
+        found += [("ssh", noted(home, hosts.reached(one).name), one.power) for one in wanted.ssh.hosts]
     return [
         {
             "name": one.name,
@@ -41,12 +43,19 @@ def shown(
             "state": one.state,
             "why": one.why,
             "gpu": one.gpu,
-            "power": asdict(one.draw),
+            "power": None if power is None else asdict(declared(power, one.draw)),
             "month_micros": cost_micros(booked.get((provider, one.name), ()), wanted.currency, rates, start, now),
             "currency": wanted.currency or None,
         }
-        for provider, one in found
+        for provider, one, power in found
     ]
+
+
+def declared(power: Power, draw: Draw) -> Draw:
+    """What counts of a machine's power: what the spec declares, where it does."""
+    if power.watts == "auto":
+        return draw
+    return replace(draw, idle_watts=power.idle_watts, busy_watts=power.watts, meters="declared")
 
 
 def here(home: Path, wanted: Spec) -> Standing:

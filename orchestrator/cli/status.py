@@ -90,7 +90,8 @@ def _host(console: "Console", host: dict[str, Any]) -> None:
     known = host["month_micros"] is not None
     money = f"{host['month_micros'] / 1e6:.2f} {host['currency'] or ''}".strip() if known else "unknown"
     name = "this machine" if host["provider"] == "local" else host["name"]
-    _say(console, f"{name} is {host['state']}, this month {money}, power {watts(host['power'])}", 2)
+    power = f", power {watts(host['power'])}" if host["power"] else ""
+    _say(console, f"{name} is {host['state']}, this month {money}{power}", 2)
     if host["why"]:
         _say(console, host["why"], 4)
 

@@ -33,6 +33,10 @@ CHINESE: dict[str, str] = {
     "+ {amount}, not added: no rate from {other} to {code} in a spec.": (
         "+ {amount}，未计入合计：配置中没有 {other} 到 {code} 的汇率。"
     ),
+    "{host}, {deployment}: {hours} h, {cost}, {images} images": (
+        "{host}（{deployment}）：{hours} 小时，{cost}，{images} 张图片"
+    ),
+    "this machine": "本机",
     "last month, {month}: {whole}; days 1 to {days}: {before}, now {now} ({change})": (
         "环比 {month}：全月 {whole}；前 {days} 天 {before}，本月 {now}（{change}）"
     ),

@@ -45,6 +45,10 @@ def to_json(report: MonthReport) -> dict[str, Any]:
         "unknown_hours": _rounded(report.unknown_hours),
         "unconverted": [{"currency": code, "cost_micros": micros} for code, micros in report.unconverted],
         "rows": [_row(row) for row in report.rows],
+        "hosts": [
+            {**asdict(one), "hours": _rounded(one.hours), "unknown_hours": _rounded(one.unknown_hours)}
+            for one in report.hosts
+        ],
         "days": [{"date": day.date.isoformat(), "cost_micros": day.cost_micros} for day in report.days],
         "savings": _savings(report),
         "gaps_minutes": report.gaps_minutes,

@@ -6,7 +6,7 @@ from fractions import Fraction
 from orchestrator.billing import between, hours
 from orchestrator.ledger import owned
 from orchestrator.ledger.store import Transaction
-from orchestrator.reports.prices import Rates
+from orchestrator.ledger.tallies import Rates
 from policies.windows import Span
 
 

@@ -19,6 +19,7 @@ from orchestrator.reports.coverage import gap_minutes
 from orchestrator.reports.days import Day, beginnings, days, spent
 from orchestrator.reports.forecast import Forecast, forecast, ranged
 from orchestrator.reports.frame import Frame, frame, market_until, so_far, year_and_month
+from orchestrator.reports.hosts import HostRow, host_rows
 from orchestrator.reports.interruptions import Interruptions, interruptions
 from orchestrator.reports.interruptions import within as inside
 from orchestrator.reports.prices import ListPrices, list_cost
@@ -86,6 +87,7 @@ class MonthReport:
     unknown_hours: Fraction
     unconverted: tuple[tuple[str, int], ...]
     rows: tuple[Row, ...]
+    hosts: tuple[HostRow, ...]  # the rows of one's own machines, machine by machine
     days: tuple[Day, ...]
     kinds: tuple[tuple[str, int], ...]  # compute, disk, address
     savings: Savings | None
@@ -142,6 +144,7 @@ def month(
             period,
         )
         lost = interruptions(tx, period, rates)
+        hosts = host_rows(tx, period, rates)
         priced = reporting.quoted(tx, period.opens_at, period.closes_at)
         beside = [_beside(tx, one, charged, rates) if charged and one is not None else None for one in alikes]
     by_deployment = grouped(charged, lambda one: one.deployment)
@@ -163,6 +166,7 @@ def month(
         unknown_hours=sum((row.unknown_hours for row in rows), Fraction(0)),
         unconverted=_added(pair for row in rows for pair in row.unconverted),
         rows=rows,
+        hosts=hosts,
         days=spent_by_day,
         kinds=_added((one.kind, one.micros) for one in charged if one.micros is not None),
         savings=saved,

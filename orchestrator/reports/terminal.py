@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from orchestrator.reports.budgets import BudgetLine
 from orchestrator.reports.figures import PIPED_WIDTH, UNKNOWN, age, count, hours, money, percent
+from orchestrator.reports.hosts import HostRow
 from orchestrator.reports.month import MonthReport
 from orchestrator.reports.savings import Savings
 from orchestrator.reports.table import digits, fitting, signed
@@ -81,6 +83,8 @@ def below(report: MonthReport, say: Words) -> Iterator[str]:
         yield say(
             "+ {amount}, not added: no rate from {other} to {code} in a spec.", amount=amount, other=other, code=code
         )
+    if len(report.hosts) > 1:
+        yield from map(partial(host_line, report, say), report.hosts)
     for one, template in (
         (report.last_month, "last month, {month}: {whole}; days 1 to {days}: {before}, now {now} ({change})"),
         (report.last_year, "a year ago, {month}: {whole}; days 1 to {days}: {before}, now {now} ({change})"),
@@ -121,6 +125,19 @@ def below(report: MonthReport, say: Words) -> Iterator[str]:
             "No evidence for {minutes} minutes: replicas were up and no daemon looked.",
             minutes=count(report.gaps_minutes),
         )
+
+
+def host_line(report: MonthReport, say: Words, one: HostRow) -> str:
+    """What one of one's own machines cost, and what it read for it."""
+    cost = say(UNKNOWN) if one.cost_micros is None else signed(report, one.cost_micros, say)
+    return say(
+        "{host}, {deployment}: {hours} h, {cost}, {images} images",
+        host=say("this machine") if one.provider == "local" else one.host,
+        deployment=one.deployment,
+        hours=hours(one.hours),
+        cost=f"{cost} + {say(UNKNOWN)}" if one.unknown_hours and one.cost_micros is not None else cost,
+        images=count(one.images),
+    )
 
 
 def interruption_lines(report: MonthReport, say: Words) -> Iterator[str]:

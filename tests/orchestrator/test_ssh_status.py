@@ -129,7 +129,10 @@ model: ppocr
 provider: [ssh, local]
 currency: CNY
 rates: {USD: {rate: 7, as_of: 2026-11-01, source: my bank}}
-ssh: {hosts: [{address: box1, gpu: T4}, {address: box2, gpu: T4}]}
+ssh:
+  hosts:
+    - {address: box1, gpu: T4, power: {watts: 170, idle_watts: 40, price_per_kwh: 0.6}}
+    - {address: box2, gpu: T4, power: {price_per_kwh: 0.6}}
 """
 
 
@@ -152,5 +155,7 @@ def test_each_host_has_its_own_cost_of_this_month(home: Path) -> None:
     costs = {one["name"]: (one["month_micros"], one["currency"]) for one in found}
     assert costs == {"this": (2_000_000, "CNY"), "box1": (1_900_000, "CNY"), "box2": (None, "CNY")}
     shown = done(halve(home, "status"))
+    assert "  this machine is ready, this month 2.00 CNY\n" in shown
+    assert "  box1 is unreachable, this month 1.90 CNY, power 40 W idle, 170 W busy (declared)\n" in shown
     assert "  box2 is unreachable, this month unknown, power unknown\n" in shown
     assert f"    {NOBODY_ASKS}\n" in shown
