@@ -45,7 +45,7 @@ class Front:
         self.upstream = Upstream(pins)
         self.watch = Watch(self.roster, self.upstream, limits)
         # A token of the door's says nothing to a replica, so it stays here; without one Authorization is not ours.
-        self._proxy = Proxy(self.roster, self.upstream, self.counts, keep_token=token is None, limits=limits)
+        self.proxy = Proxy(self.roster, self.upstream, self.counts, keep_token=token is None, limits=limits)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.raw_path.startswith("/-/"):
@@ -60,7 +60,7 @@ class Front:
         identity = heads.request_id(request)
         begun = time.monotonic()
         try:
-            answer = await self._proxy.answer(request, identity)
+            answer = await self.proxy.answer(request, identity)
         except asyncio.CancelledError:
             self.counts.totals.gone += 1
             raise

@@ -1,5 +1,6 @@
 """One request through the door: choose a replica, send, send elsewhere if the replica dies, pass the answer on."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -59,6 +60,7 @@ class Proxy:
         self._limits = limits
         self._memory = Memory()
         self._bucket = Bucket()
+        self._watching: set[asyncio.Transport] = set()  # who follows events, for as long as a page is open
 
     async def answer(self, request: web.BaseRequest, identity: str) -> web.StreamResponse:
         """The answer to a request, from a replica or else from the door. `identity`: its X-Request-Id."""
@@ -105,6 +107,11 @@ class Proxy:
             return reply(408, {"error": "timeout", "reason": "the body stopped coming"}, identity, close=True)
         finally:
             body.forget()
+
+    def hang_up(self) -> None:
+        """On those who only follow events: they come again, and nobody else has to wait for them to leave."""
+        for transport in self._watching:
+            transport.abort()
 
     async def _carry(self, errand: Errand) -> web.StreamResponse:
         """Find a replica for it until one has answered, time is up, or trying again would do harm."""
@@ -184,6 +191,7 @@ class Proxy:
                         # It lasts as long as somebody looks at the page, which is no work, and no reason to stay.
                         self._roster.give_back(replica)
                         working = False
+                        return await self._follow(errand, answer)
                 return await self._relay(errand, answer)
             finally:
                 answer.close()
@@ -230,6 +238,16 @@ class Proxy:
             return response
         await response.write_eof()
         return response
+
+    async def _follow(self, errand: Errand, answer: Reply) -> web.StreamResponse:
+        transport = errand.request.transport
+        if transport is None:  # gone already
+            raise ConnectionResetError
+        self._watching.add(transport)
+        try:
+            return await self._relay(errand, answer)
+        finally:
+            self._watching.discard(transport)
 
     def _passed_on(self, busy: Mapping[str, web.Response], errand: Errand) -> web.Response:
         """What the last of the busy replicas said, when all are."""

@@ -78,6 +78,7 @@ async def _run(options: Options, files: Files, settings: str, token: bytes | Non
     listener.close()
     log.info("told to stop; %d requests in flight", sum(front.roster.in_flight.values()))
     protocols.pre_shutdown()
+    front.proxy.hang_up()
     leaving = asyncio.create_task(protocols.shutdown(front.limits.leave))
     hurried = asyncio.create_task(hurry.wait())
     await asyncio.wait((leaving, hurried), return_when=asyncio.FIRST_COMPLETED)

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from orchestrator.door import Door, Replica, ServingSet
+from orchestrator.door.limits import Limits
 from orchestrator.door.process import Files, held, hold, read_note
 from orchestrator.errors import Refused
 from tests.orchestrator.door_upstream import free_port, upstream
@@ -213,6 +214,17 @@ def test_stop_lets_requests_finish(door: Door) -> None:
         assert asked.result().json()["replica"] == "a"
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
+
+
+def test_a_page_left_open_keeps_no_door_open(door: Door) -> None:
+    with upstream("a") as a, httpx.Client() as client:
+        url = door.ensure("127.0.0.1:0").url
+        door.publish(ServingSet(deployment="ocr", open=True, replicas=(Replica(id="a", url=a.url),)))
+        with client.stream("GET", f"{url}/ui/events?pieces=10000&seconds=0.1") as answer:
+            next(answer.iter_raw())
+            begun = time.monotonic()
+            door.stop()
+            assert time.monotonic() - begun < Limits().leave  # which is what requests get
 
 
 @pytest.mark.parametrize("killed", [False, True])
