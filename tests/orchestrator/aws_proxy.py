@@ -44,6 +44,17 @@ class Refusal:
     times: int = 1
 
 
+@dataclass(kw_only=True)
+class Life:
+    """What a bill depends on, as it happened."""
+
+    token: str
+    spot: bool
+    launched_at: datetime
+    ended_at: datetime | None = None
+    taken_back: bool = False
+
+
 @dataclass
 class Cloud:
     """What the proxy adds to moto, and how a test sets it."""
@@ -60,6 +71,8 @@ class Cloud:
     products: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
     quotas: dict[str, float] = field(default_factory=dict)
     consoles: dict[str, Path] = field(default_factory=dict)  # instance -> what it has said
+    dry: set[str] = field(default_factory=set)  # zones that have no machine left
+    lives: dict[str, Life] = field(default_factory=dict)  # by instance
     sent: list[dict[str, str]] = field(default_factory=list)  # every RunInstances, as it came
     _answers: dict[str, tuple[dict[str, str], bytes]] = field(default_factory=dict)  # by client token
     _requests: dict[str, dict[str, Any]] = field(default_factory=dict)  # spot requests by instance
@@ -140,6 +153,8 @@ class Cloud:
 
         one = self.instance(instance_id, region)
         one._state.name, one._state.code, one._reason = "terminated", 48, ""
+        self.lives[instance_id].ended_at = self.clock.now()
+        self.lives[instance_id].taken_back = code == "Server.SpotInstanceTermination"
         one.state_reason = StateReason(message, code)
 
     # what follows is the proxy
@@ -152,6 +167,8 @@ class Cloud:
         target = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
         action = form.get("Action") or target or f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
         self.calls.append((service, action))
+        if action == "RunInstances" and self._zone(region, form) in self.dry:
+            return _refused(start, service, "InsufficientInstanceCapacity", 500)
         refusal = self._refusal(action)
         if refusal is not None and not refusal.after:
             return _refused(start, service, refusal.code, refusal.status)
@@ -164,6 +181,14 @@ class Cloud:
         status, headers, content = said
         start(status, headers)
         return [content]
+
+    def _zone(self, region: str, form: dict[str, str]) -> str:
+        """Where a launch would land; "" outside the default subnets."""
+        from moto.ec2.models import ec2_backends
+
+        subnets = ec2_backends[ACCOUNT][region].get_default_subnets()
+        wanted = form.get("NetworkInterface.1.SubnetId")
+        return next((zone for zone, one in subnets.items() if one.id == wanted), "")
 
     def _refusal(self, action: str) -> Refusal | None:
         for one in self.refusals:
@@ -250,10 +275,14 @@ class Cloud:
                 nic.public_ip = str(ip_address(0x7F000000 | int(one.id[2:8], 16)))
             for volume in one.block_device_mapping.values():
                 volume.attach_time = now
-            if form.get("InstanceMarketOptions.MarketType") == "spot":
+            spot = form.get("InstanceMarketOptions.MarketType") == "spot"
+            self.lives[one.id] = Life(token=form["ClientToken"], spot=spot, launched_at=self.clock.now())
+            if spot:
                 self._requests[one.id] = {"code": "fulfilled", "at": self.clock.now(), "tags": _tags(form)}
 
     def _ended(self, region: str, instance_id: str) -> None:
+        life = self.lives[instance_id]
+        life.ended_at = life.ended_at or self.clock.now()
         self.instance(instance_id, region)._reason = f"User initiated ({self.clock.now():%Y-%m-%d %H:%M:%S} GMT)"
 
     def _without_hidden(self, content: bytes) -> bytes:
