@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.clock import Clock
 from orchestrator.errors import Refused
 from orchestrator.ledger.store import installation_key
-from orchestrator.providers.aws.settings import Installation, Settings
+from orchestrator.providers.aws.settings import Installation, Settings, is_container
 from orchestrator.spec import Spec
 from orchestrator.spec.sections import Aws
 
@@ -81,5 +81,5 @@ def check(wanted: Spec) -> None:
         return
     if section.bucket is None and section.image == "auto":
         raise Refused("aws.bucket: AWS's own image brings no engine: name a bucket of yours, or an image that has it")
-    if section.image != "auto" and len(section.region) > 1:
+    if section.image != "auto" and not is_container(section.image) and len(section.region) > 1:
         raise Refused("aws.image: an image lives in one region; name one region, or use auto")

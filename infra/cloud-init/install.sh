@@ -1,8 +1,15 @@
 #!/bin/sh
-# Have the engine: its driver first, then the wheel that the controller runs itself, known by its hash.
+# Have the engine: its driver first, then a container image, or the wheel that the controller runs itself, by its hash.
 set -eu
 . /opt/halve/engine.env
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || { echo "halve: no NVIDIA driver in this image"; exit 1; }
+if [ -n "$HALVE_IMAGE" ]; then
+  for attempt in 1 2 3 4 5; do
+    docker pull --quiet "$HALVE_IMAGE" && exit 0
+    sleep "$attempt"
+  done
+  exit 1
+fi
 [ -n "$HALVE_WHEEL" ] || exit 0 # the image brings it in /opt/halve/venv
 wheel="/opt/halve/$(basename "$HALVE_WHEEL")"
 for attempt in 1 2 3 4 5; do

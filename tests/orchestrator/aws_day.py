@@ -102,10 +102,6 @@ def ready(day: Day) -> list[Machine]:
     raise AssertionError([one.status for one in machines])
 
 
-def bare(machine: Machine) -> str:
-    return str(machine.provider_id).rpartition("/")[2]
-
-
 def spot(day: Day) -> Machine:
     """A spot machine that serves."""
     for _ in range(10):

@@ -4,6 +4,7 @@ The same process holds both, so that the proxy can do to a machine what AWS does
 """
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -97,19 +98,19 @@ class Cloud:
         """As EC2 interrupts a spot machine."""
         self._end(instance_id, region, "Server.SpotInstanceTermination", "Spot instance termination")
         request = self._requests[instance_id]
-        request["code"], request["at"] = "instance-terminated-no-capacity", self.clock.now()
+        request["code"], request["at"] = "instance-terminated-no-capacity", self._now()
 
     def announce(self, instance_id: str) -> None:
         """As EC2 marks the request of a spot machine that it will take back."""
         request = self._requests[instance_id]
-        request["code"], request["at"] = "marked-for-termination", self.clock.now()
+        request["code"], request["at"] = "marked-for-termination", self._now()
 
     def warn(self, instance_id: str, region: str = REGION, kind: str = WARNING) -> None:
         """As EventBridge hears of it, which is not what the request or the machine say. moto lets us speak as EC2."""
         import boto3
 
         detail = {"instance-id": instance_id, "instance-action": "terminate"}
-        entry = {"Source": "aws.ec2", "DetailType": kind, "Detail": json.dumps(detail), "Time": self.clock.now()}
+        entry = {"Source": "aws.ec2", "DetailType": kind, "Detail": json.dumps(detail), "Time": self._now()}
         before = len(self.calls)
         boto3.client("events", region_name=region).put_events(Entries=[entry])
         del self.calls[before:]  # nobody's call but the test's
@@ -121,12 +122,12 @@ class Cloud:
     def stop(self, instance_id: str, region: str = REGION) -> None:
         one = self.instance(instance_id, region)
         one._state.name, one._state.code = "stopped", 80
-        one._reason = f"User initiated ({self.clock.now():%Y-%m-%d %H:%M:%S} GMT)"
+        one._reason = f"User initiated ({self._now():%Y-%m-%d %H:%M:%S} GMT)"
 
     def start(self, instance_id: str, region: str = REGION) -> None:
         one = self.instance(instance_id, region)
         one._state.name, one._state.code, one._reason = "running", 16, ""
-        one.launch_time = self.clock.now()
+        one.launch_time = self._now()
 
     def alive(self, region: str = REGION) -> list[Any]:
         """Those that cost money now."""
@@ -143,6 +144,10 @@ class Cloud:
 
         return str(ec2_backends[ACCOUNT][zone[:-1]].get_default_subnets()[zone].id)
 
+    def _now(self) -> datetime:
+        """EC2 tells whole seconds, and bills them."""
+        return self.clock.now().replace(microsecond=0)
+
     def _machines(self, region: str) -> list[Any]:
         from moto.ec2.models import ec2_backends
 
@@ -153,7 +158,7 @@ class Cloud:
 
         one = self.instance(instance_id, region)
         one._state.name, one._state.code, one._reason = "terminated", 48, ""
-        self.lives[instance_id].ended_at = self.clock.now()
+        self.lives[instance_id].ended_at = self._now()
         self.lives[instance_id].taken_back = code == "Server.SpotInstanceTermination"
         one.state_reason = StateReason(message, code)
 
@@ -265,7 +270,7 @@ class Cloud:
         return said[0], said[1], content
 
     def _launched(self, region: str, form: dict[str, str], content: bytes) -> None:
-        now = self.clock.now().replace(tzinfo=None)
+        now = self._now().replace(tzinfo=None)
         for found in re.findall(rb"<instanceId>(i-[0-9a-f]+)</instanceId>", content):
             one = self.instance(found.decode(), region)
             one.launch_time = now
@@ -276,14 +281,14 @@ class Cloud:
             for volume in one.block_device_mapping.values():
                 volume.attach_time = now
             spot = form.get("InstanceMarketOptions.MarketType") == "spot"
-            self.lives[one.id] = Life(token=form["ClientToken"], spot=spot, launched_at=self.clock.now())
+            self.lives[one.id] = Life(token=form["ClientToken"], spot=spot, launched_at=self._now())
             if spot:
-                self._requests[one.id] = {"code": "fulfilled", "at": self.clock.now(), "tags": _tags(form)}
+                self._requests[one.id] = {"code": "fulfilled", "at": self._now(), "tags": _tags(form)}
 
     def _ended(self, region: str, instance_id: str) -> None:
         life = self.lives[instance_id]
-        life.ended_at = life.ended_at or self.clock.now()
-        self.instance(instance_id, region)._reason = f"User initiated ({self.clock.now():%Y-%m-%d %H:%M:%S} GMT)"
+        life.ended_at = life.ended_at or self._now()
+        self.instance(instance_id, region)._reason = f"User initiated ({self._now():%Y-%m-%d %H:%M:%S} GMT)"
 
     def _without_hidden(self, content: bytes) -> bytes:
         text = content.decode()
@@ -297,7 +302,7 @@ class Cloud:
         return text.encode()
 
     def _spot_history(self, form: dict[str, str]) -> str:
-        since = datetime.fromisoformat(form["StartTime"]) if "StartTime" in form else self.clock.now()
+        since = datetime.fromisoformat(form["StartTime"]) if "StartTime" in form else self._now()
         types = {value for name, value in form.items() if name.startswith("InstanceType.")}
         rows = []
         for (zone, kind), moves in self.spot_prices.items():
@@ -448,6 +453,22 @@ class Unwatched:
 
     def over(self, machines: Iterable[Listed]) -> list[Listed]:
         return list(machines)
+
+
+def token(home: Path, name: str = "a") -> str:
+    """Of a launch of this home: an account may be shared by tests, tokens may not."""
+    return f"{name}-{hashlib.sha256(str(home).encode()).hexdigest()}"[:40]
+
+
+def only(provider: AwsProvider) -> Listed:
+    """The one machine that it lists."""
+    (one,) = provider.instances()
+    return one
+
+
+def bare(provider_id: str | None) -> str:
+    """As EC2 calls it."""
+    return str(provider_id).rpartition("/")[2]
 
 
 def offer(zone: str = f"{REGION}a", purchase: Purchase = Purchase.SPOT, kind: str = TYPE, gpu: str = "T4") -> Offer:

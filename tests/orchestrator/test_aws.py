@@ -10,7 +10,6 @@ import pytest
 
 from orchestrator.clock import VirtualClock
 from orchestrator.providers import (
-    Listed,
     Misconfigured,
     NoCapacity,
     ProviderError,
@@ -22,6 +21,7 @@ from orchestrator.providers import (
 from orchestrator.providers.aws.provider import AwsProvider
 from policies.snapshot import Purchase
 from tests.orchestrator import aws_proxy as aws
+from tests.orchestrator.aws_proxy import bare, only, token
 
 pytest.importorskip("flask", reason="moto's server needs Flask")
 
@@ -56,19 +56,6 @@ def cloud(account: aws.Cloud, clock: VirtualClock) -> aws.Cloud:
 @pytest.fixture
 def rented(cloud: aws.Cloud, home: Path, clock: VirtualClock) -> AwsProvider:
     return aws.provider(home, clock)
-
-
-def token(home: Path, name: str = "a") -> str:
-    return f"{name}-{abs(hash(str(home))):x}"[:40]
-
-
-def only(provider: AwsProvider) -> Listed:
-    (one,) = provider.instances()
-    return one
-
-
-def bare(provider_id: str) -> str:
-    return provider_id.rpartition("/")[2]
 
 
 REFUSED = [
@@ -185,6 +172,13 @@ def test_everything_that_a_launch_makes_bears_our_tags(cloud: aws.Cloud, rented:
     assert sent["InstanceMarketOptions.SpotOptions.SpotInstanceType"] == "one-time"
     assert not any("MaxPrice" in name for name in sent)
     assert {"instance", "volume", "network-interface", "spot-instances-request"} <= set(sent.values())
+
+
+def test_a_container_runs_on_awss_own_image(cloud: aws.Cloud, home: Path, clock: Any) -> None:
+    rented = aws.provider(home, clock, image="ghcr.io/some/halve:1")
+    rented.launch(aws.request(token(home)))
+    assert cloud.sent[-1]["ImageId"].startswith("resolve:ssm:")
+    assert cloud.sent[-1]["MetadataOptions.HttpPutResponseHopLimit"] == "1"  # a container is two hops away
 
 
 def test_two_installations_never_see_each_other(cloud: aws.Cloud, home: Path, tmp_path: Path, clock: Any) -> None:

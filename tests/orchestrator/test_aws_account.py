@@ -130,8 +130,8 @@ def test_a_controller_may_do_what_it_does_and_nothing_else(
     rented.instances()
     rented.launch(aws.request("listened", **wiring.frozen(wanted, home)))
     (listened,) = [one for one in rented.instances() if one.token == "listened"]
-    contact.console(aws.REGION, listened.provider_id.rpartition("/")[2])
-    cloud.warn(listened.provider_id.rpartition("/")[2])
+    contact.console(aws.REGION, aws.bare(listened.provider_id))
+    cloud.warn(aws.bare(listened.provider_id))
     (warned,) = [one for one in open_providers(wanted, home, clock)["aws"].instances() if one.token == "listened"]
     assert warned.reclaim_at == NOW + timedelta(seconds=120)  # by the stack's own rule and queue
     moved = parse(spec_text(stack["Bucket"], address="203.0.113.8"))

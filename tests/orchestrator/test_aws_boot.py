@@ -46,6 +46,33 @@ def test_the_watchdog_comes_first_and_everything_in_its_order() -> None:
     assert "--port 7860 --model ppocr --workers 2" in files["/opt/halve/engine.env"]
 
 
+def test_a_container_image_is_the_engine(tmp_path: Path) -> None:
+    frozen = settings(image="ghcr.io/some/halve@sha256:00ff").frozen(None)
+    said = yaml.safe_load(boot.user_data(PAYLOAD, frozen, OURS, "t", "us-east-1"))
+    files = {one["path"]: one["content"] for one in said["write_files"]}
+    assert 'HALVE_IMAGE="ghcr.io/some/halve@sha256:00ff"' in files["/opt/halve/engine.env"]
+    assert "docker run" in files["/etc/systemd/system/halve-engine.service"]
+    assert (
+        "--network host" not in files["/etc/systemd/system/halve-engine.service"]
+    )  # the metadata service is near there
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("nvidia-smi", "docker"):
+        (tools / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/did\n')
+        (tools / name).chmod(0o755)
+    (tmp_path / "engine.env").write_text(files["/opt/halve/engine.env"])
+    script = files["/opt/halve/install.sh"].replace("/opt/halve", str(tmp_path))
+    path = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-c", script], env=path, capture_output=True, timeout=30, check=True)
+    assert "docker pull --quiet ghcr.io/some/halve@sha256:00ff" in (tmp_path / "did").read_text()
+
+
+@pytest.mark.parametrize("image", ["ghcr.io/x; poweroff", "a/$(id)", "a/ b"])
+def test_no_image_becomes_a_command(image: str) -> None:
+    with pytest.raises(Misconfigured, match="cannot be told"):
+        boot.user_data(PAYLOAD, settings(image=image).frozen(None), OURS, "t", "us-east-1")
+
+
 def test_it_is_the_same_byte_for_byte_and_holds_no_secret() -> None:
     word = OURS.word("t")
     assert user_data(workers=2) == user_data(workers=2)
@@ -83,7 +110,7 @@ def test_the_shell_reads_the_installer(tmp_path: Path) -> None:
     script = boot.part("install.sh").replace("/opt/halve", str(tmp_path))
     for sha256, done in ((hashlib.sha256(b"wheel\n").hexdigest(), True), ("00" * 32, False)):
         (tmp_path / "engine.env").write_text(
-            f'HALVE_WHEEL="s3://b/k/w.whl"\nHALVE_WHEEL_SHA256="{sha256}"\nHALVE_REGION="r"\n'
+            f'HALVE_IMAGE=""\nHALVE_WHEEL="s3://b/k/w.whl"\nHALVE_WHEEL_SHA256="{sha256}"\nHALVE_REGION="r"\n'
         )
         checked = script[: script.index("python3 -m venv")]
         path = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}

@@ -71,12 +71,11 @@ class Rack:
         return Place(engine="https://127.0.0.1:9", watchdog=f"https://127.0.0.1:{port}")
 
     def token(self, name: str) -> str:
-        """The account is shared by all tests."""
-        return f"{name}-{self.ours.tag}"
+        return aws.token(self.home, name)
 
     def launched(self, name: str) -> str:
         """Only EC2 knows it yet."""
-        return self.provider().launch(aws.request(self.token(name))).rpartition("/")[2]
+        return aws.bare(self.provider().launch(aws.request(self.token(name))))
 
     def machine(self, name: str, folder: Path, **own: object) -> tuple[str, Machine]:
         """A machine that has started as its user data says."""

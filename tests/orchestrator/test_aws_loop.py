@@ -9,7 +9,8 @@ import pytest
 from orchestrator.ledger import charges, fleet
 from policies.lifecycle import Status
 from policies.snapshot import Purchase
-from tests.orchestrator.aws_day import Day, bare, begun, ready, spot
+from tests.orchestrator.aws_day import Day, begun, ready, spot
+from tests.orchestrator.aws_proxy import bare
 from tests.orchestrator.scene import always
 
 pytest.importorskip("flask", reason="moto's server needs Flask")
@@ -27,14 +28,14 @@ def test_a_notice_takes_a_machine_out_of_the_door_and_replaces_it_in_one_tick(da
     machine = spot(day)
     assert machine.id in day.door.inside
     before = len(day.cloud.sent)
-    day.cloud.announce(bare(machine))
+    day.cloud.announce(bare(machine.provider_id))
     after = day.tick(1)
     assert machine.id not in day.door.inside
     assert len(day.cloud.sent) > before or any(one.status is Status.READY for one in after if one.id != machine.id)
     assert machine.url in day.engines.drained
     assert day.cloud.calls.count(("ec2", "TerminateInstances")) == 0  # in its first hour EC2 ends it, and bills nothing
     day.clock.sleep(119)
-    day.cloud.take_back(bare(machine))
+    day.cloud.take_back(bare(machine.provider_id))
     day.tick(1)
     ended = day.machine(machine.id)
     assert ended.status is Status.PREEMPTED

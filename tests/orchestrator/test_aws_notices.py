@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from orchestrator.clock import VirtualClock
-from orchestrator.providers import Listed, Unreachable
+from orchestrator.providers import Unreachable
 from orchestrator.providers.aws.notices import REBALANCE, WARNING, told
 from orchestrator.providers.aws.provider import AwsProvider
 from tests.orchestrator import aws_proxy as aws
+from tests.orchestrator.aws_proxy import bare, only, token
 from tests.orchestrator.tiny import until
 
 pytest.importorskip("flask", reason="moto's server needs Flask")
@@ -56,13 +57,8 @@ def rented(queue: str, home: Path, clock: VirtualClock) -> AwsProvider:
 
 def machine(provider: AwsProvider, home: Path) -> str:
     """A new one's id, which is listed by now."""
-    provider.launch(aws.request(f"a-{abs(hash(str(home))):x}"))
-    return only(provider).provider_id.rpartition("/")[2]
-
-
-def only(provider: AwsProvider) -> Listed:
-    (one,) = provider.instances()
-    return one
+    provider.launch(aws.request(token(home)))
+    return bare(only(provider).provider_id)
 
 
 def left(queue: str) -> int:

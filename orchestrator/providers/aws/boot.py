@@ -10,7 +10,7 @@ from typing import Any
 
 import orchestrator
 from orchestrator.providers import Misconfigured
-from orchestrator.providers.aws.settings import ENGINE_PORT, WATCHDOG_PORT, Installation
+from orchestrator.providers.aws.settings import ENGINE_PORT, WATCHDOG_PORT, Installation, is_container
 
 #: raw, as EC2 counts it
 USER_DATA_MAX = 16_384
@@ -41,7 +41,8 @@ def user_data(
         "kept": "/run/halve-lease",
         "metadata": "http://169.254.169.254",
     }
-    wheel = frozen["wheel"] or {}
+    container = _plain(str(frozen["image"])) if is_container(str(frozen["image"])) else ""
+    wheel = {} if container else frozen["wheel"] or {}
     values = {
         "lease_seconds": str(said["lease_seconds"]),
         "lease": json.dumps(json.dumps(said, sort_keys=True)),
@@ -49,10 +50,11 @@ def user_data(
         "watchdog": json.dumps(part("watchdog.py")),
         "watchdog_unit": json.dumps(part("halve-watchdog.service")),
         "install": json.dumps(part("install.sh")),
-        "engine_unit": json.dumps(part("halve-engine.service")),
+        "engine_unit": json.dumps(part("halve-engine-container.service" if container else "halve-engine.service")),
         "engine": json.dumps(
             _environment(
                 {
+                    "HALVE_IMAGE": container,
                     "HALVE_WHEEL": f"s3://{frozen['bucket']}/{wheel['key']}" if wheel else "",
                     "HALVE_WHEEL_SHA256": wheel.get("sha256", ""),
                     "HALVE_REGION": region,
@@ -86,13 +88,17 @@ def _engine(payload: Mapping[str, Any]) -> list[str]:
     for name in ENGINE_OPTIONS:
         if name in engine:
             words += [f"--{name}", str(engine[name])]
-    if strange := [word for word in words if not word or set(word) - WORD]:
-        raise Misconfigured(f"a machine on AWS cannot be told {strange[0]!r}")
-    return words
+    return [_plain(word) for word in words]
 
 
 #: what neither a shell, nor systemd, nor YAML reads anything into
-WORD = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/:")
+WORD = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/:@")
+
+
+def _plain(word: str) -> str:
+    if not word or set(word) - WORD:
+        raise Misconfigured(f"a machine on AWS cannot be told {word!r}")
+    return word
 
 
 def _environment(values: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from orchestrator.providers import Misconfigured, Request
 from orchestrator.providers.aws import boot
-from orchestrator.providers.aws.settings import TAG, Installation
+from orchestrator.providers.aws.settings import TAG, Installation, is_container
 from policies.snapshot import Purchase
 
 #: AWS's own image with NVIDIA's driver, found anew by EC2 at each launch
@@ -25,9 +25,9 @@ def run_instances(
     """
     spot = request.offer.purchase is Purchase.SPOT
     kinds = (*TAGGED, "spot-instances-request") if spot else TAGGED
-    tags = _tags(request, installation)
+    tags, image = _tags(request, installation), str(frozen["image"])
     arguments: dict[str, Any] = {
-        "ImageId": AUTO_IMAGE if frozen["image"] == "auto" else str(frozen["image"]),
+        "ImageId": AUTO_IMAGE if image == "auto" or is_container(image) else image,
         "InstanceType": request.offer.instance_type,
         "MinCount": 1,
         "MaxCount": 1,

@@ -22,7 +22,7 @@ class Settings:
     regions: tuple[str, ...]
     instance_types: tuple[str, ...]
     subnets: tuple[str, ...] = ()  # none: the default one of each zone
-    image: str = "auto"
+    image: str = "auto"  # AWS's own with a driver; or an AMI that brings the engine, or a container image that is it
     bucket: str | None = None  # where machines fetch their wheel; None: the image brings it
     lease_seconds: int = 1800
     queue: str | None = None
@@ -73,6 +73,11 @@ class Installation:
 
     def _derived(self, what: str) -> str:
         return hmac.new(self.key, what.encode(), hashlib.sha256).hexdigest()
+
+
+def is_container(image: str) -> bool:
+    """Whether a spec's image is a container's (registry.example/halve:1.0) and not a machine's (auto, ami-0abc)."""
+    return "/" in image or ":" in image
 
 
 def currency_of(region: str) -> str:
