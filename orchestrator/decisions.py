@@ -32,10 +32,10 @@ def newest(
     row = control.find(ledger, name)
     wishes = wishes_of(spec.parse(row.spec, row.source), row, home)
     with ledger.read() as tx:
-        latest = ticks.newest(tx, name, until=now, acted=False, limit=1)
+        latest = ticks.last(tx, name)
         acted = history.acted(tx, name, now, last)
         pools = spot.story(beliefs.known(tx, name).get("placement"), now)
-    quiet = [one for one in latest if not one.plan["actions"]]
+    quiet = [] if latest is None or latest.plan["actions"] else [latest]
     shown = [_told(one, wishes if again else None) for one in [*quiet, *acted]]
     if shown:
         shown[0]["pools"] = list(pools)
@@ -61,7 +61,7 @@ def moment(ledger: Ledger, name: str, text: str, now: datetime) -> datetime:
 
 def _told(row: Any, wishes: Callable[[datetime, float | None], Policy] | None) -> dict[str, Any]:
     differs = None
-    if wishes is not None and row.snapshot is not None:
+    if wishes is not None and row.plan["actions"]:  # of a quiet one no snapshot is kept
         differs = list(replay.differences(replay.again(row.snapshot, wishes), row.plan))
     told = {"tick": row.id, "at": iso(row.at), "target": row.target, "reason": row.reason}
     return {**told, **row.plan, "again": differs}

@@ -115,7 +115,7 @@ def timeline(request: Request) -> Response:
         start=start,
         end=end,
         earlier=(start - span, start),
-        later=(end, end + span) if end < site.now() else None,
+        later=(end, end + span) if site.now() - end > timedelta(minutes=1) else None,
         losses=lost,
     )
 

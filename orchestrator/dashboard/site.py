@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,4 +99,10 @@ class Site:
 
 def spec_of(row: Deployment) -> Spec:
     """Raises Refused for one that this halve cannot read any more."""
-    return spec.parse(row.spec, row.source)
+    return _parsed(row.spec, row.source)
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str, source: str) -> Spec:
+    """The same text is the same spec: pages ask for it again and again."""
+    return spec.parse(text, source)

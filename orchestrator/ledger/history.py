@@ -105,10 +105,9 @@ def losses(tx: sa.Connection, deployment: str, start: datetime, end: datetime, l
 def acted(tx: sa.Connection, deployment: str, until: datetime, limit: int) -> Sequence[sa.Row[Any]]:
     """The newest decisions up to a time that did something, the latest first."""
     c, i = t.ticks.c, t.intents.c
-    numbers = sa.select(i.tick_id).where(i.deployment == OF_ONE, i.opened_at <= sa.bindparam("until", type_=t.Moment))
-    latest = numbers.distinct().order_by(i.tick_id.desc()).limit(limit)
-    query = sa.select(t.ticks).where(c.id.in_(latest.scalar_subquery())).order_by(c.id.desc())
-    return tx.execute(query, {"deployment": deployment, "until": until}).all()
+    latest = sa.select(i.tick_id).where(i.deployment == deployment, i.opened_at <= until).distinct()
+    numbers = tx.scalars(latest.order_by(i.tick_id.desc()).limit(limit)).all()
+    return tx.execute(sa.select(t.ticks).where(c.id.in_(numbers)).order_by(c.id.desc())).all()
 
 
 def decision(tx: sa.Connection, deployment: str, tick_id: int) -> sa.Row[Any] | None:

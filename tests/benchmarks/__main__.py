@@ -14,6 +14,7 @@ BENCHMARKS = (
     "backtest_job",
     "backtest_serve",
     "report",
+    "dashboard",
     "memory",
 )
 
