@@ -54,7 +54,7 @@ def submit(
 
     from orchestrator import jobs
     from orchestrator.clock import SystemClock
-    from orchestrator.jobs import asking
+    from orchestrator.jobs import asking, words
 
     ledger = _ledger()
     now = SystemClock().now()
@@ -62,7 +62,10 @@ def submit(
     due = _moment(ledger, deployment, deadline, now) if deadline else None
     job = jobs.submit(ledger, deployment, source, out, wanted, now, due, budget=budget)
     if not json:
-        print(f"job {job.id}: {job.total} images of {_plain(job.source)} -> {_plain(job.destination)}", flush=True)
+        print(
+            f"job {job.id}: {job.total} images of {words.plain(job.source)} -> {words.plain(job.destination)}",
+            flush=True,
+        )
     nobody = asking.unattended(ledger, job.deployment, now)
     if nobody is not None:
         print(f"halve: job {job.id} is recorded; {nobody}", file=sys.stderr)
@@ -84,7 +87,7 @@ def list_(json: bool = JSON) -> None:
     from rich.table import Table
 
     from orchestrator.clock import SystemClock
-    from orchestrator.jobs import asking
+    from orchestrator.jobs import asking, words
 
     now = SystemClock().now()
     found = [asking.values(*one, now) for one in asking.look_at_all(_ledger(), now)]
@@ -99,8 +102,8 @@ def list_(json: bool = JSON) -> None:
         table.add_column(name, justify="right" if name in ("job", "done", "failed", "of") else "left")
     for one in found:
         counts = (str(one[key]) for key in ("done", "failed", "items"))
-        left = _duration(one["eta_seconds"])
-        table.add_row(str(one["id"]), one["deployment"], one["state"], *counts, left, _plain(one["destination"]))
+        left = words.duration(one["eta_seconds"])
+        table.add_row(str(one["id"]), one["deployment"], one["state"], *counts, left, words.plain(one["destination"]))
     Console(highlight=False, markup=False).print(table)
 
 
@@ -115,7 +118,7 @@ def show(
     Example: halve job show 3 --watch
     """
     from orchestrator.clock import SystemClock
-    from orchestrator.jobs import asking
+    from orchestrator.jobs import asking, words
 
     ledger = _ledger()
     if watch:
@@ -130,11 +133,11 @@ def show(
     counts = ", ".join(f"{one[key]} {key}" for key in ("done", "failed", "leased", "waiting"))
     print(f"  {one['items']} images: {counts}")
     if one["state"] == "running" and one["items_per_second"]:
-        print(f"  {one['items_per_second']:.1f} images/s, {_duration(one['eta_seconds'])} left")
-    print(f"  {_costs(one)}")
+        print(f"  {one['items_per_second']:.1f} images/s, {words.duration(one['eta_seconds'])} left")
+    print(f"  {words.costs(one)}")
     if one["deadline_at"]:
-        print(f"  {_due(one)}")
-    print(f"  from {_plain(one['source'])}\n  to   {_plain(one['destination'])}")
+        print(f"  {words.due(one)}")
+    print(f"  from {words.plain(one['source'])}\n  to   {words.plain(one['destination'])}")
 
 
 @app.command()
@@ -225,7 +228,7 @@ def _wait(ledger: "Ledger", job_id: int) -> bool:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from orchestrator.clock import SystemClock
-    from orchestrator.jobs import asking
+    from orchestrator.jobs import asking, words
     from orchestrator.ledger.jobs import OPEN, State
 
     clock = SystemClock()
@@ -235,7 +238,7 @@ def _wait(ledger: "Ledger", job_id: int) -> bool:
             task = bar.add_task("", total=None, id=job_id)
             while True:
                 job, progress = asking.look(ledger, job_id, clock.now())
-                says = _going(asking.values(job, progress, clock.now()))
+                says = words.going(asking.values(job, progress, clock.now()))
                 bar.update(task, total=job.total, completed=job.done + job.failed, description=says)
                 if job.state not in OPEN:
                     break
@@ -247,46 +250,6 @@ def _wait(ledger: "Ledger", job_id: int) -> bool:
     return job.state is State.DONE and not job.failed
 
 
-def _going(one: Mapping[str, Any]) -> str:
-    parts = [one["state"], f"{one['failed']} failed" if one["failed"] else "", one["reason"]]
-    if one["items_per_second"]:
-        left = one["waiting"] + one["leased"]
-        parts += [f"{one['items_per_second']:.1f}/s", f"{_duration(one['eta_seconds'])} left" if left else ""]
-    if one["cost_micros"]:
-        parts.append(_costs(one))
-    if one["margin_seconds"] is not None:
-        parts.append(_due(one))
-    return ", ".join(part for part in parts if part)
-
-
-def _costs(one: Mapping[str, Any]) -> str:
-    """What it has cost, will cost and may cost, in a line."""
-
-    def money(micros: int) -> str:
-        return f"{micros / 1e6:.2f} {one['currency']}".rstrip()
-
-    parts = [
-        "cost so far unknown: a price is" if one["cost_micros"] is None else f"cost so far {money(one['cost_micros'])}"
-    ]
-    if one["cost_to_go_micros"] is not None and one["state"] in ("running", "paused"):
-        parts.append(f"about {money(one['cost_to_go_micros'])} to go")
-    if one["budget_micros"] is not None:
-        parts.append(f"budget {money(one['budget_micros'])}")
-    return ", ".join(parts)
-
-
-def _due(one: Mapping[str, Any]) -> str:
-    """When it is due, in this machine's zone, and how much time there is to spare."""
-    from datetime import datetime
-
-    due = f"due {datetime.fromisoformat(one['deadline_at']).astimezone():%Y-%m-%d %H:%M %Z}"
-    margin = one["margin_seconds"]
-    if margin is None:
-        return due
-    ends = "ended" if one["finished_at"] else "at this pace it ends"
-    return f"{due}: {ends} {_duration(abs(margin))} {'before that' if margin >= 0 else 'too late'}"
-
-
 def _ledger() -> "Ledger":
     from orchestrator.home import home
     from orchestrator.ledger.store import open_ledger
@@ -296,20 +259,6 @@ def _ledger() -> "Ledger":
 
 def _say(job: "Job") -> None:
     print(f"job {job.id} is {job.state}, {job.left} of {job.total} images left")
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {left:02d}s" if minutes else f"{left}s"
-
-
-def _plain(path: object) -> str:
-    """A path on one line of any terminal: what cannot be printed is escaped."""
-    shown = str(path).encode("utf-8", "backslashreplace").decode()
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in shown)
 
 
 def _print_json(value: Mapping[str, Any] | list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from orchestrator import billing, spec
 from orchestrator.errors import Refused
-from orchestrator.ledger import deployments, jobs, sums
+from orchestrator.ledger import deployments, jobs, shares, sums
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.jobs import Job
 from orchestrator.ledger.store import Transaction
@@ -20,12 +20,12 @@ from orchestrator.spec import Money
 def account(tx: Transaction, job: Job, running: Sequence[Job], now: datetime) -> None:
     """Charge `job` for the time from its `costed_at` to `now`. `running` are the jobs that ran in that time."""
     if job.costed_at is None:
-        jobs.charge(tx, job, 0, False, now)
+        shares.charge(tx, job, 0, False, now)
         return
     if now <= job.costed_at:
         return
     spent, unpriced = _spent(tx, job, now)
-    jobs.charge(tx, job, spent * _share(tx, job, running, now) // 1, unpriced, now)
+    shares.charge(tx, job, spent * _share(tx, job, running, now) // 1, unpriced, now)
 
 
 def stop_spent(tx: Transaction, job: Job) -> bool:
@@ -65,6 +65,6 @@ def _rates(row: Deployment) -> dict[str, Fraction]:
 def _share(tx: Transaction, job: Job, running: Sequence[Job], now: datetime) -> Fraction:
     assert job.costed_at is not None
     of_deployment = [one.id for one in running if one.deployment == job.deployment] or [job.id]
-    settled = {one: jobs.settled(tx, one, job.costed_at, now) for one in {*of_deployment, job.id}}
-    everybody = max(jobs.images(tx, job.deployment, job.costed_at, now), sum(settled.values()))
+    settled = {one: shares.settled(tx, one, job.costed_at, now) for one in {*of_deployment, job.id}}
+    everybody = max(shares.images(tx, job.deployment, job.costed_at, now), sum(settled.values()))
     return Fraction(settled[job.id], everybody) if everybody else Fraction(1, len(of_deployment))

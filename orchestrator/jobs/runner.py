@@ -18,6 +18,7 @@ from orchestrator.errors import Refused
 from orchestrator.executors import Executor, Outcome, Verdict
 from orchestrator.jobs import costs, results
 from orchestrator.jobs.attempt import attempt
+from orchestrator.jobs.chores import AGAIN, Chores
 from orchestrator.jobs.lane import Errand, Lane
 from orchestrator.jobs.retry import next_step
 from orchestrator.ledger import items, jobs
@@ -36,8 +37,6 @@ AHEAD = 64
 IN_FLIGHT = 4
 #: however many replicas there are: each is a thread
 IN_FLIGHT_MAX = 256
-#: a job that paused itself looks this often whether it can go on
-AGAIN = timedelta(seconds=10)
 #: so long after its end a minute's images have been counted
 COUNTED = timedelta(seconds=5)
 #: a lane that takes nothing for this long is worth a word in `halve job show`
@@ -69,7 +68,7 @@ class JobRunner:
         self._ended: list[tuple[Errand, Outcome]] = []  # by workers; settled in the next pass
         self._open: dict[int, Job] = {}  # as the last pass saw them
         self._over: dict[int, Job] = {}  # done or cancelled, their last drafts still to be removed
-        self._chores: dict[int, threading.Thread] = {}  # by job: assembling, or trying the destination
+        self._chores = Chores(ledger, clock, self._running)
         self._renew_at = clock.now()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -122,12 +121,16 @@ class JobRunner:
         self._say_why(running)
         for job in self._open.values():
             if job.state is State.RUNNING and not job.left:
-                self._chore(job, self._finish)
+                self._chores.begin(job, self._chores.finish)
             elif job.state is State.PAUSED and job.resumes_at is not None and job.resumes_at <= now:
-                self._chore(job, self._try_again)
+                self._chores.begin(job, self._chores.try_again)
         self._over |= {job_id: before[job_id] for job_id in before.keys() - self._open.keys()}
         for job_id in self._over.keys() - {job_id for job_id, _ in self._mine}:
             results.clear(self._over.pop(job_id))
+
+    def _running(self) -> list[Job]:
+        """As the last pass saw them."""
+        return [job for job in list(self._open.values()) if job.state is State.RUNNING]
 
     def _look(self) -> None:
         with self._ledger.read() as tx:
@@ -271,54 +274,6 @@ class JobRunner:
             with self._ledger.write() as tx:
                 for job_id, reason in news.items():
                     jobs.say(tx, job_id, reason)
-
-    def _chore(self, job: Job, work: Callable[[Job], None]) -> None:
-        """What may take long is done beside the passes, one thing at a time for a job."""
-        under_way = self._chores.get(job.id)
-        if under_way is None or not under_way.is_alive():
-            self._chores[job.id] = threading.Thread(target=self._do, args=(job, work), name="job-chore", daemon=True)
-            self._chores[job.id].start()
-
-    def _do(self, job: Job, work: Callable[[Job], None]) -> None:
-        try:
-            work(job)
-        except Stale:
-            pass  # the pass will notice too
-        except Refused as refusal:
-            log.error("job=%d %s", job.id, refusal)
-        except Exception:
-            log.exception("job=%d", job.id)
-
-    def _finish(self, job: Job) -> None:
-        """Every item is settled: assemble the results, then say so."""
-        with self._ledger.read() as tx:
-            present = jobs.get(tx, job.id)
-        if present is None or present.state is not State.RUNNING:
-            return  # a pass that had looked before the last one finished it
-        try:
-            gone = results.assemble(job, results.settled(self._ledger, job.id))
-        except results.Unwritable as error:
-            with self._ledger.write() as tx:
-                jobs.pause(tx, job.id, str(error), self._clock.now() + AGAIN)
-            return
-        reason = f"{gone} results had been taken away before results.jsonl was written" if gone else ""
-        now = self._clock.now()
-        ran = [one for one in list(self._open.values()) if one.state is State.RUNNING]
-        with self._ledger.write() as tx:
-            costs.account(tx, jobs.get(tx, job.id) or job, ran, now)
-            jobs.finish(tx, job.id, reason, now)
-        log.info("job=%d done: %d read, %d failed", job.id, job.done, job.failed)
-
-    def _try_again(self, job: Job) -> None:
-        """Go on with a job that paused itself, if its destination takes results."""
-        try:
-            results.takes_results(job)
-        except results.Unwritable:
-            with self._ledger.write() as tx:
-                jobs.postpone(tx, job.id, self._clock.now() + AGAIN)
-            return
-        with self._ledger.write() as tx:
-            jobs.resume(tx, job.id, by_itself=True)
 
     def _work(self, lane: Lane) -> None:
         """A worker: one errand after the other, until the lane closes."""

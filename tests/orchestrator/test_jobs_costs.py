@@ -10,7 +10,7 @@ import pytest
 from orchestrator.errors import Refused
 from orchestrator.executors import Executor, Outcome, Task, Verdict
 from orchestrator.jobs import JobRunner, asking, costs, submit
-from orchestrator.ledger import deployments, items, jobs
+from orchestrator.ledger import deployments, items, jobs, shares
 from orchestrator.ledger.items import Step
 from orchestrator.ledger.jobs import ItemState, Job, State
 from orchestrator.ledger.store import Ledger
@@ -245,7 +245,7 @@ def test_show_says_the_cost_the_budget_and_the_margin(tmp_path: Path, ledger: Le
         items.settle(tx, "me", steps[1:], now - timedelta(seconds=1))
         job = jobs.get(tx, job_id)
         assert job is not None
-        jobs.charge(tx, job, 4 * CNY, False, now)
+        shares.charge(tx, job, 4 * CNY, False, now)
     home = tmp_path / "home"
     said = halve(home, "show", job_id).stdout
     assert "images/s" in said and "left" in said
