@@ -1,7 +1,6 @@
 """Hosts that are switched on and off by a command, and what they cost."""
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -220,4 +219,4 @@ def test_what_is_kept_of_its_power_survives_what_it_cannot_read(tmp_path: Path) 
     assert power.read(path) == power.Power(on_since=NOW.isoformat(), ending=["a"])
     path.write_text('{"of": "a later version"}')
     assert power.read(path) == power.Power()
-    assert os.listdir(tmp_path) == ["power.json"]  # noqa: PTH208
+    assert [left.name for left in tmp_path.iterdir()] == ["power.json"]

@@ -327,7 +327,7 @@ def test_a_key_that_is_none_is_said(home: Path, own: Server, tmp_path: Path) -> 
     provider = ssh(home, own.host(key=str(tmp_path / "key")))
     until(lambda: f"the key {tmp_path / 'key'} cannot be used" in refusal(provider))
     other = ssh(home, own.host(key=str(own.folder / "host_key")))
-    until(lambda: "must let this user in by key" in refusal(other))
+    until(lambda: "it must let this user in by its key" in refusal(other))
 
 
 def test_a_login_that_prints_something_is_no_answer(home: Path, own: Server) -> None:
