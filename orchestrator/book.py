@@ -49,13 +49,19 @@ def settle(
 def rebook(tx: Transaction, machine: Machine, listed: Listed | None, terms: Terms, now: datetime) -> None:
     """What a machine costs, or has cost, by prices that were learned since: of one that is over and no longer listed,
     by what the ledger knows of its life.
+
+    The charge of one that is not over goes on, whatever is listed of it: it may be another deployment's, whose own tick
+    says what became of it and of its charge in one transaction.
     """
     if machine.launched_at is None:
         return
-    if machine.status not in OVER:
-        settle(tx, machine, machine, listed, terms, now)
-        return
     prices = offers.life_prices(tx, machine.offer_id, machine.launched_at)
+    if machine.status not in OVER:
+        ends = None if listed is None else listed.stopped_at or listed.ended_at
+        charges.follow(tx, machine, prices, ends or now)
+        if machine.purchase is not Purchase.OWNED:
+            charges.catch_up(tx, machine, prices)
+        return
     gone = listed if listed is not None and listed.state is State.GONE else None
     stops = charges.stops(tx, machine) if gone is None else gone.stops
     _as_billed(tx, machine, stops, machine.status is Status.PREEMPTED, prices, terms)

@@ -235,14 +235,15 @@ def one_intent_of_a_kind(sight: Sight) -> Iterator[str]:
 def the_ledger_equals_the_meter(sight: Sight) -> Iterator[str]:
     """Only once everything is settled.
 
-    Where the provider forgot an end before anybody looked, more may be booked; and where it forgot all of a machine,
-    or the ledger was put back meanwhile, nobody can know.
+    Where the provider forgot an end before anybody looked, more may be booked: it is dated when it was missed; and
+    where it forgot all of a machine, or the ledger was put back or the daemon's clock set meanwhile, nobody can know.
     """
     for machine in sight.machines:
         rows = (*sight.charges.get(machine.id, ()), *sight.disks.get(machine.id, ()))
         booked = sum(_booked(charge, sight.now) for charge in rows)
         metered = sight.meter.get(machine.token, 0)
-        unknowable = sight.restored_at is not None or machine.launched_at is None or booked > metered
+        unknowable = sight.restored_at is not None or machine.launched_at is None or sight.clock_sets > 0
+        unknowable = unknowable or booked > metered
         if booked != metered and not (machine.token in sight.unseen and unknowable):
             yield f"{machine.id} ({machine.status}) is booked with {booked} and metered with {metered} micro-units"
 

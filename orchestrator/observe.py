@@ -63,8 +63,12 @@ def look(world: World) -> Seen:
             found += offered  # without the history of its prices, one that keeps it would seem to have none
             if history is not None:
                 prices[name] = history
-            for one in sorted(provider.instances(), key=_last_word):
-                listed[one.token] = one
+            there = sorted(provider.instances(), key=_last_word)
+            lived_since = _unknown_since(world, there, ours)
+            if history is not None and lived_since is not None and lived_since < since[name]:
+                since[name] = lived_since
+                prices[name] = provider.prices(lived_since) or ()
+            listed |= {one.token: one for one in there}
         except ProviderError as error:
             unreachable[name] = str(error) or type(error).__name__
     urls = {
@@ -83,6 +87,17 @@ def look(world: World) -> Seen:
         unreachable=unreachable,
         load=world.door.load(now - RECENT),
     )
+
+
+def _unknown_since(world: World, listed: Sequence[Listed], ours: Collection[str]) -> datetime | None:
+    """Since when a machine runs that is ours by its tags, and that the ledger is about to adopt: it needs the prices of
+    its whole life. None: there is none."""
+    launches = {one.token: one.launched_at for one in listed if one.tags.deployment == world.deployment}
+    unknown = launches.keys() - ours
+    if unknown:
+        with world.ledger.read() as tx:
+            unknown -= fleet.by_token(tx, unknown).keys()
+    return min((launches[token] for token in unknown), default=None)
 
 
 def _each(ask: Callable[[T], R], questions: Iterable[T]) -> list[R]:

@@ -4,11 +4,18 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from orchestrator import billing
+from orchestrator.ledger import offers
+from orchestrator.ledger.fleet import ADOPTED
 from orchestrator.providers.simulated import Conditions, Move
+from orchestrator.scheduler import tick
 from orchestrator.simulation.shared_market import Late, SharedMarket
 from orchestrator.spending import spend
-from tests.orchestrator.scene import NOW, Scene, booked, offer
+from tests.orchestrator.batch import opened
+from tests.orchestrator.bent import Hiding
+from tests.orchestrator.scene import NOW, SPEED, Scene, booked, offer
 
 MINUTE = timedelta(minutes=1)
 HERE, THERE = offer(), offer(zone=2, price=9_000_000)
@@ -75,3 +82,27 @@ def test_what_is_spent_knows_of_a_late_price_while_its_machine_runs(home: Path) 
     here.run(600, 60.0)
     assert len(booked(here.ledger)["ocr-1"]) == before, "booked once"
     here.settle()
+
+
+@pytest.mark.parametrize("listed_late", [False, True])
+def test_prices_of_the_whole_life_of_an_adopted_machine_are_asked_for(home: Path, listed_late: bool) -> None:
+    """A ledger that begins anew knows no price at all, and one that has begun knows none of so long ago."""
+    here = scene(home, (move(HERE.id, 30, 5_000_000), move(HERE.id, 90, 7_000_000)), {})
+    here.run(600)
+    here.ledger = opened(home / "anew", "ocr")
+    here.clock.jump(NOW + timedelta(hours=40))
+    with here.ledger.write() as tx:
+        offers.add_profile(tx, SPEED, NOW)
+    if listed_late:
+        here.provider = Hiding(here.market, {one.token for one in here.market.rented()})
+        here.policy = replace(here.policy, wanted=False)
+        tick(here.world)
+        here.provider, here.policy = here.market, replace(here.policy, wanted=True)
+    tick(here.world)
+    assert [one.reason for one in here.machines()] == [ADOPTED]
+    here.policy = replace(here.policy, wanted=False)
+    for _ in range(20):
+        here.clock.sleep(5)
+        tick(here.world)
+    booked_now, metered = booked_and_metered(here)
+    assert booked_now == metered

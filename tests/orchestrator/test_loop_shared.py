@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.ledger import deployments
+from orchestrator.ledger import deployments, fleet
+from orchestrator.ledger.checks import check
 from orchestrator.providers import Priced, Throttled
 from orchestrator.providers.simulated import Kind, Move, SimulatedProvider, Trouble
 from orchestrator.scheduler import tick
 from orchestrator.world import World
 from tests.orchestrator.bent import Bent, Repriced
+from tests.orchestrator.market import listed
 from tests.orchestrator.scene import NOW, Scene, offer
 
 MOVED = NOW + timedelta(seconds=600)
@@ -49,6 +51,28 @@ def test_a_price_move_reprices_every_deployment(home: Path, first: str) -> None:
     for world in sorted((scene.world, second), key=lambda world: world.deployment != first):
         tick(world)
     assert running_prices(scene) == {"ocr": (DEARER, 600), "second": (DEARER, 600)}
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_what_became_of_another_deployments_machine_is_for_its_own_tick_to_say(home: Path, over: bool) -> None:
+    """Its price is everybody's news, its charge goes on until its status says why not: the two agree at any time."""
+    scene, second = shared(home, moves=(Move(offer_id=offer().id, at=MOVED, price_per_hour_micros=DEARER),))
+    theirs = next(one for one in scene.market.rented() if one.token in live(scene, "second"))
+    scene.clock.jump(MOVED - timedelta(seconds=60))
+    scene.market.stop(theirs.token)
+    scene.clock.jump(MOVED + timedelta(seconds=7))
+    if over:
+        scene.market.terminate(listed(scene.market, theirs.token).provider_id)
+    for world in (scene.world, second):
+        tick(world)
+        with scene.ledger.read() as tx:
+            wrong = {name: found for name, found in check(tx).items() if found}
+        assert not wrong
+
+
+def live(scene: Scene, deployment: str) -> frozenset[str]:
+    with scene.ledger.read() as tx:
+        return fleet.live_tokens(tx, deployment)
 
 
 @pytest.mark.parametrize("first", ["ocr", "second"])
