@@ -193,7 +193,8 @@ def test_a_real_prometheus_scrapes_all_three_and_rules_fire(tmp_path: Path) -> N
             seen(f'{name}{{deployment="ocr"}} == 1')
         with open_ledger(home).write() as tx:
             now = datetime.now(UTC)
-            jobs.create(tx, "ocr", tmp_path, tmp_path / "out", (), ["none.png"], now, now + timedelta(hours=1))
+            job = jobs.create(tx, "ocr", tmp_path, tmp_path / "out", (), ["none.png"], now, now + timedelta(hours=1))
+            jobs.pause(tx, job, "so that it is not over before it is scraped")
         seen("halve_job_deadline_timestamp_seconds")
         until(lambda: "HalveBudgetSpent" in asked.firing(), process=process, why=asked.firing)
         assert "HalveDaemonDown" not in asked.firing()
