@@ -21,6 +21,7 @@ from inference.ui.workshop import Task
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC")
 FIXED_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas")
 EVENTS = 64  # that may wait; the next one is told that it is busy
+SESSIONS = 64  # of which Gradio keeps what it showed last, pictures included; a page needs none of it
 SHOWN_SECONDS = 1.0  # between two states of a batch
 
 Uploaded = Mapping[str, Any] | None
@@ -41,6 +42,7 @@ def blocks(replica: Replica, settings: Settings, workers: int, shelf: Shelf) -> 
                 _export(desk)
             with gr.Tab(_text("bench"), id="bench"):
                 _bench(desk)
+    page.state_session_capacity = SESSIONS
     page.queue(max_size=EVENTS, api_open=False)
     return page
 

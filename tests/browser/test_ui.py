@@ -15,6 +15,7 @@ from orchestrator.door import Replica as Behind
 from tests.browser.accessibility import violations
 from tests.inference.files import png_claiming
 from tests.inference.replica import Replica, replica
+from tests.orchestrator.tiny import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -204,6 +205,36 @@ def test_a_batch_is_read_shown_and_taken_home(visit: Visit, served: Replica, tmp
     assert lines[0]["structured_data"].items() >= known("nameplate.png")["fields"].items()
     # nothing of it went past the door of everybody's requests
     assert 'halve_requests_total{status="415"}' in served.client.get("/metrics").text
+
+
+@pytest.mark.parametrize("end", ["stop", "leave"])
+def test_a_batch_ends_when_it_is_stopped_or_nobody_looks_any_more(visit: Visit, served: Replica, end: str) -> None:
+    page = visit()
+    page.get_by_role("tab", name="Batch").click()
+    content = (PAGES / "packaging.png").read_bytes()
+    many = [{"name": f"{number}.png", "mimeType": "image/png", "buffer": content} for number in range(40)]
+    page.set_input_files("#halve-files input[type=file]", many)
+    page.wait_for_selector("#halve-files >> text=39")
+    before = served.health()["images_total"]
+    page.click("#halve-start")
+    page.wait_for_function("document.querySelectorAll('#halve-outcomes tbody tr').length > 0")
+    if end == "stop":
+        page.click("#halve-stop")
+    else:
+        page.close()
+    asked = 0
+
+    def alone() -> bool:
+        """Whether nothing but what is asked for here is read meanwhile; a batch that goes on has a worker too."""
+        nonlocal asked
+        at = served.health()["images_total"]
+        for _ in range(4):
+            assert served.client.post("/v1/ocr", content=content).status_code == 200
+            asked += 1
+        return bool(served.health()["images_total"] - at == 4)
+
+    until(alone)
+    assert 0 < served.health()["images_total"] - before - asked < 40
 
 
 def test_a_phone_in_chinese_and_back_to_english(visit: Visit, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from inference.engine import Engine
 from inference.images import File
 from inference.refusals import Refusal
 from inference.service import Service, Settings
-from inference.ui import REMEDY, batch, installed, picture, words, workshop
+from inference.ui import PATH, REMEDY, batch, installed, picture, words, workshop
 from inference.ui.mount import Ui
 from inference.ui.replica import Replica
 from inference.ui.shelf import PREFIX, SAFE_SECONDS, Shelf
@@ -387,6 +387,23 @@ def test_a_file_of_this_machine_is_no_upload(served: Process, tmp_path: Path) ->
         assert served.client.post("/ui/gradio_api/queue/join", json=body).status_code == 403
         assert served.client.get(f"/ui/gradio_api/file={path}").status_code in (403, 404)
     assert served.client.post("/ui/gradio_api/queue/join", content=b"x" * (2 << 20)).status_code == 413
+
+
+@needs_gradio
+def test_the_page_remembers_so_many_visitors_and_no_more(tmp_path: Path) -> None:
+    from inference.ui import made, page
+
+    async def remembered() -> int:
+        service = Service(Settings())
+        found = await made.make(server.app(service, failed=lambda error: None), service, Shelf(tmp_path))
+        holder = next(route for route in cast("Any", found.page).routes if route.path == PATH).app.state_holder
+        for visitor in range(page.SESSIONS + 20):
+            holder[f"visitor {visitor}"]
+        await found.close()
+        await service.close()
+        return len(holder.session_data)
+
+    assert asyncio.run(remembered()) == page.SESSIONS
 
 
 @needs_gradio
