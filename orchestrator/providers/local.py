@@ -86,6 +86,7 @@ class LocalProvider:
         self._offer = offer
         self._command = command
         self._children: list[subprocess.Popen[bytes]] = []
+        self._unnoted: dict[str, dict[str, str]] = {}  # ends that no disk has had room for yet, by token
 
     def offers(self) -> Sequence[Offer]:
         return (self._offer() if callable(self._offer) else self._offer,)
@@ -171,10 +172,7 @@ class LocalProvider:
                 url=url,
                 tags=tags,
             )
-        ended = read_json(folder / "ended.json")
-        if ended is None:
-            ended = {"at": now.isoformat(), "detail": last_words(folder / "engine.log")}
-            write_json(folder / "ended.json", ended)  # the first sight of its end is its end
+        ended = self._end_of(folder, now)
         ended_at = datetime.fromisoformat(ended["at"])
         if now - ended_at > KEEP_ENDED:
             shutil.rmtree(folder, ignore_errors=True)
@@ -188,6 +186,18 @@ class LocalProvider:
             detail=ended["detail"],
             tags=tags,
         )
+
+    def _end_of(self, folder: Path, now: datetime) -> dict[str, str]:
+        """When it ended and what it said last: the first sight of its end is its end. A full disk hides none."""
+        noted = read_json(folder / "ended.json")
+        if noted is not None:
+            return noted
+        seen = {"at": now.isoformat(), "detail": last_words(folder / "engine.log")}
+        ended = self._unnoted.setdefault(folder.name, seen)
+        with suppress(OSError):
+            write_json(folder / "ended.json", ended)
+            self._unnoted.pop(folder.name, None)
+        return ended
 
 
 @contextmanager

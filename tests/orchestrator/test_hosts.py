@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -172,6 +174,18 @@ def test_the_wheel_is_the_same_however_often_it_is_packed(tmp_path: Path) -> Non
         names = archive.namelist()
     assert {"orchestrator/providers/ssh/agent.py", "inference/__main__.py", "policies/snapshot.py"} <= {*names}
     assert not [name for name in names if "__pycache__" in name]
+
+
+def test_links_of_several_hosts_pack_it_at_the_same_time(tmp_path: Path) -> None:
+    together = Barrier(4)
+
+    def pack(_: int) -> Path:
+        together.wait(10)
+        return wheel.packed(tmp_path)
+
+    with ThreadPoolExecutor(4) as links:
+        (packed,) = set(links.map(pack, range(4)))
+    assert list(packed.parent.iterdir()) == [packed]
 
 
 def test_a_wheel_is_one_that_pip_takes(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from orchestrator.files import read_json, write_json
 from orchestrator.providers import Misconfigured, Request, State, Throttled
 from orchestrator.providers.local import KEEP_ENDED, KILL_AFTER, LocalProvider, engine_command, held, is_held
 from tests.orchestrator.test_providers import end, gone, listed
-from tests.orchestrator.tiny import THIS_MACHINE, local, replicas, until
+from tests.orchestrator.tiny import THIS_MACHINE, fill, local, replicas, small_disk, until
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -39,6 +39,27 @@ def test_kill_9_of_a_replica_is_seen_at_once_with_its_last_words(home: Path) -> 
     process.wait(5)
     found = listed(provider, "a")
     assert (found.state, found.detail) == (State.GONE, "the last words")
+
+
+def test_a_full_disk_hides_no_end_and_moves_none(tmp_path: Path) -> None:
+    """Found with a host that was lost and came back with a full disk: what had run there was listed for ever."""
+    clock = VirtualClock(NOW)
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        provider = local(disk, clock=clock)
+        provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
+        (process,) = replicas(disk)
+        until(lambda: listed(provider, "a").url)
+        filler = fill(disk)
+        process.kill()
+        process.wait(5)
+        clock.sleep(5)
+        found = gone(provider, "a")
+        clock.sleep(60)
+        assert listed(provider, "a") == found
+        filler.unlink()
+        clock.sleep(60)
+        assert listed(provider, "a") == found
+        assert listed(local(disk, clock=clock), "a") == found  # it is noted now
 
 
 def test_a_replica_that_ignores_sigterm_is_killed(home: Path) -> None:

@@ -283,6 +283,20 @@ def test_a_full_disk_is_said_and_nothing_is_half_installed_or_half_launched(home
         own.close()
 
 
+def test_a_host_that_cannot_say_what_runs_there_is_held_as_it_was(home: Path, own: Server) -> None:
+    provider = reached(ssh(home, own.host()))
+    provider.launch(request(own.host(), "a"))
+    answering(provider, "a")
+    lock = there(own, home) / "agent.lock"
+    lock.rename(lock.with_name("kept"))
+    lock.mkdir()  # in the way, as an error of its disk would be
+    with pytest.raises(Unreachable, match=r"agent.lock: Is a directory"):
+        provider.offers()
+    lock.rmdir()
+    answering(provider, "a")
+    assert len(provider.offers()) == 1
+
+
 def refusal(provider: Provider) -> str:
     try:
         provider.offers()

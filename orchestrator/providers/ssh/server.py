@@ -34,6 +34,7 @@ class LinkServer:
         self._there = self._live()  # what runs there, whatever is listed of it
         self._ports: dict[str, int] = (read_json(self._files.ports) or {}).get("ports", {})
         self._connection = Connection(home, host, self._seen.get("hello"))
+        self._unlisted: ProviderError | None = None  # why it could not say what runs there when it was last asked
         self._switch = Switch(host, self._files)
         self._wake = asyncio.Event()
         self._leaving = asyncio.Event()
@@ -80,8 +81,11 @@ class LinkServer:
         """The host as it is now, or as it was last seen."""
         await self._connection.first_attempt()
         if self._connection.is_up:
-            with suppress(ProviderError):
+            try:
                 await self._list(asked["now"])
+                self._unlisted = None
+            except ProviderError as error:
+                self._unlisted = error
         self._keep_seen()
         return {"can_start": self._can_start(), **self._seen}
 
@@ -165,7 +169,8 @@ class LinkServer:
 
     def _keep_seen(self) -> None:
         """Note what is known of it: for the next link, and for who asks how it stands without asking it."""
-        up, why = self._connection.is_up, self._connection.why
+        up = self._connection.is_up and self._unlisted is None
+        why = self._unlisted if self._connection.is_up and self._unlisted else self._connection.why
         seen = {
             "reached": up,
             "why": "" if up else str(why),

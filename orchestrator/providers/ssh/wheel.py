@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import secrets
 import zipfile
 from collections.abc import Iterator
 from functools import cache
@@ -21,11 +22,15 @@ def packed(folder: Path) -> Path:
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in _members():
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
-    draft.replace(path)
+    draft = path.with_suffix(f".{secrets.token_hex(4)}")  # links of several hosts pack at the same time
+    try:
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in _members():
+                archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     return path
 
 
