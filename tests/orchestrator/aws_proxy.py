@@ -172,6 +172,8 @@ class Cloud:
         target = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
         action = form.get("Action") or target or f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"
         self.calls.append((service, action))
+        if service == "cloudformation":
+            body = _without_no_value(body)
         if action == "RunInstances" and self._zone(region, form) in self.dry:
             return _refused(start, service, "InsufficientInstanceCapacity", 500)
         refusal = self._refusal(action)
@@ -331,6 +333,15 @@ class Cloud:
             if value is None or one["tags"].get(name) == value
         )
         return f"<spotInstanceRequestSet>{items}</spotInstanceRequestSet>"
+
+
+def _without_no_value(body: bytes) -> bytes:
+    """AWS::NoValue takes an item out of a list; moto would leave a None there."""
+    form = dict(parse_qsl(body.decode(), keep_blank_values=True))
+    if "yes" in form.values() or "TemplateBody" not in form:  # WithQueue, the only such condition
+        return body
+    item = re.compile(r"^ +- !If\n +- HasQueue\n(?:.+\n)+? +- !Ref \"AWS::NoValue\"\n", re.M)
+    return urlencode({**form, "TemplateBody": item.sub("", form["TemplateBody"])}).encode()
 
 
 def _tags(form: dict[str, str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ import yaml
 from orchestrator import cloud as wiring
 from orchestrator.clock import VirtualClock
 from orchestrator.deployment import open_providers
-from orchestrator.providers.aws import contact
+from orchestrator.providers.aws import check, contact
 from orchestrator.providers.aws.boot import folder
 from orchestrator.providers.aws.provider import AwsProvider
 from orchestrator.spec import parse
@@ -81,16 +81,16 @@ def spec_text(bucket: str, **changes: object) -> str:
     return json.dumps(whole)
 
 
-def document(resource: str) -> dict[str, Any]:
+def document(resource: str, region: str = aws.REGION) -> dict[str, Any]:
     """A policy of the stack as IAM has it."""
     import boto3
 
     iam = boto3.client("iam")
     if resource == "replica":
-        said = iam.get_role_policy(RoleName=f"halve-replica-{aws.REGION}", PolicyName="read-wheels")["PolicyDocument"]
+        said = iam.get_role_policy(RoleName=f"halve-replica-{region}", PolicyName="read-wheels")["PolicyDocument"]
         return dict(said if isinstance(said, dict) else yaml.safe_load(said))  # moto says it in Python's words
     policies = iam.list_policies(Scope="Local")["Policies"]
-    (one,) = [one for one in policies if one["PolicyName"] == f"halve-controller-{aws.REGION}"]
+    (one,) = [one for one in policies if one["PolicyName"] == f"halve-controller-{region}"]
     version = iam.get_policy_version(PolicyArn=one["Arn"], VersionId=one["DefaultVersionId"])
     return dict(version["PolicyVersion"]["Document"])
 
@@ -184,12 +184,17 @@ def test_an_account_that_is_ready(cloud: aws.Cloud, stack: dict[str, str], home:
     before = len(cloud.alive())
     code, found = run(home, tmp_path, spec_text(stack["Bucket"]))
     assert (code, [one for one in found if one["remedy"]]) == (0, [])
-    assert {"account", "subnets", "types", "group", "launch", "let in", "listing", "bucket"} <= {
+    assert {"account", "subnets", "types", "group", "launch", "let in", "let nobody else in", "listing", "bucket"} <= {
         one["what"] for one in found
     }
     assert len(cloud.alive()) == before  # nothing was started
 
 
+#: the whole command: who asks and what for are known
+ATTACH = (
+    "aws iam attach-user-policy --user-name moto --policy-arn "
+    f"arn:aws:iam::{aws.ACCOUNT}:policy/halve-controller-{aws.REGION}"
+)
 MISSING = [
     ("a stack", {"stack": "another"}, None, "group", "cloudformation deploy"),
     ("subnets", {"subnets": ["subnet-0"]}, None, "subnets", "aws.subnets"),
@@ -197,8 +202,12 @@ MISSING = [
     ("a bucket", {"bucket": "nobodys"}, None, "bucket", "aws.bucket"),
     ("a queue", {"queue": f"https://sqs.{aws.REGION}.amazonaws.com/1/none"}, None, "queue", "WithQueue=yes"),
     ("who we are", {}, ("GetCallerIdentity", "InvalidClientTokenId"), "account", "aws configure"),
-    ("a permission to launch", {}, ("RunInstances", "UnauthorizedOperation"), "launch", "attach-user-policy"),
-    ("a permission to look", {}, ("DescribeInstances", "UnauthorizedOperation"), "listing", "attach-user-policy"),
+    ("a permission to launch", {}, ("RunInstances", "UnauthorizedOperation"), "launch", ATTACH),
+    ("a permission to look", {}, ("DescribeInstances", "UnauthorizedOperation"), "listing", ATTACH),
+    ("a permission to let in", {}, ("AuthorizeSecurityGroupIngress", "UnauthorizedOperation"), "let in", ATTACH),
+    ("one to let out", {}, ("RevokeSecurityGroupIngress", "UnauthorizedOperation"), "let nobody else in", ATTACH),
+    ("a permission to see the group", {}, ("DescribeSecurityGroups", "UnauthorizedOperation"), "group", ATTACH),
+    ("a role for machines", {}, ("RunInstances", "InvalidParameterValue"), "launch", "cloudformation deploy"),
 ]
 
 
@@ -236,3 +245,62 @@ def test_a_quota_of_nothing_says_how_to_ask_for_more(
     cloud.quotas.clear()
     (quota,) = [one for one in found if one["remedy"]]
     assert code == 0 and "--quota-code L-3819A6DF --desired-value 4" in quota["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("call", "what"), [("GetServiceQuota", "quota spot g4dn.xlarge"), ("GetProducts", "price g4dn.xlarge")]
+)
+def test_a_permission_that_nothing_hangs_on_is_told_and_no_more(
+    cloud: aws.Cloud, stack: dict[str, str], home: Path, tmp_path: Path, call: str, what: str
+) -> None:
+    cloud.refusals.clear()
+    cloud.refuse(call, "AccessDeniedException", 400, times=99)
+    code, found = run(home, tmp_path, spec_text(stack["Bucket"]))
+    cloud.refusals.clear()
+    (one,) = [one for one in found if one["what"] == what]
+    assert (code, one["said"], one["remedy"]) == (0, f"no permission to {call}", ATTACH)
+
+
+@pytest.mark.parametrize(
+    ("arn", "said"),
+    [
+        ("arn:aws-cn:iam::1:user/ops/ann", "attach-user-policy --user-name ann --policy-arn arn:aws-cn:iam::1:policy/"),
+        (
+            "arn:aws:sts::1:assumed-role/runner/i-1",
+            "attach-role-policy --role-name runner --policy-arn arn:aws:iam::1:",
+        ),
+        ("arn:aws:iam::1:root", "attach the policy arn:aws:iam::1:policy/halve-controller-us-east-1 to arn:aws:iam::1"),
+    ],
+    ids=["a user of a path in China", "a role", "root"],
+)
+def test_the_policy_is_attached_to_who_asks(arn: str, said: str) -> None:
+    assert said in check._attach(aws.settings(), aws.REGION, arn)
+
+
+def test_a_second_region_reads_the_first_ones_bucket(cloud: aws.Cloud, stack: dict[str, str], home: Path) -> None:
+    """A spec names one bucket, and a machine's role may read one."""
+    import boto3
+
+    there = "eu-west-1"
+    aws.priced(cloud, there)
+    spec = parse(spec_text(stack["Bucket"], region=[aws.REGION, there]))
+    (group,) = [one for one in wiring.findings(spec, home) if one.region == there and one.what == "group"]
+    said = dict(word.split("=") for word in group.remedy.split("--parameter-overrides ")[1].split())
+    assert said["WheelBucket"] == stack["Bucket"] and said["VpcId"].startswith("vpc-")
+    cfn = boto3.client("cloudformation", region_name=there)
+    cfn.create_stack(
+        StackName="halve",
+        TemplateBody=TEMPLATE.read_text(),
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in said.items()],
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+    )
+    try:
+        role = document("replica", there)
+        assert [one["Resource"] for one in role["Statement"]] == [f"arn:aws:s3:::{stack['Bucket']}/halve/*"]
+        (puts,) = [one for one in document("controller", there)["Statement"] if one["Action"] == "s3:PutObject"]
+        assert puts["Resource"] == f"arn:aws:s3:::{stack['Bucket']}/halve/*"
+        assert [one["Name"] for one in boto3.client("s3").list_buckets()["Buckets"]] == [stack["Bucket"]]
+        missing = [one.what for one in wiring.findings(spec, home) if one.region == there and one.remedy and one.stops]
+        assert missing == []
+    finally:
+        cfn.delete_stack(StackName="halve")

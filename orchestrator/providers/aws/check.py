@@ -41,16 +41,28 @@ def check(
     The wheel is put into its bucket: there is no other way to know that it may be.
     """
     first = settings.regions[0]
-    who = _asked(first, "account", lambda: _account(first))
+    arn = ""
+
+    def account() -> str:
+        nonlocal arn
+        said = clients.client("sts", first).get_caller_identity()
+        arn = str(said["Arn"])
+        return f"{said['Account']} as {arn}"
+
+    who = _asked(first, "account", account, WHO)
     yield who
     if who.remedy:
         return
     for region in settings.regions:
-        yield from _region(replace(settings, regions=(region,)), region, installation, wheel)
+        stack = _deploy(settings, region, "VPC")
+        if settings.bucket and region != first:
+            stack += f" WheelBucket={settings.bucket}"
+        attach = _attach(settings, region, arn)
+        yield from _region(replace(settings, regions=(region,)), region, installation, wheel, stack, attach)
     if settings.queue:
         there = notices.queue_region(settings.queue, first)
-        deploy = f"{_stack_command(settings, there)} WithQueue=yes; its output Queue is aws.queue"
-        yield _asked(there, "queue", partial(_queue, settings.queue, there), deploy)
+        deploy = f"{_deploy(settings, there, 'VPC')} WithQueue=yes; its output Queue is aws.queue"
+        yield _asked(there, "queue", partial(_queue, settings.queue, there), deploy, _attach(settings, there, arn))
     if settings.bucket and wheel:
         bucket = settings.bucket
 
@@ -58,7 +70,8 @@ def check(
             wheels.ensure(bucket, wheel, first)
             return f"{bucket} holds this version's wheel"
 
-        yield _asked(first, "bucket", put, f"{_stack_command(settings, first)}; its output Bucket is aws.bucket")
+        deploy = f"{_deploy(settings, first, 'VPC')}; its output Bucket is aws.bucket"
+        yield _asked(first, "bucket", put, deploy, _attach(settings, first, arn))
 
 
 def _queue(queue: str, region: str) -> str:
@@ -67,8 +80,14 @@ def _queue(queue: str, region: str) -> str:
 
 
 def _region(
-    settings: Settings, region: str, installation: Installation, wheel: Mapping[str, str] | None
+    settings: Settings,
+    region: str,
+    installation: Installation,
+    wheel: Mapping[str, str] | None,
+    stack: str,
+    attach: str,
 ) -> Iterator[Finding]:
+    """`stack`, `attach`: what to run where the stack, or its policy, is missing."""
     ec2 = clients.client("ec2", region)
     found: dict[str, Any] = {}
 
@@ -76,7 +95,8 @@ def _region(
         found["subnets"], found["vpc"] = market.subnets(ec2, settings, region)
         return ", ".join(f"{zone} {subnet}" for zone, subnet in sorted(found["subnets"].items()))
 
-    yield _asked(region, "subnets", subnets, "name subnets of one network under aws.subnets: aws ec2 describe-subnets")
+    name = f"name subnets of one network under aws.subnets: aws ec2 describe-subnets --region {region}"
+    yield _asked(region, "subnets", subnets, name, attach)
 
     def types() -> str:
         found["types"] = market.types(ec2, settings, region)
@@ -84,18 +104,19 @@ def _region(
             raise Misconfigured(f"{', '.join(missing)}: not here, or not one NVIDIA GPU beside an x86 processor")
         return ", ".join(f"{one.name} {one.gpu}" for one in found["types"].values())
 
-    yield _asked(region, "types", types, "take them out of aws.instance_types, or name another region")
+    yield _asked(region, "types", types, "take them out of aws.instance_types, or name another region", attach)
     for kind in found.get("types", {}).values():
-        yield from _quotas(region, kind)
-        price = _asked(region, f"price {kind.name}", partial(_price, kind.name, region), "wait, or halve prices import")
-        yield replace(price, stops=False)
+        yield from _quotas(region, kind, attach)
+        ask, wait = partial(_price, kind.name, region), "wait, or halve prices import"
+        yield replace(_asked(region, f"price {kind.name}", ask, wait, attach), stops=False)
 
     def group() -> str:
         found["group"] = network.find(ec2, settings, region, found["vpc"])["GroupId"]
         return str(found["group"])
 
+    deploy = stack.replace("VpcId=VPC", f"VpcId={found.get('vpc', 'VPC')}")
     if "vpc" in found:
-        yield _asked(region, "group", group, _stack_command(settings, region, found["vpc"]))
+        yield _asked(region, "group", group, deploy, attach)
     if found.get("types") and found.get("group"):
         zone, subnet = min(found["subnets"].items())
         kind = next(iter(found["types"].values()))
@@ -106,46 +127,43 @@ def _region(
             arguments = run_instances(request, frozen, installation, region=region, subnet=subnet, group=found["group"])
             return _dry(lambda: clients.launching(region).run_instances(**arguments, DryRun=True))
 
-        yield _asked(region, "launch", launch, _attach(settings, region))
-
-        def let_in() -> str:
+        yield _asked(region, "launch", launch, deploy, attach)
+        for what, call in (
+            ("let in", ec2.authorize_security_group_ingress),
+            ("let nobody else in", ec2.revoke_security_group_ingress),
+        ):
             rules = network.rules({(ENGINE_PORT, "192.0.2.1/32")}, "halve aws check")
-            return _dry(
-                lambda: ec2.authorize_security_group_ingress(GroupId=found["group"], IpPermissions=rules, DryRun=True)
-            )
-
-        yield _asked(region, "let in", let_in, _attach(settings, region))
+            ask = partial(call, GroupId=found["group"], IpPermissions=rules, DryRun=True)
+            yield _asked(region, what, partial(_dry, ask), attach, attach)
     if "vpc" in found:
-        yield _asked(region, "listing", lambda: _listing(ec2), _attach(settings, region))
+        yield _asked(region, "listing", lambda: _listing(ec2), attach, attach)
 
 
-def _asked(region: str, what: str, ask: Callable[[], str], remedy: str = "") -> Finding:
-    """What came of asking. A permission that is missing is called by its name."""
+def _asked(region: str, what: str, ask: Callable[[], str], remedy: str, attach: str = "") -> Finding:
+    """What came of asking. A permission that is missing is called by its name, and `attach` is the remedy for it."""
     try:
         return Finding(region=region, what=what, said=ask())
     except ClientError as error:
-        denied = refusals.code_of(error) in DENIED
-        said = f"no permission to {error.operation_name}" if denied else f"{refusals.code_of(error)}: {error}"
-        return Finding(region=region, what=what, said=said, remedy=remedy or WHO)
+        if refusals.code_of(error) in DENIED:
+            said = f"no permission to {error.operation_name}"
+            return Finding(region=region, what=what, said=said, remedy=attach or remedy)
+        return Finding(region=region, what=what, said=f"{refusals.code_of(error)}: {error}", remedy=remedy)
     except (ProviderError, BotoCoreError) as error:
-        return Finding(region=region, what=what, said=str(error), remedy=remedy or WHO)
+        return Finding(region=region, what=what, said=str(error), remedy=remedy)
 
 
 WHO = "aws configure, or set AWS_PROFILE; then aws sts get-caller-identity"
 
 
-def _account(region: str) -> str:
-    said = clients.client("sts", region).get_caller_identity()
-    return f"{said['Account']} as {said['Arn']}"
-
-
-def _quotas(region: str, kind: Type) -> Iterator[Finding]:
+def _quotas(region: str, kind: Type, attach: str) -> Iterator[Finding]:
     for purchase, vcpus in kind.quotas.items():
         what = f"quota {purchase} {kind.name}"
+        code = QUOTAS.get(kind.name[0], {}).get(purchase)
         if vcpus is None:
-            yield Finding(region=region, what=what, said="not known; a launch will tell", stops=False)
+            unknown = "not known; a launch will tell"
+            asked = _asked(region, what, partial(_granted, region, code), "", attach)
+            yield replace(asked, said=asked.said if asked.remedy else unknown, stops=False)
             continue
-        code = QUOTAS[kind.name[0]][purchase]
         ask = (
             f"aws service-quotas request-service-quota-increase --region {region} --service-code ec2 "
             f"--quota-code {code} --desired-value {kind.vcpus}"
@@ -153,6 +171,10 @@ def _quotas(region: str, kind: Type) -> Iterator[Finding]:
         enough = vcpus >= kind.vcpus
         said = f"{vcpus} vCPUs, and one machine has {kind.vcpus}"
         yield Finding(region=region, what=what, said=said, remedy="" if enough else ask, stops=False)
+
+
+def _granted(region: str, code: str | None) -> str:
+    return f"{market.granted(region, code)} vCPUs" if code else ""
 
 
 def _price(kind: str, region: str) -> str:
@@ -187,7 +209,7 @@ def _offer(zone: str, kind: Type) -> Offer:
     )
 
 
-def _stack_command(settings: Settings, region: str, vpc: str = "VPC") -> str:
+def _deploy(settings: Settings, region: str, vpc: str) -> str:
     template = folder("cloudformation") / "halve.yaml"
     return (
         f"aws cloudformation deploy --region {region} --stack-name {settings.stack} --template-file {template} "
@@ -195,5 +217,13 @@ def _stack_command(settings: Settings, region: str, vpc: str = "VPC") -> str:
     )
 
 
-def _attach(settings: Settings, region: str) -> str:
-    return f"attach the policy {settings.stack}-controller-{region} to who runs halve: aws iam attach-user-policy"
+def _attach(settings: Settings, region: str, arn: str) -> str:
+    """How who is asking, by his ARN, gets the policy of the region's stack."""
+    _, partition, _, _, account, *rest = (*arn.split(":"), *[""] * 6)
+    kind, *names = rest[0].split("/")
+    policy = f"arn:{partition}:iam::{account}:policy/{settings.stack}-controller-{region}"
+    if kind == "user" and names:
+        return f"aws iam attach-user-policy --user-name {names[-1]} --policy-arn {policy}"
+    if kind == "assumed-role" and names:
+        return f"aws iam attach-role-policy --role-name {names[0]} --policy-arn {policy}"
+    return f"attach the policy {policy} to {arn}"

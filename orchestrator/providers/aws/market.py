@@ -263,9 +263,14 @@ def _quotas(region: str, name: str) -> dict[Purchase, int | None]:
 def quota(region: str, code: str) -> int | None:
     """vCPUs that the account may have at once; None: not known, then the launch will tell."""
     try:
-        said = clients.client("service-quotas", region).get_service_quota(ServiceCode="ec2", QuotaCode=code)
+        return granted(region, code)
     except (ClientError, BotoCoreError):
         return None
+
+
+def granted(region: str, code: str) -> int:
+    """As Service Quotas says it. Raises the SDK's errors."""
+    said = clients.client("service-quotas", region).get_service_quota(ServiceCode="ec2", QuotaCode=code)
     return int(said["Quota"]["Value"])
 
 
