@@ -149,6 +149,33 @@ def test_every_statement_is_narrow() -> None:
     assert 'Action: "*"' not in text and "ec2:*" not in text
 
 
+#: what parliament says of the controller's policy, and why it stands
+ACCEPTED = {
+    "PERMISSIONS_MANAGEMENT_ACTIONS": "iam:PassRole: of one role, to EC2 alone",
+    "PRIVILEGE_ESCALATION": "with ec2:RunInstances: that role reads one prefix of one bucket",
+    "RESOURCE_MISMATCH": "RunInstances has two statements; AWS's own parameters have no account",
+}
+
+
+@pytest.mark.slow
+def test_parliament_knows_every_action_and_condition(stack: dict[str, str]) -> None:
+    assert judged(document("replica")) == []
+    found = judged(document("controller"))
+    assert {issue for issue, _ in found} == {*ACCEPTED}
+    lacking = [one["required_format"] for issue, detail in found if issue == "RESOURCE_MISMATCH" for one in detail]
+    # between them the two statements have everything that RunInstances wants: nothing is missing twice
+    assert len(lacking) == len({*lacking})
+    assert [one for one in lacking if "ssm" in one] == ["arn:*:ssm:*:*:parameter/*"]
+    wrong = json.dumps(document("controller")).replace("ec2:CreateAction", "ec2:CreatedBy")
+    assert "UNKNOWN_CONDITION_FOR_ACTION" in {issue for issue, _ in judged(json.loads(wrong))}
+
+
+def judged(policy: dict[str, Any]) -> list[tuple[str, Any]]:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.infra.parliament_says"]
+    ran = subprocess.run(command, input=json.dumps(policy), capture_output=True, text=True, timeout=120, check=True)
+    return [(issue, detail) for issue, detail in json.loads(ran.stdout)]
+
+
 def test_a_machine_may_read_its_wheels_and_nothing_else(stack: dict[str, str]) -> None:
     policy = document("replica")
     assert actions(policy) == {"s3:GetObject"}

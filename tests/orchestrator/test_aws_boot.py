@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 import yaml
 
@@ -90,6 +91,15 @@ def test_no_word_of_a_spec_becomes_a_command(evil: str) -> None:
 def test_what_is_too_long_for_ec2_is_refused() -> None:
     with pytest.raises(Misconfigured, match="16384 bytes"):
         user_data(backend="x" * 17_000)
+
+
+def test_it_is_a_cloud_config() -> None:
+    schema = json.loads((Path(__file__).parents[1] / "infra" / "cloud-config-schema.json").read_text())
+    said = yaml.safe_load(user_data(workers=2))
+    assert user_data().startswith("#cloud-config\n")
+    jsonschema.Draft4Validator(schema).validate(said)
+    for wrong in ({"runcmds": []}, {"write_files": [{"content": "x"}]}, {"bootcmd": [[1]]}):
+        assert list(jsonschema.Draft4Validator(schema).iter_errors({**said, **wrong}))
 
 
 def test_cloud_init_itself_takes_it(tmp_path: Path) -> None:
