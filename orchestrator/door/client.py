@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from orchestrator.errors import Refused
 
 OPEN_SECONDS = 20.0  # for a new process to listen
 ASK_SECONDS = 2.0
+RENEW_SECONDS = 5.0  # for an open one to read its files again
 CLOSE_SECONDS = 35.0  # a little longer than a door takes to leave in order
 _LOADS = TypeAdapter(Loads)
 
@@ -49,9 +51,9 @@ class Door:
     ) -> DoorProcess:
         """Adopt the door that is open, or open one as a process of its own, which outlives this one.
 
-        A door that listens elsewhere, or was opened with another token or certificate (what the files held, not what
-        they are called), is closed first, unless it can be seen before that the new one would not open. May block for
-        a minute. Raises Refused with the door's own words.
+        A token or certificate that changed in its file is taken up by the door that is open, which drops no request for
+        it. A door that listens elsewhere, or reads other files, is closed first, unless it can be seen before that the
+        new one would not open. May block for a minute. Raises Refused with the door's own words.
         """
         options = Options(
             home=self._home,
@@ -66,6 +68,10 @@ class Door:
             return process
         if process is not None:
             options.secrets()
+            if (process.listen, process.files) == (listen, options.files):
+                renewed = self._renewed(process, settings)
+                if renewed is not None:
+                    return renewed
             if split_listen(listen)[1] != urlsplit(process.url).port:  # the port that it has itself is freed with it
                 check_free(listen)
             self.stop()
@@ -169,6 +175,18 @@ class Door:
             child.wait()
             said = f"not listening after {OPEN_SECONDS:.0f} s: {said}"
         raise Refused(f"the door of {self._deployment} did not open: {said.removeprefix('halve: ')}")
+
+    def _renewed(self, process: DoorProcess, settings: str) -> DoorProcess | None:
+        """The same process, once it goes by what its files hold now; None for one that does not come to it."""
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGHUP)
+        deadline = time.monotonic() + RENEW_SECONDS
+        while time.monotonic() < deadline:
+            now = self.running()
+            if now is None or now.settings == settings:
+                return now
+            time.sleep(0.02)
+        return None
 
     def _is(self, note: DoorProcess) -> bool:
         try:

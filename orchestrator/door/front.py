@@ -37,7 +37,7 @@ class Front:
         self, published: Published, token: bytes | None, started_at: datetime, pins: Pins | None, limits: Limits
     ) -> None:
         self.limits = limits
-        self._token = token
+        self.token = token
         self._started_at = started_at
         self._published = published
         self.counts = Counts()
@@ -50,7 +50,7 @@ class Front:
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.raw_path.startswith("/-/"):
             return self._control(request)
-        if self._token is not None and not self._admits(request, self._token):
+        if self.token is not None and not self._admits(request, self.token):
             says = {"error": "unauthorized", "reason": "a bearer token is needed"}
             refusal = reply(401, says, heads.request_id(request), close=True)
             # A browser asks its user for a name, which may be any, and a password, which is the token.

@@ -23,6 +23,13 @@ class Options:
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What the secrets are read from; "" for none."""
+        return tuple(
+            "" if one is None else str(one.absolute()) for one in (self.token_file, self.tls_cert, self.tls_key)
+        )
+
     def digest(self) -> str:
         """Which door this is: of the address and of what the files hold now. Raises Refused for one that cannot be
         read."""

@@ -38,13 +38,14 @@ class Files:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorProcess:
-    """A living door. `url` is how this machine reaches it, `settings` the digest of all that it was opened with,
-    `started_at` when its process began."""
+    """A living door. `url` is how this machine reaches it, `settings` the digest of all that it goes by, `files` where
+    that is read anew on SIGHUP, `started_at` when its process began."""
 
     pid: int
     url: str
     listen: str
     settings: str
+    files: tuple[str, ...] = ()
     started_at: datetime
 
     def to_json(self) -> bytes:
@@ -73,6 +74,7 @@ def read_note(path: Path) -> DoorProcess | None:
             url=str(said["url"]),
             listen=str(said["listen"]),
             settings=str(said.get("settings", "")),  # a door of an older version wrote none: it is opened anew
+            files=tuple(str(one) for one in said.get("files", ())),
             started_at=datetime.fromisoformat(said["started_at"]),
         )
     except (OSError, ValueError, KeyError, TypeError):

@@ -8,6 +8,7 @@ import resource
 import signal
 import ssl
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -48,18 +49,38 @@ async def _run(options: Options, files: Files, settings: str, token: bytes | Non
     front.roster.refresh()
     protocols = Callers(front.answer, front.limits)
     _allow_many_files()
+    shown = tls  # the certificate that the next connection is shown
+
+    def show(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = shown or context
+
+    if tls is not None:
+        tls.sni_callback = show  # asked for clients that name nobody, too
     listener = await _listen(protocols, *split_listen(options.listen), tls)
     bound_host, bound_port = listener.sockets[0].getsockname()[:2]
-    write_whole(
-        files.process,
-        DoorProcess(
-            pid=os.getpid(),
-            url=f"{'https' if tls else 'http'}://{_reached_at(bound_host)}:{bound_port}",
-            listen=options.listen,
-            settings=settings,
-            started_at=process_started_at,
-        ).to_json(),
+    note = DoorProcess(
+        pid=os.getpid(),
+        url=f"{'https' if tls else 'http'}://{_reached_at(bound_host)}:{bound_port}",
+        listen=options.listen,
+        settings=settings,
+        files=options.files,
+        started_at=process_started_at,
     )
+
+    def renew() -> None:
+        nonlocal shown
+        try:
+            renewed = replace(note, settings=options.digest())
+            token, context = options.secrets()
+            write_whole(files.process, renewed.to_json())
+        except (Refused, OSError) as error:
+            log.warning("token and certificate stay what they were: %s", error)
+            return
+        front.token, shown = token, context
+        log.info("token and certificate were read again")
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
+    write_whole(files.process, note.to_json())
     log.info("the door of %s listens on %s", options.deployment, options.listen)
     spool = Spool(files.counts, front.counts)
     spool.restore()

@@ -27,6 +27,7 @@ from orchestrator.door.limits import Limits
 from orchestrator.door.process import Files, held, hold, read_note
 from orchestrator.errors import Refused
 from tests.orchestrator.door_upstream import free_port, upstream
+from tests.orchestrator.tiny import until
 
 
 @pytest.fixture
@@ -127,6 +128,7 @@ def test_a_token_set_or_changed_holds_from_then_on(tmp_path: Path, door: Door) -
     assert door.ensure(listen, token_file=token) == first  # nothing new
     token.write_text("the-second-of-the-tokens")
     second = door.ensure(listen, token_file=token)
+    assert second.pid == first.pid  # it dropped no request for it
     assert (asked("the-first-of-the-tokens"), asked("the-second-of-the-tokens")) == (401, 503)
     for content in ("", None):  # what no door would take closes none
         token.write_text(content) if content is not None else token.unlink()
@@ -140,23 +142,49 @@ def test_a_token_set_or_changed_holds_from_then_on(tmp_path: Path, door: Door) -
 
 def test_a_certificate_that_was_renewed_is_shown(tmp_path: Path, door: Door) -> None:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    pids = set()
     for _ in range(2):
         write_certificate(certificate, key)
         process = door.ensure("127.0.0.1:0", tls_cert=certificate, tls_key=key)
-        with httpx.Client(verify=ssl.create_default_context(cafile=str(certificate))) as client:
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        with httpx.Client(verify=trusted) as client:
             assert client.get(f"{process.url}/-/status").json()["pid"] == process.pid
+        pids.add(process.pid)
+    assert len(pids) == 1
     key.write_text("half written")
     with pytest.raises(Refused, match=r"cert\.pem"):
         door.ensure("127.0.0.1:0", tls_cert=certificate, tls_key=key)
+    os.kill(process.pid, signal.SIGHUP)  # whoever asks for it: what is half there is not taken up
+    until(lambda: b"stay what they were" in (tmp_path / "doors/ocr.log").read_bytes())
     assert door.running() == process
+    with httpx.Client(verify=trusted) as client:
+        assert client.get(f"{process.url}/-/status").json()["pid"] == process.pid
+
+
+def test_a_new_token_drops_no_request(tmp_path: Path, door: Door) -> None:
+    """One that is being answered gets its answer; on the same connection the next one needs the new token."""
+    token = tmp_path / "token"
+    token.write_text("the-first-of-the-tokens")
+    process = door.ensure("127.0.0.1:0", token_file=token)
+    old, new = ({"Authorization": f"Bearer the-{which}-of-the-tokens"} for which in ("first", "second"))
+    with upstream("a") as a, httpx.Client(base_url=process.url, timeout=60) as client, ThreadPoolExecutor() as pool:
+        door.publish(ServingSet(deployment="ocr", open=True, replicas=(Replica(id="a", url=a.url),)))
+        under_way = pool.submit(client.post, "/v1/ocr?seconds=2", headers=old)
+        until(lambda: door.in_flight("a") == 1)
+        token.write_text("the-second-of-the-tokens")
+        assert door.ensure("127.0.0.1:0", token_file=token).pid == process.pid
+        assert not under_way.done()
+        assert under_way.result().status_code == 200
+        assert [client.post("/v1/ocr", headers=one).status_code for one in (old, new)] == [401, 200]
 
 
 def test_a_door_of_an_older_version_is_opened_anew(tmp_path: Path, door: Door) -> None:
     first, note = door.ensure("127.0.0.1:0"), tmp_path / "doors/ocr.process.json"
     said = json.loads(note.read_bytes())
-    del said["settings"]
+    del said["settings"], said["files"]
     note.write_text(json.dumps(said))
     assert door.ensure("127.0.0.1:0").pid != first.pid
+    assert "read again" not in (tmp_path / "doors/ocr.log").read_text()  # it would have ended at the signal
 
 
 def test_a_clock_set_since_loses_no_door(tmp_path: Path, door: Door) -> None:
