@@ -71,6 +71,8 @@ class Proxy:
             body = Body(request, self._memory, self._limits)
         except TooLarge:
             return too_large(identity)
+        if not self._roster.serving.open:
+            self._roster.refresh()  # it may open this very moment
         serving = self._roster.serving
         if not serving.open:
             return closed(serving).to(identity)

@@ -2,7 +2,9 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -81,15 +83,28 @@ def write_whole(path: Path, content: bytes) -> None:
 class Published:
     """The serving set in a file, as last read whole. A file that is absent or garbage changes nothing but the log."""
 
-    def __init__(self, path: Path, deployment: str) -> None:
+    def __init__(self, path: Path, deployment: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._path = path
+        self._now = now
         self._seen: tuple[int, int, int] | None = None
         # Until the daemon has spoken a replica may be on its way: hold requests rather than turn them away.
         self.serving = ServingSet(deployment=deployment, open=True, starting=True, reason="nothing published yet")
         self.version = 0  # modification time of the file that `serving` came from, in nanoseconds
 
     def refresh(self) -> bool:
-        """Look at the file once more; True when it held another sound set."""
+        """Look at the file, and at the clock, once more; True when that made another set.
+
+        At `opens_at` it is open, told so or not: a daemon that is away at that moment is a replica that starts.
+        """
+        changed = self._read()
+        serving = self.serving
+        if not serving.open and serving.opens_at is not None and serving.opens_at <= self._now():
+            self.serving = replace(serving, open=True, starting=True, reason="it opens now")
+            changed = True
+        return changed
+
+    def _read(self) -> bool:
+        """True when the file held another sound set."""
         try:
             found = self._path.stat()
             mark = (found.st_ino, found.st_mtime_ns, found.st_size)

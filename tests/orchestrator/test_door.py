@@ -22,6 +22,7 @@ import pytest
 
 from orchestrator.door import Door, Replica, ServingSet
 from tests.orchestrator.door_upstream import Upstream, upstream
+from tests.orchestrator.tiny import until
 
 
 def serving(*upstreams: Upstream, **but: object) -> ServingSet:
@@ -218,10 +219,22 @@ def test_closed_says_when_it_opens(door: Door, url: str) -> None:
         said = answer.json()
         assert said["error"] == "closed" and said["reason"] == "outside Mon-Fri 08:00-20:00"
         assert datetime.fromisoformat(said["opens_at"]) == opens_at
-        publish(door, serving(a, open=False, opens_at=datetime.now(UTC) - timedelta(minutes=1)))
-        assert httpx.get(url).headers["Retry-After"] == "1"
         publish(door, serving(a, open=False))
         assert (httpx.get(url).headers["Retry-After"], httpx.get(url).json()["opens_at"]) == ("3600", None)
+
+
+def test_at_its_hour_it_opens_although_nobody_says_so(door: Door, url: str) -> None:
+    """The daemon may be away at that moment: what was promised for it waits for a replica."""
+    opens_at = datetime.now(UTC) + timedelta(seconds=1)
+    publish(door, serving(open=False, opens_at=opens_at))
+    answer = httpx.get(url)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    with upstream("a") as a, ThreadPoolExecutor() as pool:
+        until(lambda: datetime.now(UTC) > opens_at)
+        held = pool.submit(httpx.post, f"{url}/v1/ocr", content=b"x", timeout=60)
+        until(lambda: (door.status() or {})["waiting"] == 1)
+        publish(door, serving(a))
+        assert held.result().json()["replica"] == "a"
 
 
 def test_open_without_a_replica_is_told_at_once(door: Door, url: str) -> None:
