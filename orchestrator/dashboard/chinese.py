@@ -23,7 +23,23 @@ CHINESE: dict[str, str] = {
     "daemon {pid}, last tick {at} UTC": "守护进程 {pid}，最近一次检查 {at} UTC",
     "daemon {pid}, no tick yet": "守护进程 {pid}，尚未检查",
     "{count} ticks failed, the last: {error}": "{count} 次检查失败，最近一次：{error}",
-    "no daemon is running: what is shown is what the ledger knows": "守护进程未运行：以下为账本中的记录",
+    "no daemon is running: nobody decides, and what is shown is what the ledger knows": (
+        "守护进程未运行：无人决策，以下为账本中的记录"
+    ),
+    "{ready} of {wanted}": "{ready} / {wanted} 台",
+    "{open} of {count} deployments open": "{count} 个部署中 {open} 个开放",
+    "{amount} at the month's end": "月末预计 {amount}",
+    "no baseline to measure against": "配置中没有基准",
+    "wrong": "异常",
+    "what is wrong": "异常",
+    "nothing": "无",
+    "its spec cannot be read": "配置无法读取",
+    "{missing} of {count} machines are missing": "{count} 台中缺 {missing} 台",
+    "{machine} is taken back at {at}": "{machine} 将于 {at} 被回收",
+    "{machine} is lost: nobody lists it, and it may still cost money": "{machine} 失联：供应商不再列出，可能仍在计费",
+    "{hours} hours ran at a price that nobody knows": "有 {hours} 小时价格未知",
+    "as many launches as an hour may have; the next one at {at}": "已达每小时启动上限；下一次在 {at}",
+    "nobody saw {machine} end": "未确认 {machine} 已结束",
     "open": "开放",
     "closed": "关闭",
     "going down": "下线中",
@@ -36,6 +52,7 @@ CHINESE: dict[str, str] = {
     "not open": "未开启",
     "budget of the {period}: {spent} of {limit} {currency}": "{period}预算：已用 {spent} / {limit} {currency}",
     "day": "日",
+    "month": "月",
     "{share} spent": "已用 {share}",
     "machines of {name}": "{name} 的机器",
     "machine": "机器",
@@ -93,6 +110,8 @@ CHINESE: dict[str, str] = {
     # costs
     "The month is being added up …": "正在汇总本月账单……",
     "{share} of the baseline": "基准的 {share}",
+    "until {day}": "截至 {day}",
+    "days 1 to {day}: {change}": "同期（前 {day} 天）：{change}",
     "cause": "原因",
     "share": "占比",
     "as a table": "表格",
@@ -107,8 +126,7 @@ CHINESE: dict[str, str] = {
     "Speeds of {model}, machines kept busy. What nobody measured, or nobody priced, is unknown.": (
         "按 {model} 的实测速度，机器满载。没有实测或没有价格的为未知。"
     ),
-    "images for 1": "每 1 元（单位货币）张数",
-    "source": "来源",
+    "source of the price": "价格来源",
     "no offer is known": "没有报价",
     "and {count} more; choose a GPU": "另有 {count} 条，请选择 GPU",
     # jobs

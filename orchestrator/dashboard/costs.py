@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from orchestrator.dashboard.words import PageWords
 from orchestrator.reports import table, terminal
@@ -92,7 +93,11 @@ def waterfall(saved: Savings, say: PageWords, places: int) -> list[Step]:
 def _cards(report: MonthReport, say: PageWords) -> Sequence[tuple[str, str, str, int | None]]:
     """(name, amount in words, what stands under it, micro-units)."""
     places = table.digits(report)
-    cards = [(say("total"), table.total(report, say), report.currency, report.total_micros)]
+    day = (report.until - timedelta(microseconds=1)).astimezone(ZoneInfo(report.zone)).date()
+    total = table.total(report, say)
+    if report.total_micros is not None and not report.unknown_hours:
+        total = table.signed(report, report.total_micros, say)
+    cards = [(say("total"), total, say("until {day}", day=str(day)), report.total_micros)]
     if (saved := report.savings) is not None:
         amount = saved.baseline_micros - saved.actual_micros
         name = say("saved" if amount >= 0 else "spent more")
@@ -105,7 +110,9 @@ def _cards(report: MonthReport, say: PageWords) -> Sequence[tuple[str, str, str,
         cards.append((say("forecast"), table.signed(report, ahead.micros, say), spread, ahead.micros))
     for name, one in ((say("last month"), report.last_month), (say("a year ago"), report.last_year)):
         if one is not None:
-            shift = terminal.change(one.before_micros, one.micros)
+            shift = say(
+                "days 1 to {day}: {change}", day=one.days, change=terminal.change(one.before_micros, one.micros)
+            )
             cards.append((f"{name} {one.month}", table.signed(report, one.whole_micros, say), shift, one.whole_micros))
     return cards
 

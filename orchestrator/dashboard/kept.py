@@ -46,11 +46,17 @@ class Kept(Generic[Answer]):
         self._changed_at: datetime | None = None
         self._lock = threading.Lock()
 
-    def get(self, *key: Hashable, patience_seconds: float = PATIENCE_SECONDS) -> Known[Answer] | None:
-        """The answer for a key; None: it is still being worked out. Raises Refused as `work_out` did."""
+    def get(
+        self, *key: Hashable, patience_seconds: float = PATIENCE_SECONDS, fresh: timedelta | None = None
+    ) -> Known[Answer] | None:
+        """The answer for a key; None: it is still being worked out. `fresh` stands for its own where one is given.
+
+        Raises Refused as `work_out` did.
+        """
+        fresh = self._fresh if fresh is None else fresh
         with self._lock:
             known = self._known.get(key)
-            if known is not None and timedelta(0) <= self._clock.now() - known.at < self._fresh:
+            if known is not None and timedelta(0) <= self._clock.now() - known.at < fresh:
                 return known
             asked = self._asked.pop(key, None)
             if asked is None or (asked.done() and asked.exception() is None):

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from orchestrator.dashboard.reasons import reason
 from orchestrator.dashboard.words import spoken
 from orchestrator.reports import figures
 
@@ -27,7 +28,13 @@ def environment() -> Environment:
         auto_reload=False,
     )
     made.filters |= {"money": figures.money, "count": figures.count, "hours": figures.hours, "at": at, "lasts": lasts}
-    made.globals |= {"asset": asset, "spoken": spoken, "in_language": in_language, "utc": ZoneInfo("UTC")}
+    made.globals |= {
+        "asset": asset,
+        "spoken": spoken,
+        "reason": reason,
+        "in_language": in_language,
+        "utc": ZoneInfo("UTC"),
+    }
     return made
 
 

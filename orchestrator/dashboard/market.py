@@ -66,7 +66,7 @@ def moved(ledger: Ledger, shown: Sequence[Buy], start: datetime, seconds: int, c
     lines = [one for one in priced if one.currency == priced[0].currency][:LINES]  # they share an axis
     with ledger.read() as tx:
         told = history.prices(tx, [one.id for one in lines], steps)
-    found = []
+    found: dict[tuple[Any, ...], list[str]] = {}
     for offer in lines:
         known = {one.step: one.price_per_hour_micros for one in told if one.offer_id == offer.id}
         price = known.get(-1)
@@ -74,10 +74,18 @@ def moved(ledger: Ledger, shown: Sequence[Buy], start: datetime, seconds: int, c
         for step in range(count):
             price = known.get(step, price)
             values.append(None if price is None else price / 1e6)
-        name = " ".join(filter(None, (offer.gpu, offer.zone, offer.purchase.replace("_", "-"))))
-        found.append({"name": name, "currency": offer.currency, "values": values})
+        name = f"{offer.gpu} {offer.purchase.replace('_', '-')}"
+        found.setdefault((name, *values), []).append(offer.zone)  # one line where the price is the same
+    drawn = [
+        {
+            "name": " ".join(filter(None, (name, ", ".join(filter(None, zones))))),
+            "currency": lines[0].currency,
+            "values": values,
+        }
+        for (name, *values), zones in found.items()
+    ]
     first = int(steps.start.timestamp())
-    return {"at": [first + seconds * number for number in range(count)], "seconds": seconds, "lines": found}
+    return {"at": [first + seconds * number for number in range(count)], "seconds": seconds, "lines": drawn}
 
 
 def _buy(offer: Offer, source: str, profiles: Sequence[Profile], model: str) -> Buy:

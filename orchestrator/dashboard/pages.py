@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from orchestrator import decisions
-from orchestrator.dashboard import market
+from orchestrator.dashboard import glance, market
 from orchestrator.dashboard.costs import shown as month_shown
 from orchestrator.dashboard.site import Site, spec_of
 from orchestrator.dashboard.timeline import LENGTHS, cut
@@ -81,15 +81,16 @@ def fleet(request: Request) -> Response:
 
 
 def _now(request: Request) -> Mapping[str, Any]:
-    site = site_of(request)
+    site, say = site_of(request), PageWords(request.state.language)
     known = site.standing.get()
     rows = {row.name: row for row in site.deployments()}
-    return {
-        "standing": None if known is None else known.value,
-        "rows": rows,
-        "zones": {name: zone_of(row) for name, row in rows.items()},
-        "now": site.now(),
-    }
+    zones = {name: zone_of(row) for name, row in rows.items()}
+    found: dict[str, Any] = {"standing": None, "rows": rows, "zones": zones, "now": site.now()}
+    if known is None:
+        return found
+    wrong = glance.troubles(known.value, zones, say, simulated=site.ledger.simulated())
+    figures = glance.figures(known.value, site.this_month(), wrong, say)
+    return found | {"standing": known.value, "figures": figures, "troubles": wrong}
 
 
 # timeline

@@ -22,6 +22,8 @@ from orchestrator.spec import Spec
 
 #: how old an answer may be before the next one is worked out
 REPORT_FRESH = timedelta(seconds=60)
+#: of the month where it is one figure among others, on a page that stays open all day
+GLANCE_FRESH = timedelta(minutes=10)
 STATUS_FRESH = timedelta(seconds=3)
 TIMELINE_FRESH = timedelta(seconds=30)
 
@@ -75,6 +77,14 @@ class Site:
         """Begin to work out what is looked at first."""
         self.reports.get(None, patience_seconds=0)
         self.standing.get(patience_seconds=0)
+
+    def this_month(self) -> MonthReport | None:
+        """The report at hand, some minutes old; None while there is none. Waits for nothing."""
+        try:
+            known = self.reports.get(None, patience_seconds=0, fresh=GLANCE_FRESH)
+        except Refused:  # the page of costs says why
+            return None
+        return None if known is None else known.value
 
     def changed(self) -> None:
         """Something was done by hand: the next page shows it."""

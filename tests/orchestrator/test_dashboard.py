@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from threading import Event
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from starlette.testclient import TestClient
@@ -20,9 +21,12 @@ from orchestrator.cli import app as commands
 from orchestrator.clock import SystemClock
 from orchestrator.dashboard.access import SESSION, Access, access, token_file
 from orchestrator.dashboard.app import application
+from orchestrator.dashboard.glance import Trouble, troubles
 from orchestrator.dashboard.kept import Kept
 from orchestrator.dashboard.looks import STATIC, environment, lasts
+from orchestrator.dashboard.reasons import CLAUSES, reason
 from orchestrator.dashboard.site import Settings, Site
+from orchestrator.dashboard.words import PageWords
 from orchestrator.errors import Refused
 from orchestrator.ledger import deployments, jobs
 from orchestrator.ledger.store import Ledger, open_ledger
@@ -178,6 +182,9 @@ def test_all_that_it_says_is_said_in_chinese() -> None:
     for name in environment().list_templates():
         text, *_ = source.get_source(environment(), name)
         words |= set(re.findall(r'say\("((?:[^"\\]|\\.)+)"', text))
+    for module in STATIC.parent.glob("*.py"):
+        words |= set(re.findall(r'say\(\s*"((?:[^"\\]|\\.)+)"', module.read_text(encoding="utf-8")))
+    words |= {"saved", "spent more", *("month", "day"), *("warn", "spot-only", "minimum", "stop")}
     known = set(CHINESE) | set(OF_REPORTS)
     assert {word for word in words if word not in known} == set()
 
@@ -261,15 +268,117 @@ def test_the_timeline_is_what_was(desk: Desk) -> None:
     assert desk.client.get("/timeline.json?deployment=ocr").status_code == 400
 
 
+def test_the_first_look_says_what_runs_what_it_costs_what_is_saved_and_what_is_wrong(desk: Desk) -> None:
+    def worked_out() -> str | None:
+        shown = desk.page("/now")
+        return shown if "…" not in shown else None
+
+    shown = until(worked_out)
+    report = desk.client.get("/costs.json").json()
+    saved = report["savings"]
+    figures = re.findall(r'class="card figure (\w*)">.*?<b>(.*?)</b>', shown)
+    amounts = [money(report["total_micros"]), money(saved["baseline_micros"] - saved["actual_micros"])]
+    assert [kind for kind, _ in figures] == ["", "", "good", "bad"]
+    assert [value.split()[0] for _, value in figures[1:3]] == amounts
+    assert re.search(r'<li class="grave">no daemon is running', shown)
+
+
+MACHINE = {"id": "ocr-1", "status": "ready", "reclaim_at": None}
+FINE = {
+    "name": "ocr",
+    "open": True,
+    "target": 1,
+    "instances": [MACHINE],
+    "spend": {"currency": "USD", "unknown_hours": 0},
+    "budgets": [],
+    "launches": {"resumes_at": None},
+    "ends_unseen": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "grave"),
+    [
+        ({}, None, False),
+        ({"open": None, "target": None}, "ocr: 配置无法读取", True),
+        ({"target": 3}, "ocr: 3 台中缺 2 台", True),
+        ({"open": False, "target": 3}, None, False),
+        ({"instances": [MACHINE | {"status": "booting"}]}, None, False),
+        ({"instances": [MACHINE | {"reclaim_at": "2026-11-21T12:00:00Z"}]}, "ocr: ocr-1 将于 13:00:00 被回收", False),
+        ({"instances": [MACHINE, MACHINE | {"status": "lost"}]}, "ocr: ocr-1 失联：供应商不再列出，可能仍在计费", True),
+        (
+            {"budgets": [{"period": "month", "spent_micros": 81_000_000, "limit_micros": 10**8, "reached": "warn"}]},
+            "ocr: 月预算：已用 81.00 / 100.00 USD · 提醒",
+            False,
+        ),
+        ({"spend": {"currency": None, "unknown_hours": 2.04}}, "ocr: 有 2.0 小时价格未知", False),
+        ({"launches": {"resumes_at": "2026-11-21T12:30:00Z"}}, "ocr: 已达每小时启动上限；下一次在 13:30", False),
+        ({"ends_unseen": [{"instance": "ocr-9", "booked_until": None}]}, "ocr: 未确认 ocr-9 已结束", False),
+    ],
+    ids=lambda one: next(iter(one), "fine") if isinstance(one, dict) else "",
+)
+def test_what_is_wrong_is_said(change: dict[str, Any], words: str | None, grave: bool) -> None:
+    zones, daemon = {"ocr": ZoneInfo("Europe/Berlin")}, {"tick_errors": 0, "last_error": None}
+    standing = {"daemon": daemon, "deployments": [FINE | change]}
+    found = troubles(standing, zones, PageWords("zh"), simulated=False)
+    assert found == ([] if words is None else [Trouble(words=words, grave=grave)])
+
+
+def test_a_daemon_that_fails_is_wrong_and_one_that_is_not_needed_is_not_missed() -> None:
+    failing = {"daemon": {"tick_errors": 2, "last_error": "disk full"}, "deployments": []}
+    assert troubles(failing, {}, PageWords(), simulated=False) == [
+        Trouble(words="2 ticks failed, the last: disk full", grave=True)
+    ]
+    none = {"daemon": None, "deployments": [FINE]}
+    assert [one.grave for one in troubles(none, {}, PageWords(), simulated=False)] == [True]
+    assert troubles(none, {}, PageWords(), simulated=True) == []
+    assert troubles(none | {"deployments": []}, {}, PageWords(), simulated=False) == []
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        (
+            "open until 20:00 Europe/Berlin; 1.40 images/s over 8.1 a replica",
+            "开放至 20:00 Europe/Berlin；每秒 1.40 张，单台每秒 8.1 张",
+        ),
+        (
+            "closed until Mon 2026-03-02 08:00 Asia/Shanghai (held closed until Mon 2026-03-02 08:00 Asia/Shanghai)",
+            "关闭至 2026-03-02 周一 08:00 Asia/Shanghai（手动保持关闭至 2026-03-02 周一 08:00 Asia/Shanghai）",
+        ),
+        (
+            "always open; the minimum is 1 (0.20 images/s over 8.05 a replica)",
+            "始终开放；最少 1 台（每秒 0.20 张，单台每秒 8.05 张）",
+        ),
+        ("nothing to choose (T4: price unknown; no offers)", "没有可选（T4：价格未知；没有报价）"),
+        ("cheapest per image within 0.8 s: 0.0052 USD per 1,000", "0.8 秒以内单张最便宜：每千张 0.0052 USD"),
+        ("monthly budget 82 % spent: spot-only", "本月预算已用 82%：仅竞价"),
+        ("no load; words that nobody has translated", "没有负载；words that nobody has translated"),
+    ],
+)
+def test_a_reason_is_said_in_chinese_as_far_as_it_is_known(english: str, chinese: str) -> None:
+    assert reason(english, PageWords("zh")) == chinese
+    assert reason(english, PageWords("en")) == english
+
+
+def test_what_is_translated_are_words_that_policies_use() -> None:
+    policies = Path(__file__).parents[2] / "policies"
+    written = " ".join(file.read_text(encoding="utf-8") for file in policies.glob("*.py"))
+    words = {word for english in CLAUSES for word in re.findall(r"[a-z]{4,}", re.sub(r"{\w+}", "", english))}
+    assert {word for word in words if word not in written} == set()
+
+
 def test_prices_are_images_for_money(desk: Desk) -> None:
     shown = desk.page("/prices?gpu=T4&days=30")
     first = shown[shown.index('id="buys"') :]
-    cells = re.findall(r"<td[^>]*>\s*([^<]*?)\s*</td>", first)[:9]
-    price = float(cells[4].split()[0])
-    assert cells[0] == "T4" and cells[1] == "spot"
-    assert int(cells[3].replace(",", "")) == pytest.approx(11.5 * 3600 / price, rel=1e-3)
+    cells = [re.sub(r"<[^>]+>", "", cell).split() for cell in re.findall(r"<td[^>]*>(.*?)</td>", first)[:9]]
+    price = float(cells[4][0])
+    assert cells[0] == ["T4"] and cells[1] == ["spot"]
+    assert cells[3][1:] == ["/", "USD"] and cells[4][1:] == ["USD"]
+    assert int(cells[3][0].replace(",", "")) == pytest.approx(11.5 * 3600 / price, rel=1e-3)
     found = desk.client.get("/prices.json?gpu=T4&days=30").json()
-    assert len(found["lines"]) == 6 and len({one["currency"] for one in found["lines"]}) == 1
+    assert len(found["lines"]) == 4 and len({one["currency"] for one in found["lines"]}) == 1
+    assert "T4 on-demand sim-1, sim-2, sim-3" in [one["name"] for one in found["lines"]], "one line for one price"
     spot = next(one for one in found["lines"] if "spot" in one["name"])
     assert len(set(spot["values"])) > 20 and None not in spot["values"]
 

@@ -100,7 +100,7 @@
         value: (u, sum, index, at) => (at == null ? "–" : now.replicas[name][at]),
       })).reverse();
       upper = chart(part(element, "replicas"), {
-        ...common, series: [time(say), ...series], axes: withTime(axes({ incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] })),
+        ...common, bands: terms.slice(1).map((_, place) => ({ series: [place + 1, place + 2] })), series: [time(say), ...series], axes: withTime(axes({ incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] })),
         scales: { ...common.scales, y: { range: (u, low, high) => [0, Math.max(1, high || 0) * 1.1] } },
         hooks: { drawClear: [marks], draw: [lost], setSelect: [zoom] },
       }, [now.at, ...sums.reverse()]);
@@ -134,6 +134,7 @@
     const say = words(element), found = await figures(element.dataset.src);
     element.querySelector(".waiting").hidden = true;
     if (!found.lines.length) return;
+    element.parentElement.querySelector('[data-part="unit"]').textContent = found.lines[0].currency;
     const series = found.lines.map((line, place) => ({
       label: line.name, stroke: COLOURS[place % COLOURS.length], width: 1.75, paths: stepped, points: { show: false }, spanGaps: false,
       value: (u, value) => (value == null ? "–" : `${value.toFixed(4)} ${line.currency}`),

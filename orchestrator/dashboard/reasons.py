@@ -1,0 +1,120 @@
+"""Reasons in Chinese. Policies write them in English, clause by clause; a clause that is not known here stays so."""
+
+import re
+from functools import cache
+
+from orchestrator.dashboard.words import PageWords
+
+#: what a clause says -> the same in Chinese. A value whose name ends in `why` is a reason itself
+CLAUSES: dict[str, str] = {
+    # opening hours
+    "{why} (held {state} until {at})": "{why}（手动保持{state}至 {at}）",
+    "always open": "始终开放",
+    "open until {at}": "开放至 {at}",
+    "closed until {at}": "关闭至 {at}",
+    "closed: no opening in sight": "关闭：没有后续开放时段",
+    "taken down": "已下线",
+    "who is up is kept for it": "已启动的机器为此保留",
+    # load and target
+    "no load": "没有负载",
+    "no evidence of the load, hold": "没有负载记录，保持不变",
+    "{rate} images/s": "每秒 {rate} 张",
+    "{rate} images/s over {speed} a replica": "每秒 {rate} 张，单台每秒 {speed} 张",
+    "{rate} images/s over {speed} a replica, as on past days": "每秒 {rate} 张（按往日同期），单台每秒 {speed} 张",
+    "{rate} images/s, {count} waiting, throughput not measured": "每秒 {rate} 张，{count} 张排队，吞吐尚未实测",
+    "{count} batch items are waiting": "{count} 个批处理项在等待",
+    "{count} items due: {why}": "{count} 项待完成：{why}",
+    "{count} waiting, hold": "{count} 张排队，保持不变",
+    "nobody watched for a while, hold": "有一段时间没有记录，保持不变",
+    "the target rose {count} min ago, hold": "{count} 分钟前刚扩容，保持不变",
+    "the minimum is {count}": "最少 {count} 台",
+    "the minimum is {count} ({why})": "最少 {count} 台（{why}）",
+    "the maximum is {count}": "最多 {count} 台",
+    # budgets
+    "monthly budget {share} % spent: {step}": "本月预算已用 {share}%：{step}",
+    "daily budget {share} % spent: {step}": "当日预算已用 {share}%：{step}",
+    "the budget cannot count {count} h of unknown price": "有 {count} 小时价格未知，无法计入预算",
+    # who leaves
+    "surplus: the target is {count}": "多余：目标为 {count} 台",
+    "surplus: at most {count} may be up": "多余：最多 {count} 台",
+    "the provider takes it back at {at} UTC": "供应商将于 {at} UTC 回收",
+    "no answer since {at} UTC": "自 {at} UTC 起没有应答",
+    "not ready {count} s after its launch": "启动 {count} 秒后仍未就绪",
+    "not drained within {count} s": "{count} 秒内未排空",
+    "no longer listed: to be certain": "供应商已不再列出：确保终止",
+    "somebody switched it off: it serves nobody, and its disk costs": "已被人停机：不再服务，磁盘仍计费",
+    "drained": "已排空",
+    "its replacement serves": "替换的机器已在服务",
+    "more than the allocation wants": "超出分配",
+    "spot replicas are in time": "竞价实例已及时就绪",
+    # what is chosen
+    "{count} replicas are missing and no offer can be taken now": "缺 {count} 台，目前没有可用报价",
+    "{names} cannot be reached: held as it is, nothing is launched there": "{names} 无法连接：保持原状，不在其上启动",
+    "not in this ledger, but ours by their tag: {names}": "带有本安装标签但不在账本中：{names}",
+    "cheapest per image: {price} per 1,000": "单张最便宜：每千张 {price}",
+    "cheapest per image within {late} s: {price} per 1,000": "{late} 秒以内单张最便宜：每千张 {price}",
+    "{share} per image": "单张贵 {share}",
+    "dearer per image": "单张更贵",
+    "price unknown": "价格未知",
+    "speed not measured": "速度未实测",
+    "speed not measured: one may be tried": "速度未实测：可试用一台",
+    "own machine, {why}": "自有机器，{why}",
+    "p95 unknown, wanted {bound} s": "p95 未知，要求 {bound} 秒",
+    "p95 {late} s, wanted {bound} s": "p95 {late} 秒，要求 {bound} 秒",
+    "no rate from {other} to {currency}": "没有 {other} 到 {currency} 的汇率",
+    "refused {count} times: left alone until {at} UTC": "被拒绝 {count} 次：{at} UTC 前暂不使用",
+    "no load and a minimum of 0: nothing runs": "没有负载且最少 0 台：不运行",
+    "the cheapest fleet of {count}: {price} an hour": "最便宜的 {count} 台组合：每小时 {price}",
+    "the cheapest fleet that carries {rate} images/s at {share} use: {price} an hour": (
+        "按 {share} 利用率承载每秒 {rate} 张的最便宜组合：每小时 {price}"
+    ),
+    "the cheapest fleet that carries {rate} images/s within {late} s at {share} use: {price} an hour": (
+        "按 {share} 利用率、{late} 秒以内承载每秒 {rate} 张的最便宜组合：每小时 {price}"
+    ),
+    "{count} of them run already": "其中 {count} 台已在运行",
+    "no other GPU or terms can carry it": "没有其他 GPU 或计费方式能承载",
+    "nothing to choose ({why})": "没有可选（{why}）",
+    "no offers": "没有报价",
+    "{gpu}: a machine of one's own, paid for anyway": "{gpu}：自有机器，费用已付",
+    # spot and batch
+    "spot: {count} losses per hour expected": "竞价实例：预计每小时中断 {count} 次",
+    "on-demand: {count} spot replicas are missing": "按需：缺 {count} 台竞价实例",
+    "on-demand: {count} spot replicas are in pools too young to be trusted": (
+        "按需：{count} 台竞价实例所在池尚未经受考验"
+    ),
+    "{name}: {why}": "{name}：{why}",
+}
+DAYS = {"Mon": "周一", "Tue": "周二", "Wed": "周三", "Thu": "周四", "Fri": "周五", "Sat": "周六", "Sun": "周日"}
+
+
+def reason(text: str, say: PageWords) -> str:
+    """What a policy said, in the page's language."""
+    if say.language != "zh":
+        return text
+    return "；".join(_clause(one, say) for one in re.split(r"; (?![^(]*\))", text))
+
+
+def _clause(text: str, say: PageWords) -> str:
+    for pattern, chinese in _known():
+        if found := pattern.fullmatch(text):
+            return chinese.format(**{name: _value(name, value, say) for name, value in found.groupdict().items()})
+    return text
+
+
+def _value(name: str, value: str, say: PageWords) -> str:
+    if name == "why":
+        return reason(value, say)
+    if name in ("state", "step"):
+        return say(value)
+    return re.sub(rf"\b({'|'.join(DAYS)}) (\d{{4}}-\d\d-\d\d)", lambda day: f"{day[2]} {DAYS[day[1]]}", value)
+
+
+@cache
+def _known() -> list[tuple[re.Pattern[str], str]]:
+    """The longest first: what says more is not taken for what says less."""
+    ordered = sorted(CLAUSES.items(), key=lambda one: ("{name}" in one[0], -len(re.sub(r"{\w+}", "", one[0]))))
+    return [(_pattern(english), chinese) for english, chinese in ordered]
+
+
+def _pattern(english: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(english)))
