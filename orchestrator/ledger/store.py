@@ -141,7 +141,8 @@ def _open(url: str, key: bytes, simulated: bool, home: Path | None = None) -> Le
         engine = sa.create_engine(url)
     except (ArgumentError, ImportError) as error:  # the URL itself may hold a password: it is not repeated
         raise Refused(
-            f"ledger: HALVE_DATABASE_URL: {str(error).partition(' from ')[0]}; want sqlite or postgresql"
+            f"ledger: HALVE_DATABASE_URL: {str(error).partition(' from ')[0]}; "
+            "want sqlite, or postgresql with its driver (pip install 'halve[postgresql]')"
         ) from None
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _tune_sqlite)

@@ -23,9 +23,9 @@ NEW_YEAR = utc("2026-01-01")
 class Rows:
     """Writes rows of one ledger; every machine gets its deployment, tick and intent."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, first: int = 1) -> None:
         self.ledger = ledger
-        self._numbers = count(1)
+        self._numbers = count(first)
 
     def deployment(self, name: str, spec: str = "", at: datetime = NEW_YEAR, down_at: datetime | None = None) -> None:
         row = {
