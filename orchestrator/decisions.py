@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator import control, replay, spec
 from orchestrator.deployment import wishes_of
 from orchestrator.errors import Refused
-from orchestrator.ledger import beliefs, history, ticks
+from orchestrator.ledger import beliefs, history
 from orchestrator.ledger.store import Ledger
 from orchestrator.status import iso
 from policies import candidates, spot
@@ -22,9 +22,9 @@ from policies.snapshot import Snapshot
 
 
 def newest(
-    home: Path, ledger: Ledger, name: str, now: datetime, last: int, *, again: bool = True
+    home: Path, ledger: Ledger, name: str, until: datetime, last: int, *, again: bool = True
 ) -> list[dict[str, Any]]:
-    """The last decision about a deployment, and the `last` ones that did something, as JSON values, the latest first.
+    """The decision that held at a time, and the `last` ones up to it that did something, as JSON values, newest first.
 
     With `again` each of those is made again from its snapshot; where today's spec decides otherwise, it says so.
     Raises Refused.
@@ -32,9 +32,9 @@ def newest(
     row = control.find(ledger, name)
     wishes = wishes_of(spec.parse(row.spec, row.source), row, home)
     with ledger.read() as tx:
-        latest = ticks.last(tx, name)
-        acted = history.acted(tx, name, now, last)
-        pools = spot.story(beliefs.known(tx, name).get("placement"), now)
+        latest = history.standing(tx, name, until)
+        acted = history.acted(tx, name, until, last)
+        pools = spot.story(beliefs.known(tx, name).get("placement"), until)
     quiet = [] if latest is None or latest.plan["actions"] else [latest]
     shown = [_told(one, wishes if again else None) for one in [*quiet, *acted]]
     if shown:

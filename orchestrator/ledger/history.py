@@ -110,6 +110,14 @@ def acted(tx: sa.Connection, deployment: str, until: datetime, limit: int) -> Se
     return tx.execute(sa.select(t.ticks).where(c.id.in_(numbers)).order_by(c.id.desc())).all()
 
 
+def standing(tx: sa.Connection, deployment: str, until: datetime) -> sa.Row[Any] | None:
+    """The decision that held at a time, without its snapshot; None: nothing was decided by then."""
+    c = t.ticks.c
+    query = sa.select(*(column for column in c if column.name != "snapshot"))
+    query = query.where(c.deployment == deployment, c.at <= until)
+    return tx.execute(query.order_by(c.at.desc(), c.id.desc()).limit(1)).first()
+
+
 def decision(tx: sa.Connection, deployment: str, tick_id: int) -> sa.Row[Any] | None:
     """One decision with its snapshot; None when there is none of that number."""
     c = t.ticks.c

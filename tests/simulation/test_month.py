@@ -127,9 +127,20 @@ def test_a_month_that_is_none(month: str, tmp_path: Path) -> None:
         run(OWN, month, tmp_path / "month.db")
 
 
-def test_providers_that_cannot_be_simulated_yet(tmp_path: Path) -> None:
-    text = OWN.replace("provider: local", "provider: ssh") + "ssh: {hosts: [{address: box}]}\n"
-    with pytest.raises(Refused, match="provider ssh cannot be simulated"):
+@pytest.mark.parametrize(
+    ("provider", "more", "words"),
+    [
+        ("ssh", "ssh: {hosts: [{address: box}]}", "name the GPU of each host"),
+        (
+            "aws",
+            "aws: {region: us-east-1, instance_types: [g4dn.xlarge], bucket: b}",
+            "provider aws cannot be simulated",
+        ),
+    ],
+)
+def test_what_cannot_be_simulated(provider: str, more: str, words: str, tmp_path: Path) -> None:
+    text = OWN.replace("provider: local", f"provider: {provider}") + f"{more}\n"
+    with pytest.raises(Refused, match=words):
         run(text, "2026-02", tmp_path / "month.db")
 
 
