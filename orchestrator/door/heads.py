@@ -31,12 +31,22 @@ def request_id(request: web.BaseRequest) -> str:
 
 
 def target(request: web.BaseRequest) -> str:
-    """Path and query as the client wrote them; of an absolute address the path and query."""
-    return request.raw_path if request.raw_path.startswith("/") else request.rel_url.raw_path_qs
+    """Path and query as the client wrote them; of an absolute address the path and query. No fragment: no client sends
+    one, and a server would cut it off, so that a path is another one there than it is here."""
+    raw = request.raw_path
+    if not raw.startswith("/") and raw != "*":
+        raw = request.rel_url.raw_path_qs
+        raw = raw if raw.startswith("/") else f"/{raw}"
+    return raw.partition("#")[0]
+
+
+def path(target: str) -> str:
+    """The path as a server understands it."""
+    return unquote(target.partition("?")[0])
 
 
 def private(target: str) -> bool:
-    return unquote(target.partition("?")[0]).rstrip("/") in PRIVATE
+    return path(target).rstrip("/") in PRIVATE
 
 
 def repeatable(method: str, target: str) -> bool:
@@ -46,14 +56,16 @@ def repeatable(method: str, target: str) -> bool:
 
 def recognition(method: str, target: str) -> bool:
     """Whether it asks for images to be read: the work that replicas are there for, and all that counts as demand."""
-    path = target.partition("?")[0]
-    return method == "POST" and (path == "/v1/ocr" or (path.startswith("/v2/models/") and path.endswith("/infer")))
+    if method != "POST":
+        return False
+    asked = path(target)
+    return asked == "/v1/ocr" or (asked.startswith("/v2/models/") and asked.endswith("/infer"))
 
 
 def page(target: str) -> bool:
     """Whether it belongs to the web pages of a replica, which remember their visitors."""
-    path = target.partition("?")[0]
-    return path == PAGES or path.startswith(f"{PAGES}/")
+    asked = path(target)
+    return asked == PAGES or asked.startswith(f"{PAGES}/")
 
 
 def forwarded(request: web.BaseRequest, target: str, identity: str, length: int | None, keep_token: bool) -> bytes:

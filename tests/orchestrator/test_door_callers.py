@@ -1,12 +1,14 @@
 """Clients that are slow, half gone, stalled, or no clients at all."""
 
 import asyncio
+import json
 import socket
 from pathlib import Path
 
 import pytest
 
 from orchestrator.door.limits import Limits
+from orchestrator.door.serving import RateLimit
 from tests.orchestrator.door_inside import PATIENCE, Inside, door, engine, until
 
 HASTY = Limits(head=0.4, silent=0.3, upload=1.0, stalled=1.0, linger=0.1)
@@ -158,3 +160,50 @@ def test_what_comes_behind_a_request_is_answered_in_order_or_refused(tmp_path: P
             assert (said.count(b" 400 "), said.count(b'"path"')) == (1, 0)  # nothing of such a client's is done
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(b"/drain#x", id="a-fragment"),  # no client sends one, and servers cut it off
+        pytest.param(b"/%64rain#x?y", id="a-fragment-and-an-escape"),
+        pytest.param(b"http://x/drain#z", id="an-absolute-address"),
+        pytest.param(b"/lease/#", id="an-empty-fragment"),
+    ],
+)
+def test_no_spelling_of_it_reaches_what_is_between_replica_and_daemon(tmp_path: Path, target: bytes) -> None:
+    async def run() -> None:
+        async with engine("a") as a, door(tmp_path) as inside:
+            inside.publish(a)
+            assert b" 404 " in (await inside.ask(spelt(target)))[:20]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("target", [b"/v1/ocr#x", b"/v1/oc%72", b"http://x/v1/ocr", b"/v1/ocr?a=/ui"])
+def test_every_spelling_of_recognition_is_limited_and_counted(tmp_path: Path, target: bytes) -> None:
+    async def run() -> None:
+        async with engine("a") as a, door(tmp_path) as inside:
+            inside.publish(a, rate_limit=RateLimit(per_second=0.001, burst=1))
+            first, second = [(await inside.ask(spelt(target)))[:12] for _ in range(2)]
+            assert (first, second) == (b"HTTP/1.1 200", b"HTTP/1.1 429")
+            assert inside.front.counts.minutes(1)[0][1].requests == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("target", "path"), [(b"http://x", "/"), (b"http://x?y", "/?y"), (b"/a#b", "/a"), (b"//a/../b", "//a/../b")]
+)
+def test_a_replica_is_asked_for_a_path(tmp_path: Path, target: bytes, path: str) -> None:
+    async def run() -> None:
+        async with engine("a") as a, door(tmp_path) as inside:
+            inside.publish(a)
+            said = await inside.ask(spelt(target, b"GET"))
+            assert json.loads(said.partition(b"\r\n\r\n")[2])["path"] == path
+
+    asyncio.run(run())
+
+
+def spelt(target: bytes, method: bytes = b"POST") -> bytes:
+    return b"%b %b HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % (method, target)
