@@ -120,7 +120,7 @@ class Proxy:
         until = errand.since + self._limits.hold
         seat = errand.request.cookies.get(heads.SEAT, "") if errand.page else ""
         busy: dict[str, web.Response] = {}  # what replicas said that would rather not
-        sends = 0
+        sends = losses = 0
         anew = False
         while sends < SENDS_MAX:
             serving = self._roster.serving
@@ -159,6 +159,9 @@ class Proxy:
                 if not error.stale:
                     self._suspect(replica, error, errand)
                     sends += not error.unheard
+                losses += 1
+                if losses <= SENDS_MAX:  # it had been taken, for however long: now it waits anew
+                    until = time.monotonic() + self._limits.hold
                 self._counts.totals.again += 1
                 anew = anew or error.stale  # once per request: what kills replicas looks the same from here
             else:

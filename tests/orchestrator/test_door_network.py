@@ -12,6 +12,7 @@ import pytest
 from orchestrator.door import Replica
 from orchestrator.door.limits import Limits
 from tests.orchestrator.door_inside import PATIENCE, door, engine, until
+from tests.orchestrator.door_upstream import upstream
 
 WATCHFUL = Limits(doubt=0.5, answer=0.5, hold=PATIENCE)
 
@@ -118,6 +119,27 @@ def test_a_replica_that_thinks_for_long_is_left_to_it(tmp_path: Path) -> None:
             seen = await inside.ask(b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert b'"ocr": 1}' in seen  # once
             assert inside.front.counts.totals.again == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["a-new-connection", "a-kept-connection"])
+def test_a_replica_that_dies_late_has_its_work_done_elsewhere_too(tmp_path: Path, kept: bool) -> None:
+    """How long a request waits for a replica is limited, not how long a replica works on it."""
+
+    async def run() -> None:
+        with upstream("a") as a:
+            async with engine("b") as b, door(tmp_path, Limits(hold=0.2)) as inside:
+                inside.publish(Replica(id="a", url=a.url))
+                if kept:
+                    await inside.ask(recognition(b"x"))
+                asked = asyncio.create_task(inside.ask(recognition(b"x", 3.0)))
+                await until(lambda: inside.in_flight == {"a": 1})
+                inside.publish(Replica(id="a", url=a.url), b)
+                await asyncio.sleep(0.5)
+                a.kill()
+                said = await asked
+                assert b" 200 " in said[:20] and b'"replica": "b"' in said
 
     asyncio.run(run())
 
