@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orchestrator.door.options import Options
 from orchestrator.door.server import serve
+from orchestrator.door.sparing import Sparing
 from orchestrator.errors import Refused
 
 
@@ -20,7 +21,9 @@ def main() -> int:
     parser.add_argument("--tls-cert", type=Path)
     parser.add_argument("--tls-key", type=Path)
     options = Options(**vars(parser.parse_args()))
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    lines = logging.StreamHandler()
+    lines.addFilter(Sparing())
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, handlers=[lines])
     try:
         serve(options)
     except Refused as refusal:
