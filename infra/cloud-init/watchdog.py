@@ -153,7 +153,7 @@ class Server(ThreadingHTTPServer):
         self.tls.load_cert_chain(own, key)
         self.tls.load_verify_locations(cadata=watchdog.said["controller"])
         self.tls.verify_mode = ssl.CERT_REQUIRED
-        super().__init__(("0.0.0.0", watchdog.said["port"]), answers(watchdog))
+        super().__init__((watchdog.said["address"], watchdog.said["port"]), answers(watchdog))
 
     def finish_request(self, request, address):
         request.settimeout(5)

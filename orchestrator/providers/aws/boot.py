@@ -35,6 +35,7 @@ def user_data(
         "tls": "/opt/halve/tls",
         "console": "/dev/console",
         "say_seconds": SAY_SECONDS,
+        "address": "0.0.0.0",
         "port": WATCHDOG_PORT,
         "poll_seconds": POLL_SECONDS,
         "poweroff": ["systemctl", "poweroff"],
