@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Show prices in force, their sources and ages; ask for new ones; take in lists.",
     ),
     "gpus": ("orchestrator.cli.gpus", "gpus", "Compare GPUs by price over measured throughput."),
-    "hosts": ("orchestrator.cli.hosts", "app", "Machines of one's own: trust, look at, let go of them."),
+    "hosts": ("orchestrator.cli.hosts", "app", "List machines of one's own; add, trust, look at, let go of them."),
     "aws": ("orchestrator.cli.aws", "app", "Rented machines on AWS: what an account lacks."),
     "job": ("orchestrator.cli.job", "app", "Submit and follow batches."),
     "report": ("orchestrator.cli.report", "report", "Print what a month cost and what was saved."),
@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "backtest": ("orchestrator.cli.backtest", "app", "Replay spot policies over traces against the offline optimum."),
     "simulate": ("orchestrator.cli.simulate", "simulate", "Run the loop on a virtual clock: a month, or bad days."),
     "doctor": ("orchestrator.cli.doctor", "doctor", "Find what stands in the way here, with its remedy."),
-    "ledger": ("orchestrator.cli.ledger", "app", "Check the ledger."),
+    "ledger": ("orchestrator.cli.ledger", "app", "Check the ledger, copy it, and go back to a copy."),
 }
 
 
@@ -89,7 +89,10 @@ def _version(wanted: bool) -> None:
 def root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Keep an OCR service or a batch on the cheapest GPUs that keep its promise, and see what it cost."""
+    """Keep an OCR service or a batch on the cheapest GPUs that keep its promise, and see what it cost.
+
+    Example: halve up infra/examples/daytime-ocr.yaml
+    """
 
 
 def main() -> None:

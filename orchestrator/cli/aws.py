@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 app = typer.Typer(
-    help="Rented machines on AWS: what an account lacks.",
+    help="Rented machines on AWS: what an account lacks.\n\nExample: halve aws check ocr.yaml",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -15,7 +15,10 @@ app = typer.Typer(
 
 @app.callback()
 def aws() -> None:
-    """Rented machines on AWS: what an account lacks."""
+    """Rented machines on AWS: what an account lacks.
+
+    Example: halve aws check ocr.yaml
+    """
 
 
 @app.command()

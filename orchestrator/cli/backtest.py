@@ -18,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Replay spot policies over traces against the offline optimum.",
+    help="Replay spot policies over traces against the offline optimum.\n\nExample: halve backtest job us-east-1a.json",
 )
 
 

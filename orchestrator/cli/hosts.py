@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from orchestrator.providers.ssh.host import Host
 
 app = typer.Typer(
-    help="Machines of one's own: trust, look at, let go of them.\n\nWithout a command they are listed.",
+    help="List machines of one's own; add, trust, look at, let go of them.\n\nExample: halve hosts",
     invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -24,9 +24,9 @@ JSON = typer.Option(False, "--json", help="Print JSON.")
 
 @app.callback()
 def hosts(context: typer.Context, json: bool = JSON) -> None:
-    """Machines of one's own: trust, look at, let go of them.
+    """List machines of one's own; add, trust, look at, let go of them.
 
-    Without a command they are listed.
+    Example: halve hosts
     """
     if context.invoked_subcommand is not None:
         return

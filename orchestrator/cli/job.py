@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Submit and follow batches.",
+    help="Submit and follow batches.\n\nExample: halve job submit scans/ --out results/",
 )
 
 ID = typer.Argument(metavar="ID", help="The job's number.")

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 app = typer.Typer(
-    help="Check the ledger, copy it, and go back to a copy.",
+    help="Check the ledger, copy it, and go back to a copy.\n\nExample: halve ledger check",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -14,7 +14,10 @@ app = typer.Typer(
 
 @app.callback()
 def root() -> None:
-    """Check the ledger, copy it, and go back to a copy."""
+    """Check the ledger, copy it, and go back to a copy.
+
+    Example: halve ledger check
+    """
 
 
 @app.command()

@@ -1,11 +1,13 @@
 """Many bad days, each from its own seed, on all cores; the answer does not depend on how many there are."""
 
 import os
-from collections import Counter
+import signal
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing import active_children
 from typing import Any
 
 from orchestrator.errors import Refused
@@ -78,8 +80,25 @@ def _outcomes(seeds: range, faults: frozenset[Fault], cores: int) -> Iterator[Ou
     if cores == 1 or len(seeds) <= PORTION:
         yield from map(partial(_lived, faults=faults), seeds)
         return
-    with ProcessPoolExecutor(cores) as processes:
-        yield from processes.map(partial(_lived, faults=faults), seeds, chunksize=PORTION)
+    portions = [seeds[start : start + PORTION] for start in range(0, len(seeds), PORTION)]
+    with ProcessPoolExecutor(cores, initializer=_leave_ctrl_c_to_the_first) as processes:
+        coming = deque(processes.submit(_all_lived, portion, faults) for portion in portions)
+        try:
+            while coming:
+                yield from coming.popleft().result()
+        except BaseException:  # nobody waits any more for days that are under way or laid out
+            for process in active_children():
+                process.terminate()
+            raise
+
+
+def _leave_ctrl_c_to_the_first() -> None:
+    """A terminal sends it to all of its processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _all_lived(seeds: range, faults: frozenset[Fault]) -> list[Outcome]:
+    return [_lived(seed, faults) for seed in seeds]
 
 
 def _lived(seed: int, faults: frozenset[Fault]) -> Outcome:
