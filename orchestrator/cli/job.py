@@ -97,12 +97,13 @@ def list_(json: bool = JSON) -> None:
     if not found:
         print("no jobs yet; `halve job submit SRC --out DST` makes one")
         return
-    table = Table(box=None, padding=(0, 2))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("job", "deployment", "state", "done", "failed", "of", "left", "destination"):
-        table.add_column(name, justify="right" if name in ("job", "done", "failed", "of") else "left")
+        right = name in ("job", "done", "failed", "of")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
     for one in found:
         counts = (str(one[key]) for key in ("done", "failed", "items"))
-        left = words.duration(one["eta_seconds"])
+        left = words.duration(one["eta_seconds"]) if one["state"] == "running" else ""
         table.add_row(str(one["id"]), one["deployment"], one["state"], *counts, left, words.plain(one["destination"]))
     Console(highlight=False, markup=False).print(table)
 
@@ -226,15 +227,21 @@ def _wait(ledger: "Ledger", job_id: int) -> bool:
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Column
 
     from orchestrator.clock import SystemClock
     from orchestrator.jobs import asking, words
     from orchestrator.ledger.jobs import OPEN, State
 
     clock = SystemClock()
-    text = (TextColumn("job {task.fields[id]}"), TextColumn("{task.description}", markup=False))
+    columns = (
+        TextColumn("job {task.fields[id]}"),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, overflow="fold")),  # may need lines
+    )
     try:
-        with Progress(text[0], BarColumn(), MofNCompleteColumn(), text[1], console=Console(stderr=True)) as bar:
+        with Progress(*columns, console=Console(stderr=True), expand=True) as bar:
             task = bar.add_task("", total=None, id=job_id)
             while True:
                 job, progress = asking.look(ledger, job_id, clock.now())

@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from orchestrator.executors.http import HttpExecutor
+from orchestrator.ledger import deployments
 from orchestrator.ledger.jobs import State
 from tests.orchestrator.batch import find, folder, generation, lines, numbered, opened, runner, until
 from tests.orchestrator.fake_engine import Replica, replica
@@ -85,6 +88,29 @@ def test_pause_resume_cancel_and_results_before_the_end(tmp_path: Path, home: Pa
     assert halve(home, "cancel", 1).stdout == "job 1 is cancelled, 3 of 3 images left\n"
     assert halve(home, "cancel", 1).stdout == "job 1 is cancelled, 3 of 3 images left\n"
     assert "nothing of it can be running any more" in halve(home, "resume", 1, check=1).stderr
+
+
+def test_a_deadline_is_a_duration_or_a_time_of_day_where_the_schedule_is(tmp_path: Path) -> None:
+    home, before = tmp_path / "home", datetime.now(UTC)
+    text = "{name: ocr, model: ppocr, provider: local, currency: CNY, schedule: {timezone: Asia/Shanghai}}"
+    ledger = opened(home)
+    with ledger.write() as tx:
+        deployments.put_up(tx, "ocr", text, "ocr.yaml", before)
+    source = folder(tmp_path / "in", numbered(3))
+
+    def due(deadline: str) -> datetime:
+        options = ["--out", tmp_path / deadline, "--deadline", deadline, "--budget", "20", "--json"]
+        job = json.loads(halve(home, "submit", source, *options).stdout)
+        assert (job["budget_micros"], job["currency"]) == (20_000_000, "CNY")
+        return datetime.fromisoformat(job["deadline_at"])
+
+    assert timedelta(hours=8) <= due("8h") - before.replace(microsecond=0) < timedelta(hours=8, minutes=2)
+    morning = due("06:00")
+    assert f"{morning.astimezone(ZoneInfo('Asia/Shanghai')):%H:%M}" == "06:00"
+    assert before < morning <= datetime.now(UTC) + timedelta(days=1)
+    refused = halve(home, "submit", source, "--out", tmp_path / "x", "--deadline", "soon", check=1)
+    assert refused.stderr == 'halve: --deadline soon: want 6h, HH:MM, or "YYYY-MM-DD HH:MM"\n'
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("verb", ["show", "pause", "resume", "cancel", "results"])

@@ -33,6 +33,7 @@ from tests.orchestrator.batch import (
     until,
 )
 from tests.orchestrator.fake_engine import Replica, replica
+from tests.orchestrator.tiny import fill
 
 __all__ = ["replica"]
 
@@ -341,6 +342,27 @@ def test_a_full_destination_pauses_the_job_until_there_is_room(
     ballast.unlink()
     until(lambda: is_done(ledger, job))
     check_whole(job, images)
+
+
+def test_a_ledger_without_room_loses_nothing_and_goes_on_when_there_is_some(
+    tmp_path: Path, running: list[JobRunner], small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger, echo, images = generation(opened(small_disk / "home")), Echo(), numbered(200)
+    job = submitted(ledger, tmp_path, images)
+    echo.go.clear()
+    begin(running, runner(ledger, echo))
+    until(lambda: len(echo.tasks) == 4)
+    filler = fill(small_disk)
+    echo.go.set()
+    until(lambda: "full; nothing was lost: make room" in caplog.text)
+    time.sleep(2.0)  # several passes
+    before = find(ledger, job.id)
+    assert (before.state, before.failed) == (State.RUNNING, 0)
+    filler.unlink()
+    until(lambda: is_done(ledger, job))
+    check_whole(job, images)
+    assert max(Counter(task.name for task in echo.tasks).values()) == 1  # what was read is not read again for it
+    ledger.close()
 
 
 def test_a_read_only_destination_pauses_the_job(tmp_path: Path, ledger: Ledger, running: list[JobRunner]) -> None:
