@@ -17,7 +17,7 @@ from tests.orchestrator.tiny import end_all
 from tests.orchestrator.told import PAGES, Session, scans, without_figures
 
 PAGE = PAGES / "jobs.md"
-SCANS = 12
+SCANS = 6
 
 
 def staged(stack: ExitStack, folder: Path) -> tuple[Session, Callable[[str, int], None]]:
@@ -39,6 +39,7 @@ def staged(stack: ExitStack, folder: Path) -> tuple[Session, Callable[[str, int]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # most of it is the engine
 def test_the_session_is_as_the_page_shows_it(tmp_path: Path) -> None:
     with ExitStack() as stack:
         session, before = staged(stack, tmp_path)
