@@ -29,8 +29,11 @@ class Engines:
     """Engines that answer as soon as their machine runs, and are asked to drain."""
 
     drained: list[str] = field(default_factory=list)
+    slow: bool = False  # they have not come up yet
 
     def health(self, url: str) -> Health | None:
+        if self.slow:
+            return None
         return Health(ready=url not in self.drained, draining=url in self.drained)
 
     def drain(self, url: str) -> bool:

@@ -1,8 +1,12 @@
 """Machines on AWS, beyond what every provider does: what EC2 refuses, forgets, hides and takes back."""
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from orchestrator.providers import (
     Throttled,
     Unreachable,
 )
+from orchestrator.providers.aws.network import own_address
 from orchestrator.providers.aws.provider import AwsProvider
 from policies.snapshot import Purchase
 from tests.orchestrator import aws_proxy as aws
@@ -351,6 +356,36 @@ def test_the_group_is_open_to_this_controller_and_follows_its_address(
     assert rules() - others == {(7860, "198.51.100.2/32"), (7861, "198.51.100.2/32")}
     aws.provider(tmp_path / "other", clock, address="198.51.100.9").launch(aws.request(token(home, "b")))
     assert {(7860, "198.51.100.2/32"), (7860, "198.51.100.9/32")} <= rules()  # each minds its own
+
+
+@pytest.mark.parametrize(
+    ("body", "seen"),
+    [("203.0.113.9\n", "203.0.113.9"), ("2001:db8::1\n", None), ("<html>log in</html>", None), ("0.0.0.0/0", None)],
+    ids=["an address", "of the wrong kind", "a portal", "everybody"],
+)
+def test_our_own_address_is_one_address(
+    body: str, seen: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ip").write_text(body)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # machines are not spoken to through it either
+    with served(tmp_path) as url:
+        if seen is not None:
+            assert own_address("auto", f"{url}/ip") == seen
+        else:
+            with pytest.raises(Unreachable, match=r"set aws\.address"):
+                own_address("auto", f"{url}/ip")
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The files of a folder, over HTTP."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_an_offer_of_a_subnet_that_is_gone(cloud: aws.Cloud, home: Path, clock: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.ledger import charges, fleet
+from orchestrator.spec import parse
 from policies.lifecycle import Status
 from policies.snapshot import Purchase
 from tests.orchestrator.aws_day import Day, begun, ready, spot
@@ -67,3 +68,21 @@ def test_closed_leaves_nothing_and_the_ledger_is_what_the_machines_cost(day: Day
     seconds = (ended.ended_at - ended.launched_at) // timedelta(seconds=1)
     price = 157_800 if machine.purchase is Purchase.SPOT else 526_000
     assert day.cost_micros(ended, charges.COMPUTE) == price * seconds // 3600
+
+
+def test_a_start_is_measured_from_the_launch_and_the_p95_opens_in_time(day: Day) -> None:
+    day.engines.slow = True
+    day.tick()
+    for _ in range(9):
+        day.tick(30)
+    day.engines.slow = False
+    machine = ready(day)[0]
+    assert machine.launched_at is not None and machine.ready_at is not None
+    measured = (machine.ready_at - machine.launched_at).total_seconds()
+    with day.ledger.read() as tx:
+        assert fleet.start_seconds(tx, "ocr") == measured >= 270
+    section = '{"region": "us-east-1", "instance_types": ["g4dn.xlarge"], "image": "ami-1"}'
+    hours = '{"timezone": "UTC", "windows": ["Mon-Fri 08:00-20:00"], "prewarm": "auto"}'
+    wanted = parse(f'{{"name": "ocr", "model": "ppocr", "provider": "aws", "aws": {section}, "schedule": {hours}}}')
+    schedule = wanted.schedule_for(NOW, None, measured)
+    assert measured <= schedule.prewarm_seconds <= measured + 120  # it is ready when the day begins

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Address
 from typing import Any
 
 import httpx
@@ -67,15 +67,18 @@ def find(ec2: Any, settings: Settings, region: str, vpc: str) -> Any:
     return groups[0]
 
 
-def own_address(said: str) -> str:
-    """This controller's IPv4 address as the world sees it. Raises Unreachable."""
+def own_address(said: str, who_am_i: str = WHO_AM_I) -> str:
+    """This controller's IPv4 address as machines see it. Raises Unreachable.
+
+    A proxy of the surroundings is left out, for machines are not spoken to through one either.
+    """
     if said != "auto":
         return said
     try:
-        text = httpx.get(WHO_AM_I, timeout=5.0).text.strip()
-        return str(ip_address(text))
+        with httpx.Client(timeout=5.0, trust_env=False) as client:
+            return str(IPv4Address(client.get(who_am_i).text.strip()))
     except (httpx.HTTPError, ValueError):
-        raise Unreachable(f"{WHO_AM_I} does not say under which address we are seen; set aws.address") from None
+        raise Unreachable(f"{who_am_i} does not say under which IPv4 address we are seen; set aws.address") from None
 
 
 @contextmanager
