@@ -66,6 +66,12 @@ def submit(
             f"job {job.id}: {job.total} images of {words.plain(job.source)} -> {words.plain(job.destination)}",
             flush=True,
         )
+    if due is not None:
+        from orchestrator.jobs import promise
+
+        if promise.is_unmeasured(ledger, job.deployment, now):
+            why = f"nobody has measured how fast {job.deployment} reads"
+            print(f"halve: the deadline is no promise: {why}; `halve bench --record` does", file=sys.stderr)
     nobody = asking.unattended(ledger, job.deployment, now)
     if nobody is not None:
         print(f"halve: job {job.id} is recorded; {nobody}", file=sys.stderr)

@@ -100,7 +100,9 @@ def test_a_deadline_is_a_duration_or_a_time_of_day_where_the_schedule_is(tmp_pat
 
     def due(deadline: str) -> datetime:
         options = ["--out", tmp_path / deadline, "--deadline", deadline, "--budget", "20", "--json"]
-        job = json.loads(halve(home, "submit", source, *options).stdout)
+        done = halve(home, "submit", source, *options)
+        assert "the deadline is no promise: nobody has measured how fast ocr reads" in done.stderr
+        job = json.loads(done.stdout)
         assert (job["budget_micros"], job["currency"]) == (20_000_000, "CNY")
         return datetime.fromisoformat(job["deadline_at"])
 

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator import deployment, spec
 from orchestrator.errors import Refused
-from orchestrator.jobs import submit
+from orchestrator.jobs import promise, submit
 from orchestrator.ledger import deployments, items, jobs, offers
 from orchestrator.ledger.jobs import ItemState
 from orchestrator.ledger.store import Ledger, open_ledger
@@ -100,6 +100,24 @@ def test_a_window_with_fewer_machines_after_it_is_done_takes_nothing_away(
     fewer = ('["Mon-Fri 08:00-21:00"]', '["Fri 08:00-21:00", {when: "Sat 08:00-20:00", max: 1}]')
     source = folder(tmp_path / "in", numbered(90))
     assert submit(ledger(4, fewer), None, source, tmp_path / "out", [], NOW, NOW + timedelta(minutes=55)).total == 90
+
+
+def test_one_that_no_opening_is_long_enough_for_is_refused(tmp_path: Path, ledger: Callable[..., Ledger]) -> None:
+    """Found by a review: it was taken, as if nothing were known."""
+    once = ('["Mon-Fri 08:00-21:00"]', '[], open: ["2026-11-23 09:00-10:00"]')
+    source = folder(tmp_path / "in", numbered(90))
+    with pytest.raises(Refused, match="ocr is not open for long enough to read 90 images"):
+        submit(ledger(1, once), None, source, tmp_path / "out", [], NOW, NOW + timedelta(days=30))
+
+
+def test_what_nobody_has_measured_is_taken_and_no_promise(tmp_path: Path, ledger: Callable[..., Ledger]) -> None:
+    known = ledger(1)
+    assert not promise.is_unmeasured(known, "ocr", NOW)
+    with known.write() as tx:
+        tx.exec_driver_sql("DELETE FROM profiles")
+    assert promise.is_unmeasured(known, "ocr", NOW)
+    source = folder(tmp_path / "in", numbered(90))
+    assert submit(known, None, source, tmp_path / "out", [], NOW, NOW + timedelta(minutes=1)).total == 90
 
 
 def test_one_that_has_passed_is_refused(tmp_path: Path, ledger: Callable[..., Ledger]) -> None:

@@ -234,6 +234,24 @@ def test_the_link_serves_on_while_nobody_asks_and_its_ports_stay(home: Path, own
     assert after.pid != before.pid
 
 
+def test_a_replica_is_reached_through_the_connection_and_on_loopback_alone(home: Path, own: Server) -> None:
+    provider = reached(ssh(home, own.host()))
+    provider.launch(request(own.host(), "a"))
+    url = answering(provider, "a")
+    (replica,) = replicas(there(own, home))
+    link = Link(home, own.host().name).running()
+    assert link is not None
+    (far,) = listening(replica)
+    near = listening(psutil.Process(link.pid))
+    assert (far[0], {host for host, _ in near}) == ("127.0.0.1", {"127.0.0.1"})
+    port = int(url.rpartition(":")[2])
+    assert port != far[1] and ("127.0.0.1", port) in near  # the door knows no port of the host's
+
+
+def listening(process: psutil.Process) -> list[tuple[str, int]]:
+    return [(one.laddr.ip, one.laddr.port) for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
+
+
 def test_a_note_of_another_life_of_the_pid_is_not_believed(home: Path, own: Server) -> None:
     provider = reached(ssh(home, own.host()))
     link = Link(home, own.host().name)
