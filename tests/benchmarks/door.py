@@ -3,6 +3,8 @@
 `python -m tests.benchmarks.door`. Must: 0.35 of the direct requests per second with 32 connections, and at most 2 ms
 more at the median for one client. HAProxy is the yardstick, where it is installed (Debian: apt-get install haproxy).
 All three take turns, so that what else the machine does meets all of them; the figures are medians over the rounds.
+They run in one session, too: Linux shares a busy processor out by session (autogroup), and the door has one of its own
+otherwise. What the machine does besides does not touch the processor time per request, which is printed beside them.
 """
 
 import asyncio
@@ -12,10 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import psutil
 
 from orchestrator.door import Door, Replica, ServingSet
 from tests.orchestrator.door_upstream import free_port
@@ -100,14 +104,30 @@ async def one_by_one(urls: list[str]) -> list[float]:
 
 
 @contextmanager
-def served() -> Iterator[str]:
-    """The upstream as a process, with uvicorn as it is installed here."""
+def served() -> Iterator[tuple[str, int]]:
+    """The upstream as a process, with uvicorn as it is installed here: its address and its pid."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "tests.benchmarks.door:app", "--port", str(port), "--no-access-log"]
     with subprocess.Popen([*command, "--log-level", "warning"], cwd=ROOT) as process:
         try:
             asyncio.run(_reachable(port))
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", process.pid
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def opened(upstream: str, folder: Path) -> Iterator[tuple[str, int]]:
+    """A door before the upstream: its address and its pid."""
+    port = free_port()
+    door = Door(folder, "bench")
+    door.publish(ServingSet(deployment="bench", open=True, replicas=(Replica(id="a", url=upstream),)))
+    command = [sys.executable, "-m", "orchestrator.door", "--home", str(folder), "--deployment", "bench"]
+    with closing(door), subprocess.Popen([*command, "--listen", f"127.0.0.1:{port}"], cwd=ROOT) as process:
+        try:
+            asyncio.run(_reachable(port))
+            door.status()
+            yield f"http://127.0.0.1:{port}", process.pid
         finally:
             process.terminate()
 
@@ -146,7 +166,7 @@ backend replicas
 
 
 @contextmanager
-def haproxy(upstream: str, folder: Path) -> Iterator[str | None]:
+def haproxy(upstream: str, folder: Path) -> Iterator[tuple[str, int] | None]:
     """HAProxy with one thread before the same upstream, with what the door does as far as it can; None without it."""
     if shutil.which("haproxy") is None:
         yield None
@@ -157,32 +177,41 @@ def haproxy(upstream: str, folder: Path) -> Iterator[str | None]:
     with subprocess.Popen(["haproxy", "-db", "-f", str(config)], stderr=subprocess.DEVNULL) as process:
         try:
             asyncio.run(_reachable(port))
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", process.pid
         finally:
             process.terminate()
+
+
+def measured(way: str, url: str, request: bytes, pids: Mapping[str, int]) -> tuple[float, dict[str, float]]:
+    """Requests per second on one way, and the processor seconds of each process that is on it per request."""
+    on_it = {name: psutil.Process(pid) for name, pid in pids.items() if name in ("direct", way)}
+    before = {name: sum(process.cpu_times()[:2]) for name, process in on_it.items()}
+    rate = asyncio.run(requests_per_second(url, request))
+    answered = rate * ROUND_SECONDS
+    return rate, {name: (sum(one.cpu_times()[:2]) - before[name]) / answered for name, one in on_it.items()}
 
 
 def main() -> None:
     """Print requests per second on each way, their ratios, and what the ways add for one client."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        direct = stack.enter_context(served())
-        other = stack.enter_context(haproxy(direct, folder))
-        door = stack.enter_context(closing(Door(folder, "bench")))
-        through = door.ensure("127.0.0.1:0").url
-        stack.callback(door.stop)
-        door.publish(ServingSet(deployment="bench", open=True, replicas=(Replica(id="a", url=direct),)))
-        door.status()
-        ways = {"direct": direct, "door": through} | ({"HAProxy": other} if other else {})
+        found = {"direct": stack.enter_context(served())}
+        found["door"] = stack.enter_context(opened(found["direct"][0], folder))
+        if other := stack.enter_context(haproxy(found["direct"][0], folder)):
+            found["HAProxy"] = other
+        ways, pids = ({name: one[0] for name, one in found.items()}, {name: one[1] for name, one in found.items()})
         for name, request in (("small requests", GET), ("200 kB photos", PHOTO)):
-            rounds = [
-                {way: asyncio.run(requests_per_second(url, request)) for way, url in ways.items()}
-                for _ in range(ROUNDS)
-            ]
-            rates = {way: statistics.median(one[way] for one in rounds) for way in ways}
-            ratios = {way: statistics.median(one[way] / one["direct"] for one in rounds) for way in ways}
+            rounds = [{way: measured(way, url, request, pids) for way, url in ways.items()} for _ in range(ROUNDS)]
+            rates = {way: statistics.median(one[way][0] for one in rounds) for way in ways}
+            ratios = {way: statistics.median(one[way][0] / one["direct"][0] for one in rounds) for way in ways}
             said = ", ".join(f"{way} {rates[way]:,.0f}/s ({ratios[way]:.2f})" for way in ways)
             print(f"{name}, {CONNECTIONS} connections: {said}; of direct the door must have 0.35")
+            costs = {way: statistics.median(one[way][1][way] for one in rounds) * 1e6 for way in ways}
+            totals = {way: statistics.median(sum(one[way][1].values()) for one in rounds) for way in ways}
+            said = ", ".join(
+                f"{way} {cost:.0f} us ({totals['direct'] / totals[way]:.2f})" for way, cost in costs.items()
+            )
+            print(f"  processor time a request: {said}; in brackets the rate if both shared one core with nothing else")
         alone = [asyncio.run(one_by_one([*ways.values()])) for _ in range(ROUNDS)]
         times = dict(zip(ways, map(statistics.median, zip(*alone, strict=True)), strict=True))
         said = ", ".join(f"{way} {seconds * 1000:.2f} ms" for way, seconds in times.items())
