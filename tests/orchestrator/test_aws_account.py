@@ -1,5 +1,6 @@
 """What an account needs: the template on moto, its policy against the calls made, and `halve aws check`."""
 
+import fnmatch
 import hashlib
 import json
 import subprocess
@@ -142,11 +143,93 @@ def test_a_controller_may_do_what_it_does_and_nothing_else(
     assert len(json.dumps(allowed, separators=(",", ":"))) < 6144  # IAM takes no more
 
 
+EC2 = f"arn:aws:ec2:{aws.REGION}:{aws.ACCOUNT}"
+AMI = "parameter/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+HERE, THERE = {"aws:RequestedRegion": aws.REGION}, {"aws:RequestedRegion": "eu-west-1"}
+ASKED, OURS = {"aws:RequestTag/halve:installation": "1"}, {"aws:ResourceTag/halve:installation": "1"}
+AT_LAUNCH = {"ec2:CreateAction": "RunInstances"}
+TO_EC2, TO_LAMBDA = {"iam:PassedToService": "ec2.amazonaws.com"}, {"iam:PassedToService": "lambda.amazonaws.com"}
+#: what, of what ({GROUP}, {BUCKET}: the stack's), under which circumstances; whether a controller may
+MAY = [
+    ("ec2:DescribeInstances", "*", HERE, True),
+    ("ec2:DescribeInstances", "*", THERE, False),
+    ("pricing:GetProducts", "*", {"aws:RequestedRegion": "us-east-1"}, True),
+    ("ec2:RunInstances", f"{EC2}:instance/i-1", ASKED, True),
+    ("ec2:RunInstances", f"{EC2}:instance/i-1", {}, False),
+    ("ec2:RunInstances", f"{EC2}:volume/vol-1", {}, False),
+    ("ec2:RunInstances", f"{EC2}:spot-instances-request/sir-1", ASKED, True),
+    ("ec2:RunInstances", f"{EC2}:subnet/subnet-1", {}, True),
+    ("ec2:RunInstances", f"arn:aws:ec2:{aws.REGION}::image/ami-1", {}, True),
+    ("ec2:RunInstances", f"{EC2}:security-group/{{GROUP}}", {}, True),
+    ("ec2:RunInstances", f"{EC2}:security-group/sg-theirs", {}, False),
+    ("ec2:CreateTags", f"{EC2}:instance/i-1", AT_LAUNCH, True),
+    ("ec2:CreateTags", f"{EC2}:instance/i-theirs", {}, False),
+    ("ec2:TerminateInstances", f"{EC2}:instance/i-1", OURS, True),
+    ("ec2:TerminateInstances", f"{EC2}:instance/i-theirs", {}, False),
+    ("ec2:GetConsoleOutput", f"{EC2}:instance/i-1", OURS, True),
+    ("ec2:GetConsoleOutput", f"{EC2}:instance/i-theirs", {}, False),
+    ("ec2:AuthorizeSecurityGroupIngress", f"{EC2}:security-group/{{GROUP}}", {}, True),
+    ("ec2:AuthorizeSecurityGroupIngress", f"{EC2}:security-group/sg-theirs", {}, False),
+    ("ec2:RevokeSecurityGroupIngress", f"{EC2}:security-group/sg-theirs", {}, False),
+    ("iam:PassRole", f"arn:aws:iam::{aws.ACCOUNT}:role/halve-replica-{aws.REGION}", TO_EC2, True),
+    ("iam:PassRole", f"arn:aws:iam::{aws.ACCOUNT}:role/halve-replica-{aws.REGION}", TO_LAMBDA, False),
+    ("iam:PassRole", f"arn:aws:iam::{aws.ACCOUNT}:role/admin", TO_EC2, False),
+    ("ssm:GetParameters", f"arn:aws:ssm:{aws.REGION}::{AMI}", {}, True),
+    ("ssm:GetParameters", f"arn:aws:ssm:{aws.REGION}:{aws.ACCOUNT}:parameter/password", {}, False),
+    ("s3:PutObject", "arn:aws:s3:::{BUCKET}/halve/00ff/halve.whl", {}, True),
+    ("s3:PutObject", "arn:aws:s3:::{BUCKET}/theirs", {}, False),
+    ("s3:PutObject", "arn:aws:s3:::theirs/halve/x", {}, False),
+    ("s3:GetObject", "arn:aws:s3:::{BUCKET}/halve/00ff/halve.whl", {}, False),
+    ("sqs:ReceiveMessage", f"arn:aws:sqs:{aws.REGION}:{aws.ACCOUNT}:halve-notices", {}, True),
+    ("sqs:DeleteMessage", f"arn:aws:sqs:{aws.REGION}:{aws.ACCOUNT}:theirs", {}, False),
+]
+
+
+def test_what_a_controller_may_do_and_to_what(stack: dict[str, str]) -> None:
+    """moto grants everything; here each statement is read as IAM reads it."""
+    import boto3
+
+    named = [{"Name": "group-name", "Values": ["halve-replica"]}]
+    (group,) = boto3.client("ec2").describe_security_groups(Filters=named)["SecurityGroups"]
+    policy = document("controller")
+    for action, resource, context, may in MAY:
+        place = resource.replace("{GROUP}", group["GroupId"]).replace("{BUCKET}", stack["Bucket"])
+        assert granted(policy, action, place, context) is may, (action, place, context)
+
+
+def granted(policy: dict[str, Any], action: str, resource: str, context: dict[str, str]) -> bool:
+    """As far as our statements go: StringEquals and Null.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_condition_operators.html
+    """
+
+    def holds(operator: str, key: str, wanted: str) -> bool:
+        if operator == "Null":
+            return (key not in context) == (wanted == "true")
+        assert operator == "StringEquals"
+        return context.get(key) == wanted
+
+    def listed(said: str | list[str]) -> list[str]:
+        return [said] if isinstance(said, str) else said
+
+    return any(
+        action in listed(one["Action"])
+        and any(fnmatch.fnmatchcase(resource, each) for each in listed(one["Resource"]))
+        and all(
+            holds(operator, key, wanted)
+            for operator, pairs in one.get("Condition", {}).items()
+            for key, wanted in pairs.items()
+        )
+        for one in policy["Statement"]
+    )
+
+
 def test_every_statement_is_narrow() -> None:
     """A star stands where a condition stands beside it, or where the service knows neither."""
     text = TEMPLATE.read_text()
     assert text.count('Resource: "*"') == 2
     assert 'Action: "*"' not in text and "ec2:*" not in text
+    assert "SecurityGroupIngress:" not in text  # controllers let themselves in, nobody else is
 
 
 #: what parliament says of the controller's policy, and why it stands

@@ -68,6 +68,17 @@ def test_a_container_image_is_the_engine(tmp_path: Path) -> None:
     assert "docker pull --quiet ghcr.io/some/halve@sha256:00ff" in (tmp_path / "did").read_text()
 
 
+def test_who_breaks_the_engine_has_neither_the_machine_nor_its_role() -> None:
+    """The metadata service hands the role out; a container is a hop too far from it, and this unit may not call it."""
+    unit = boot.part("halve-engine.service").splitlines()
+    assert {"IPAddressDeny=169.254.169.254", "DynamicUser=yes", "NoNewPrivileges=yes", "ProtectSystem=strict"} <= {
+        *unit
+    }
+    contained = boot.part("halve-engine-container.service")
+    assert "--cap-drop ALL --security-opt no-new-privileges" in contained
+    assert "--privileged" not in contained and "--network" not in contained
+
+
 @pytest.mark.parametrize("image", ["ghcr.io/x; poweroff", "a/$(id)", "a/ b"])
 def test_no_image_becomes_a_command(image: str) -> None:
     with pytest.raises(Misconfigured, match="cannot be told"):
