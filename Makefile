@@ -13,9 +13,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONSTRAINTS = $(if $(findstring gpu,$*),$$(CAPABILITY=$(CAPABILITY) $(BIN)/python -m orchestrator.cards),constraints.txt)
 CAPABILITY ?=
 ifeq ($(TORCH),0)
-TEST_EXTRAS := $(ACCELERATOR),dev
+TEST_EXTRAS := $(ACCELERATOR),dev,ui
 else
-TEST_EXTRAS := $(ACCELERATOR),dev,torch,openvino
+TEST_EXTRAS := $(ACCELERATOR),dev,ui,torch,openvino
 endif
 
 .PHONY: demo test lint unit soak bench clean

@@ -24,13 +24,14 @@ Draw = Callable[[File, dict[str, Any]], Path]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One file of a batch: what was read and its picture, or the line that says why it was not read."""
+    """One file of a batch: what was read and its picture, or why it was not read: the line, and its HTTP status."""
 
     number: int  # from 0, in the order given
     name: str
     page: dict[str, Any] | None = None
     picture: Path | None = None
-    reason: str | None = None
+    reason: str = ""
+    status: int = 200
 
 
 async def read(
@@ -49,7 +50,7 @@ async def read(
                 file = await load()
                 page = await _patiently(replica, file, fields, prompt)
             except Refusal as refusal:
-                return Item(number=number, name=name, reason=refusal.reason)
+                return Item(number=number, name=name, reason=refusal.reason, status=refusal.status)
             return Item(number=number, name=name, page=page, picture=await asyncio.to_thread(draw, file, page))
 
     running = [asyncio.create_task(one(number, *file)) for number, file in enumerate(files)]

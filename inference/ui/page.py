@@ -358,7 +358,7 @@ def _outcomes(items: Sequence[batch.Item], language: Language) -> str:
     rows = [
         (item.name, str(len(page["lines"])), f"{page['processing_time_ms']:.0f}", said(language, "ok"))
         if (page := item.page)
-        else (item.name, "", "", item.reason or "")
+        else (item.name, picture.in_words(Refusal(item.status, item.reason), language))
         for item in sorted(items, key=lambda item: item.number)
     ]
     return picture.table(heads, rows)

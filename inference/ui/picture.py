@@ -58,8 +58,13 @@ def html(page: Mapping[str, Any], jpeg: bytes, language: Language) -> str:
 
 def refused(refusal: Refusal, language: Language) -> str:
     """One line."""
-    word = said(language, refusal_key(refusal.status), seconds=refusal.retry_after_seconds)
+    word = _kind(refusal, language)
     return f'<p class="halve-refused" role="alert"><strong>{escape(word)}</strong> {escape(refusal.reason)}</p>'
+
+
+def in_words(refusal: Refusal, language: Language) -> str:
+    """Without markup: the replica speaks English, so in Chinese the kind of refusal goes before."""
+    return refusal.reason if language == "en" else f"{_kind(refusal, language)}（{refusal.reason}）"
 
 
 def note(text: str) -> str:
@@ -85,9 +90,9 @@ def progress(words: str, done: int, count: int) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are text."""
+    """Cells are text. The last cell of a row that has fewer than there are heads takes the rest of it."""
     head = "".join(f'<th scope="col">{escape(one)}</th>' for one in heads)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(f"<tr>{_cells(row, len(heads))}</tr>" for row in rows)
     return (
         '<div class="halve-scroll" tabindex="0"><table class="halve-table">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -98,6 +103,16 @@ def facts(pairs: Sequence[tuple[str, str]]) -> str:
     """Name and value, one below the other."""
     rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in pairs)
     return f'<table class="halve-table halve-facts"><tbody>{rows}</tbody></table>'
+
+
+def _kind(refusal: Refusal, language: Language) -> str:
+    return said(language, refusal_key(refusal.status), seconds=refusal.retry_after_seconds)
+
+
+def _cells(row: Sequence[str], count: int) -> str:
+    *first, last = row
+    wide = f' colspan="{count - len(first)}"' if len(row) < count else ""
+    return "".join(f"<td>{escape(cell)}</td>" for cell in first) + f"<td{wide}>{escape(last)}</td>"
 
 
 def _frames(page: Mapping[str, Any]) -> str:

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Request
 
 HERE = Path(__file__).parent
+#: no name but those of this machine leads anywhere, so a page that wants more fails as it does without a network
+ALONE = ("--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost")
+#: what a page gave up itself: it was left while a stream was open, or a download took its place
+GIVEN_UP = "net::ERR_ABORTED"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,15 +34,27 @@ def browser() -> "Iterator[Browser]":
     sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install 'halve[dev]'")
     with sync_api.sync_playwright() as playwright:
         # without its sandbox it runs as root too; it is shown our own pages alone
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *ALONE])
         yield opened
         opened.close()
 
 
+def failures(page: "Page") -> list[str]:
+    """Of the requests of a page those that failed from now on, with the reason."""
+    found: list[str] = []
+
+    def heard(request: "Request") -> None:
+        if request.failure != GIVEN_UP:
+            found.append(f"{request.url}: {request.failure}")
+
+    page.on("requestfailed", heard)
+    return found
+
+
 @pytest.fixture
 def page(browser: "Browser") -> "Iterator[Page]":
-    """A page of 1280 x 800 in a context of its own. It fails a test whose page complained in the console, or asked
-    for anything beyond this machine.
+    """A page of 1280 x 800 in a context of its own. It fails a test whose page complained in the console, asked for
+    anything beyond this machine, or for anything in vain.
     """
     context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
     context.set_default_timeout(60_000)
@@ -49,7 +65,9 @@ def page(browser: "Browser") -> "Iterator[Page]":
     abroad: list[str] = []
     near = ("http://127.0.0.1:", "http://localhost:", "ws://127.0.0.1:", "data:", "blob:")
     opened.on("request", lambda asked: None if asked.url.startswith(near) else abroad.append(asked.url))
+    failed = failures(opened)
     yield opened
     context.close()
+    assert failed == []
     assert complaints == []
     assert abroad == []

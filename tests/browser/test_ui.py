@@ -1,5 +1,6 @@
 """The page at /ui as people use it: in a browser, at a desk and on a phone, in English and in Chinese, by keyboard."""
 
+import base64
 import json
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from inference.ui import installed
 from orchestrator.door import Door, ServingSet
 from orchestrator.door import Replica as Behind
 from tests.browser.accessibility import violations
+from tests.browser.conftest import failures
 from tests.inference.files import png_claiming
 from tests.inference.replica import Replica, replica
 from tests.orchestrator.tiny import until
@@ -49,9 +51,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
 
 @pytest.fixture
 def visit(browser: "Browser", served: Replica) -> Iterator[Visit]:
-    """Opens the page. Fails a test whose page complained in the console, or asked any other host for anything."""
+    """Opens the page. Fails a test whose page complained in the console, or asked any other host, or in vain."""
     complaints: list[str] = []
     asked: list[str] = []
+    failed: list[list[str]] = []
     contexts = []
 
     def visited(
@@ -64,6 +67,7 @@ def visit(browser: "Browser", served: Replica) -> Iterator[Visit]:
         page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda one: asked.append(one.url) if not one.url.startswith((url, "data:")) else None)
+        failed.append(failures(page))
         page.goto(f"{url}/ui/")
         page.wait_for_selector("#halve-read")
         return page
@@ -73,6 +77,7 @@ def visit(browser: "Browser", served: Replica) -> Iterator[Visit]:
         context.close()
     assert [line for line in complaints if line not in GRADIO_WARNS] == []
     assert asked == []
+    assert [line for one in failed for line in one] == []
 
 
 def ours(page: "Page") -> list[str]:
@@ -161,6 +166,22 @@ def test_fields_a_sentence_and_the_least_confidence_narrow_what_is_shown(visit: 
     assert len(texts(page)) == page.locator(".halve-picture polygon:not([hidden])").count() == kept
 
 
+def test_an_image_is_pasted(visit: Visit) -> None:
+    page = visit()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate(
+        """async (content) => {
+            const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
+            const image = new Blob([bytes], { type: "image/png" });
+            await navigator.clipboard.write([new ClipboardItem({ "image/png": image })]);
+        }""",
+        base64.b64encode((PAGES / "nameplate.png").read_bytes()).decode(),
+    )
+    page.click("#halve-image [aria-label='Paste from clipboard']")
+    page.wait_for_selector(".halve-lines li")
+    assert "三相异步电动机" in texts(page)
+
+
 def test_a_refusal_is_one_line_and_the_next_image_is_read(visit: Visit) -> None:
     page = visit()
     bomb = {"name": "bomb.png", "mimeType": "image/png", "buffer": png_claiming(50_000, 50_000)}
@@ -189,7 +210,8 @@ def test_a_batch_is_read_shown_and_taken_home(visit: Visit, served: Replica, tmp
     page.wait_for_selector("#halve-progress >> text=3 read, 1 failed")
     rows = [row.locator("td").all_inner_texts() for row in page.locator("#halve-outcomes tbody tr").all()]
     assert [(row[0], row[3]) for row in rows[:3]] == [(name, "read") for name in names]
-    assert "not an image" in rows[3][3]
+    assert rows[3][0] == "broken.png"
+    assert "not an image" in rows[3][1]
     page.wait_for_function("document.querySelectorAll('#halve-gallery img').length >= 3")
     page.wait_for_timeout(500)
     page.screenshot(path=tmp_path / "batch.png", full_page=True)
@@ -253,6 +275,24 @@ def test_a_phone_in_chinese_and_back_to_english(visit: Visit, tmp_path: Path) ->
     assert page.get_by_role("tab").all_inner_texts() == ["Image", "Batch", "ONNX", "Speed"]
     page.reload()
     page.wait_for_selector("html[lang=en]")
+
+
+def test_a_batch_on_a_phone_in_chinese(visit: Visit, tmp_path: Path) -> None:
+    page = visit(PHONE, "zh-CN")
+    page.get_by_role("tab", name="批量").click()
+    broken = {"name": "broken.png", "mimeType": "image/png", "buffer": b"no image"}
+    page.set_input_files("#halve-files input[type=file]", PAGES / "packaging.png")
+    page.wait_for_selector("#halve-files >> text=packag")
+    page.set_input_files("#halve-files input[type=file]", broken)
+    page.wait_for_selector("#halve-files >> text=broken")
+    page.click("#halve-start")
+    page.wait_for_selector("#halve-zip:not([disabled])")
+    page.wait_for_selector("#halve-progress >> text=成功 1 张，失败 1 张")
+    assert "不是图片" in page.locator("#halve-outcomes").inner_text()
+    table = page.locator("#halve-outcomes .halve-scroll")
+    assert table.evaluate("one => one.scrollWidth <= one.clientWidth"), "its table fits"
+    page.screenshot(path=tmp_path / "phone-batch.png", full_page=True)
+    assert ours(page) == []
 
 
 def test_in_the_dark_it_can_be_read_too(visit: Visit, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -190,7 +191,7 @@ def test_a_batch_is_read_behind_others_and_comes_again_when_it_is_told_to() -> N
     answers = Answers(429, 200, 429, 415)
     items = read(answers, "a.png", "b.png", "gone.png", at_once=1)
     assert [(item.name, item.page is not None, item.reason) for item in items] == [
-        ("a.png", True, None),
+        ("a.png", True, ""),
         ("b.png", False, "no: 415"),
         ("gone.png", False, "this upload is no longer kept: upload it again"),
     ]
@@ -251,6 +252,7 @@ def test_text_from_an_image_is_no_markup() -> None:
         picture.table([hostile], [[hostile]]),
         picture.progress(hostile, 1, 2),
     ]
+    assert picture.table(["a", "b", "c"], [["1", "2"]]).count('<td colspan="2">2</td>') == 1
     for html in shown:
         assert "<script" not in html
         assert "onload='" not in html
@@ -336,6 +338,12 @@ def test_a_task_ends_with_its_caller() -> None:
 
 
 # the page over HTTP
+
+
+def test_it_is_where_users_of_such_pages_look_for_it() -> None:
+    command = [sys.executable, "-m", "orchestrator", "serve", "--help"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert re.search(r"--port.*7860", said)
 
 
 @pytest.fixture(scope="module")
