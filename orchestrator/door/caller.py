@@ -12,16 +12,18 @@ from orchestrator.door.replies import reply
 
 HEAD_FIELD_BYTES = 16 * 1024
 HEAD_FIELDS = 100
+HEAD_BYTES = 128 * 1024  # of all of them: who never ends his head must not fill the memory, and needs no token for it
 KNOCK_SECONDS = 0.05  # doubled each time, up to
 KNOCK_SECONDS_MAX = 5.0
 _STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _TOO_MANY = "Too many headers"
 
 
 class Caller(web.RequestHandler):
     """One connection from one client."""
 
-    __slots__ = ("_knock_seconds", "_stalled_seconds")
+    __slots__ = ("_head_bytes", "_knock_seconds", "_stalled_seconds")
 
     def __init__(self, server: "Callers", limits: Limits) -> None:
         super().__init__(
@@ -39,11 +41,23 @@ class Caller(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._head_bytes = 0
         self._knock_seconds = KNOCK_SECONDS
         # The kernel ends a connection whose peer takes nothing, or is gone without a word: no timer of ours per write.
         transport.get_extra_info("socket").setsockopt(
             socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._stalled_seconds * 1000)
         )
+
+    def data_received(self, data: bytes) -> None:
+        waiting = self._idle()
+        super().data_received(data)
+        if not (waiting and self._idle()):
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)  # of a head that goes on
+        if self._head_bytes > HEAD_BYTES and self.transport is not None:
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio asks for it, aiohttp never answers
         """The client sends no more. That it has gone and that it only closed its half look the same from here: what it

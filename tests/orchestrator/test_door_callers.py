@@ -130,8 +130,9 @@ def test_who_takes_nothing_of_an_answer_is_let_go(tmp_path: Path) -> None:
         b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 5000 + b"\r\n",
         b"GET /" + b"p" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"b" * 1_000_000,  # and no end
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + (b"A: " + b"b" * 10_000 + b"\r\n") * 60,  # within all limits but of the sum
     ],
-    ids=["value", "name", "many", "target", "endless"],
+    ids=["value", "name", "many", "target", "endless", "all-together"],
 )
 def test_a_head_too_large_is_said_to_be_so(tmp_path: Path, bomb: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
@@ -158,6 +159,28 @@ def test_what_comes_behind_a_request_is_answered_in_order_or_refused(tmp_path: P
             assert said.index(b'"bytes": 3') < said.index(b'"/here"') < said.index(b'"/last"')
             said = await inside.ask(GET + b"\x00\xffwhat is this\r\n\r\n" + GET)
             assert (said.count(b" 400 "), said.count(b'"path"')) == (1, 0)  # nothing of such a client's is done
+
+    asyncio.run(run())
+
+
+def test_a_body_counts_as_no_head(tmp_path: Path) -> None:
+    """However its bytes are cut, and behind an answer that did not wait for it."""
+
+    async def run() -> None:
+        async with door(tmp_path) as inside, engine("a") as a:
+            inside.publish(a)
+            head = b"POST /v1/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n"
+            assert b" 200 " in (await inside.ask(head + b"\r\n" + bytes(300_000), then_half_close=True))[:20]
+            inside.publish(open=False)
+            reader, writer = await inside.connect()
+            writer.write(head + b"Connection: close\r\n\r\n")
+            for _ in range(30):
+                writer.write(bytes(10_000))
+                await asyncio.sleep(0.01)
+            async with asyncio.timeout(PATIENCE):
+                said = await reader.read()
+            assert b" 503 " in said[:20] and b" 431 " not in said
+            writer.close()
 
     asyncio.run(run())
 
