@@ -123,6 +123,22 @@ def test_the_same_token_with_other_words_is_the_machine_that_there_is(
     assert len(rented.instances()) == 1
 
 
+def test_a_token_whose_machine_is_over_is_that_machine_and_never_another(
+    cloud: aws.Cloud, rented: AwsProvider, home: Path
+) -> None:
+    """The answer was lost, and before the launch was repeated the machine had ended: it is billed all the same."""
+    cloud.refuse("RunInstances", "InternalError", 500, after=True)
+    with pytest.raises(Unreachable):
+        rented.launch(aws.request(token(home)))
+    cloud.shut_down(cloud.of_token(token(home)))
+    cloud.refuse("RunInstances", "IdempotentInstanceTerminated", times=2)
+    assert bare(rented.launch(aws.request(token(home)))) == cloud.of_token(token(home))
+    assert only(rented).state is State.GONE
+    cloud.hidden.add(cloud.of_token(token(home)))  # EC2 lists it for an hour or so
+    with pytest.raises(NoCapacity, match="over, and no longer listed"):  # another launch, not this one for ever
+        rented.launch(aws.request(token(home)))
+
+
 def test_a_launch_that_is_frozen_is_sent_the_same_by_a_newer_halve(cloud: aws.Cloud, home: Path, clock: Any) -> None:
     frozen = aws.settings(bucket="wheels").frozen(("wheels/old.whl", "00ff"))
     aws.provider(home, clock).launch(aws.request(token(home), aws=frozen))

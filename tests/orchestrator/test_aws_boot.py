@@ -37,9 +37,15 @@ def test_the_watchdog_comes_first_and_everything_in_its_order() -> None:
     said = yaml.safe_load(user_data(workers=2))
     assert list(said) == ["bootcmd", "write_files", "runcmd"]
     assert said["bootcmd"][0][-4:] == ["--unit=halve-deadman", "--on-active=1800", "systemctl", "poweroff"]
-    steps = [" ".join(step) for step in said["runcmd"]]
-    order = [next(n for n, step in enumerate(steps) if word in step) for word in ("watchdog", "install", "engine")]
-    assert order == sorted(order)
+    assert said["bootcmd"][0][:4] == ["cloud-init-per", "once", "halve-deadman", "systemd-run"]
+    assert [" ".join(step) for step in said["runcmd"]] == [
+        "systemctl daemon-reload",
+        "systemctl enable --now halve-watchdog.service",
+        # the timer ends when the watchdog is there, and not before
+        "sh -c systemctl is-active --quiet halve-watchdog.service && systemctl stop halve-deadman.timer",
+        "/opt/halve/install.sh",
+        "systemctl enable --now halve-engine.service",
+    ]
     files = {one["path"]: one["content"] for one in said["write_files"]}
     assert files["/opt/halve/watchdog.py"] == boot.part("watchdog.py")
     assert json.loads(files["/opt/halve/watchdog.json"])["lease_seconds"] == 1800

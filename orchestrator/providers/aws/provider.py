@@ -15,6 +15,7 @@ from orchestrator.pinning import Pins
 from orchestrator.providers import (
     Listed,
     Misconfigured,
+    NoCapacity,
     Priced,
     ProviderError,
     Request,
@@ -102,8 +103,9 @@ class AwsProvider:
         try:
             answer = clients.launching(region).run_instances(**arguments)
         except (ClientError, BotoCoreError) as error:
-            if isinstance(error, ClientError) and refusals.code_of(error) == refusals.MISMATCH:
-                return self._found(region, request.token)
+            code = refusals.code_of(error) if isinstance(error, ClientError) else ""
+            if code in (refusals.MISMATCH, refusals.OVER):
+                return self._found(region, request.token, is_over=code == refusals.OVER)
             raise refusals.of_launch(error) from None
         return f"{region}/{answer['Instances'][0]['InstanceId']}"
 
@@ -136,8 +138,11 @@ class AwsProvider:
             replace(one, reclaim_at=listing.earliest(one.reclaim_at, announced.get(one.provider_id))) for one in found
         ]
 
-    def _found(self, region: str, token: str) -> str:
-        """The machine that this token started. It exists, EC2 says so: until it is listed, ask again."""
+    def _found(self, region: str, token: str, *, is_over: bool) -> str:
+        """The machine that this token started. It exists, EC2 says so: until it is listed, ask again.
+
+        One that is over may be forgotten by now. Then this launch has failed, and the next one has another token.
+        """
         only = [
             {"Name": f"tag:{TAG}installation", "Values": [self._installation.tag]},
             {"Name": f"tag:{TAG}token", "Values": [token]},
@@ -145,6 +150,8 @@ class AwsProvider:
         ec2 = clients.client("ec2", region)
         with looking():
             rows = list(clients.paged(ec2, "describe_instances", "Reservations", Filters=only))
+        if not rows and is_over:
+            raise NoCapacity("the machine of this launch is over, and no longer listed")
         if not rows:
             raise Unreachable("EC2 knows this token's machine, and does not list it yet")
         return f"{region}/{rows[0]['Instances'][0]['InstanceId']}"

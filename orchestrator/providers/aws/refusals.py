@@ -61,6 +61,8 @@ THROTTLE = {
 PASSING = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "RequestTimeout"}
 #: the token was used with other words: the machine is there, whatever we say now
 MISMATCH = "IdempotentParameterMismatch"
+#: the token's machine was there, and is over
+OVER = "IdempotentInstanceTerminated"
 NOT_FOUND = {"InvalidInstanceID.NotFound"}
 NEVER_WAS = {"InvalidInstanceID.Malformed"}
 
