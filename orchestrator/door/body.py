@@ -51,12 +51,12 @@ class Body:
             self.seen = len(self.kept)
             self.whole = True
             return
-        expected = self.length or 0
-        if expected > KEPT_BYTES_MAX or not self._charge(expected):
+        if self.length is not None and self.length > KEPT_BYTES_MAX:
             return
         while piece := await self._next():
             self._pieces.append(piece)
-            if self.seen > self._charged and not (self.seen <= KEPT_BYTES_MAX and self._charge(self.seen)):
+            # By what has come, not by what is announced: who sends nothing takes no room from those who do.
+            if not (self.seen <= KEPT_BYTES_MAX and self._charge(self.seen)):
                 return
         self.whole = True
         self.kept = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
