@@ -333,6 +333,23 @@ def test_a_price_that_the_list_does_not_tell_is_unknown_and_hides_nothing(
     assert f"{products} products for g4dn.xlarge in us-east-1" in caplog.text
 
 
+def test_a_capacity_block_is_no_price_of_a_machine(cloud: aws.Cloud, home: Path, clock: Any) -> None:
+    """Types like p5.4xlarge are in the list twice: once at 0, for who has paid in advance."""
+    key = (aws.TYPE, aws.REGION)
+    (plain,) = cloud.products[key]
+    block = {**plain, "product": {"attributes": {"marketoption": "CapacityBlock"}}}
+    before, cloud.products = cloud.products, {**cloud.products, key: [block, _on_demand(plain)]}
+    try:
+        offers = aws.provider(home, clock).offers()
+    finally:
+        cloud.products = before
+    assert {one.price_per_hour_micros for one in offers if one.purchase is Purchase.ON_DEMAND} == {526_000}
+
+
+def _on_demand(product: dict[str, Any]) -> dict[str, Any]:
+    return {**product, "product": {"attributes": {"marketoption": "OnDemand"}}}
+
+
 def test_regions_beside_each_other(cloud: aws.Cloud, home: Path, clock: Any) -> None:
     both = aws.provider(home, clock, regions=(aws.REGION, EUROPE))
     ids = {both.launch(aws.request(token(home, zone), aws.offer(zone))) for zone in ("us-east-1b", "eu-central-1a")}

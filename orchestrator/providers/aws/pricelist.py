@@ -24,6 +24,7 @@ PLAIN = {
     "capacitystatus": "Used",
     "licenseModel": "No License required",
 }
+ON_DEMAND = "OnDemand"
 #: an hour of a public IPv4 address in use, in every region that bills in USD, since 2024-02-01; what China asks is not
 #: known, and nothing is charged for it: https://aws.amazon.com/vpc/pricing/ ("Public IPv4 Address")
 ADDRESS_PER_HOUR_MICROS = {"USD": 5_000}
@@ -55,13 +56,19 @@ def _only(service: str, wanted: dict[str, str], region: str, what: str) -> Publi
     filters = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()]
     pages = clients.client("pricing", served_from).get_paginator("get_products")
     products = [
-        json.loads(product)
+        product
         for page in pages.paginate(ServiceCode=service, Filters=filters, FormatVersion="aws_v1")
-        for product in page["PriceList"]
+        for product in map(json.loads, page["PriceList"])
+        if _market(product) == ON_DEMAND
     ]
     if len(products) != 1:
         raise Unreachable(f"the price list has {len(products)} products for {what}, and one was expected")
     return _price(products[0], currency_of(region), what)
+
+
+def _market(product: dict[str, Any]) -> str:
+    """A volume has none; a machine's CapacityBlock is for who has paid in advance, and costs 0 here."""
+    return str(product.get("product", {}).get("attributes", {}).get("marketoption", ON_DEMAND))
 
 
 def _price(product: dict[str, Any], currency: str, what: str) -> Published:
