@@ -2,7 +2,7 @@
 
 CHINESE: dict[str, str] = {
     # headings
-    "until {at} UTC": "截至 {at} UTC",
+    "until {at}": "截至 {at}",
     "an estimate, not an invoice": "本报告为估算，并非账单",
     "SIMULATED: no machine ran and no money was spent.": "模拟数据：没有机器运行，也没有实际花费。",
     "prices": "价格来源",
@@ -46,7 +46,7 @@ CHINESE: dict[str, str] = {
     "At this pace, at the month's end: {amount}": "按目前进度，月末预计：{amount}",
     "At this pace of what is known, at the month's end: {amount}": "按目前进度（仅含已知部分），月末预计：{amount}",
     " (8 of 10: {low} to {high})": "（八成可能：{low} 至 {high}）",
-    "{share} of {name}'s {limit} {currency}": "{name} 预算 {limit} {currency} 已用 {share}",
+    "{share} of {name}'s {limit}": "{name} 预算 {limit} 已用 {share}",
     ", {step} is reached": "，已触发{step}",
     ", {share} at the month's end": "，月末预计 {share}",
     "warn": "提醒",

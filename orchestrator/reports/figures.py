@@ -48,6 +48,17 @@ def money(micros: int | None, places: int = 2) -> str:
     return UNKNOWN if micros is None else f"{Decimal(micros).scaleb(-6):,.{places}f}"
 
 
+def amount(micros: int, currency: str, say: "Words", places: int = 2) -> str:
+    """Money with its currency, as people of that language write it: '1,234.57 CNY' is '¥1,234.57' in Chinese."""
+    figure = money(micros, places)
+    return f"{sign(currency, say)}{figure}" if sign(currency, say) else f"{figure} {currency}"
+
+
+def sign(currency: str, say: "Words") -> str:
+    """The sign of a currency; empty where readers of that language are used to its code."""
+    return "¥" if currency == "CNY" and say.language == "zh" else ""
+
+
 def exact(micros: int | None) -> str:
     """Micro-units as a plain decimal with all six digits, for machines; empty when unknown."""
     return "" if micros is None else f"{Decimal(micros).scaleb(-6):f}"

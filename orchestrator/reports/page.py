@@ -19,14 +19,15 @@ h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.05rem; margin: 2rem 0 .5re
 p { margin: .2rem 0 } .dim { color: var(--dim) }
 .simulated { background: #d55e00; color: #fff; padding: .4rem .8rem; border-radius: .3rem; font-weight: 600 }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0 }
-.card { background: var(--card); border-radius: .5rem; padding: .7rem 1rem; flex: 1 1 9rem }
-.card b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums }
+.card { background: var(--card); border-radius: .5rem; padding: .7rem 1rem; flex: 1 1 9rem; box-sizing: border-box }
+.card b { display: block; font-size: 1.35rem; white-space: nowrap; font-variant-numeric: tabular-nums }
 .card span { color: var(--dim); font-size: .85rem }
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap }
 th { color: var(--dim); font-weight: 500 } tfoot td { font-weight: 600 }
 th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left }
-svg { width: 100%; height: auto } svg text { font-size: 12px; fill: var(--dim) } .rule { stroke: var(--line) }
+svg { width: 100%; min-width: 40rem; height: auto }
+svg text { font-size: 12px; fill: var(--dim) } .rule { stroke: var(--line) }
 .bar { background: var(--line); border-radius: .3rem; height: .7rem; overflow: hidden; max-width: 30rem }
 .told { margin-top: 1.5rem }
 .bar i { display: block; height: 100%; background: #0072b2 }
@@ -91,7 +92,7 @@ def _table(report: MonthReport, say: Words) -> str:
     totals = table.totals(report, say)
     foot = "".join(f"<td>{escape(totals.get(name, ''))}</td>" for name in columns)
     return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
         f"<tfoot><tr>{foot}</tr></tfoot></table></div>"
     )
 
@@ -109,7 +110,7 @@ def _plots(report: MonthReport, say: Words) -> Iterable[str]:
         shown = [money(micros, places) for micros in costs]
         tips = [f"{day.date}: {words}" for day, words in zip(report.days, shown, strict=True)]
         yield f"<h2>{escape(title)}</h2>"
-        yield drawing.bars([str(day.date.day) for day in report.days], costs, shown, tips, title)
+        yield _wide(drawing.bars([str(day.date.day) for day in report.days], costs, shown, tips, title))
     if (saved := report.savings) is not None:
         title = say("From the baseline to what was paid")
         steps = [(say("baseline"), saved.baseline_micros)]
@@ -121,7 +122,12 @@ def _plots(report: MonthReport, say: Words) -> Iterable[str]:
         drawn = [
             (name, micros, sign + money(micros, places)) for (name, micros), sign in zip(steps, signs, strict=True)
         ]
-        yield drawing.waterfall(drawn, title)
+        yield _wide(drawing.waterfall(drawn, title))
+
+
+def _wide(plot: str) -> str:
+    """Its words stay readable: where there is no room for it, it moves under the finger as the table does."""
+    return f'<div class="scroll" tabindex="0">{plot}</div>'
 
 
 def _budgets(report: MonthReport, say: Words) -> Iterable[str]:

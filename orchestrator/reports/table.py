@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.reports.figures import UNKNOWN, count, hours, money
+from orchestrator.reports.figures import UNKNOWN, amount, count, hours, money, sign
 from orchestrator.reports.month import MonthReport, Row
 from orchestrator.reports.words import Words
 
@@ -86,24 +86,18 @@ def totals(report: MonthReport, say: Words) -> dict[str, str]:
 
 def total(report: MonthReport, say: Words) -> str:
     """The known total, and the word unknown where there is more to it."""
-    sign = "" if report.total_micros is None else _sign(report, say)
-    return sign + _cost(report, report.total_micros, report.unknown_hours, say)
+    mark = "" if report.total_micros is None else sign(report.currency, say)
+    return mark + _cost(report, report.total_micros, report.unknown_hours, say)
 
 
 def signed(report: MonthReport, micros: int, say: Words) -> str:
     """An amount with its currency, as people of that language write it."""
-    amount = money(micros, digits(report))
-    return f"¥{amount}" if _sign(report, say) else f"{amount} {report.currency}"
+    return amount(micros, report.currency, say, digits(report))
 
 
 def digits(report: MonthReport) -> int:
     """Decimals that say enough for the size of the month."""
     return 2 if (report.total_micros or 0) >= SMALL else 4
-
-
-def _sign(report: MonthReport, say: Words) -> str:
-    """Chinese readers see the sign of their currency."""
-    return "¥" if report.currency == "CNY" and say.language == "zh" else ""
 
 
 def _row_cost(report: MonthReport, row: Row, say: Words) -> str:

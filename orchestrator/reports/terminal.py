@@ -4,13 +4,14 @@ import io
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
+from zoneinfo import ZoneInfo
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.reports.budgets import BudgetLine
-from orchestrator.reports.figures import PIPED_WIDTH, UNKNOWN, age, count, hours, money, percent
+from orchestrator.reports.figures import PIPED_WIDTH, UNKNOWN, age, amount, count, hours, money, percent
 from orchestrator.reports.hosts import HostRow
 from orchestrator.reports.month import MonthReport
 from orchestrator.reports.savings import Savings
@@ -63,7 +64,7 @@ def heading(report: MonthReport, say: Words) -> Iterator[str]:
     month = f"{say('month')} {report.month}" if say.language == "zh" else report.month
     parts = [month, report.zone, *([report.currency] if report.currency else [])]
     if report.rows and not report.over:
-        parts.append(say("until {at} UTC", at=f"{report.until:%Y-%m-%d %H:%M}"))
+        parts.append(say("until {at}", at=f"{report.until.astimezone(ZoneInfo(report.zone)):%Y-%m-%d %H:%M}"))
     yield " · ".join([*parts, say("an estimate, not an invoice")])
     if report.priced:
         sources = [
@@ -79,9 +80,9 @@ def below(report: MonthReport, say: Words) -> Iterator[str]:
     if report.unknown_hours:
         yield say("+ unknown: {hours} hours ran at a price that nobody knows.", hours=hours(report.unknown_hours))
     for other, micros in report.unconverted:
-        amount = f"{money(micros)} {other}"
+        foreign = f"{money(micros)} {other}"
         yield say(
-            "+ {amount}, not added: no rate from {other} to {code} in a spec.", amount=amount, other=other, code=code
+            "+ {amount}, not added: no rate from {other} to {code} in a spec.", amount=foreign, other=other, code=code
         )
     if len(report.hosts) > 1:
         yield from map(partial(host_line, report, say), report.hosts)
@@ -143,7 +144,7 @@ def host_line(report: MonthReport, say: Words, one: HostRow) -> str:
 def interruption_lines(report: MonthReport, say: Words) -> Iterator[str]:
     """A line for each kind of machine of which some were lost."""
     for one in report.interruptions:
-        cost = UNKNOWN if one.recovery_micros is None else f"{money(one.recovery_micros, 4)} {report.currency}"
+        cost = UNKNOWN if one.recovery_micros is None else amount(one.recovery_micros, report.currency, say, 4)
         yield say(
             "{deployment}, {gpu} {terms}: {count} lost, {replaced} replaced; that took {minutes} min and {cost}",
             deployment=one.deployment,
@@ -160,11 +161,10 @@ def budget_words(budget: BudgetLine, say: Words) -> str:
     """What is spent of a budget, what is foretold, and what happens at which share."""
     steps = " · ".join(f"{share:.0%} {say(step.value)}" for share, step in sorted(budget.at))
     line = say(
-        "{share} of {name}'s {limit} {currency}",
+        "{share} of {name}'s {limit}",
         share=percent(budget.spent_micros, budget.limit_micros),
         name=budget.deployment,
-        limit=money(budget.limit_micros),
-        currency=budget.currency,
+        limit=amount(budget.limit_micros, budget.currency, say),
     )
     if budget.reached:
         line += say(", {step} is reached", step=budget.reached.value)
@@ -227,4 +227,4 @@ def _sparkline(costs: Sequence[int]) -> str:
     most = max(costs)
     if most <= 0:
         return BARS[0] * len(costs)
-    return "".join(BARS[max(0, cost) * (len(BARS) - 1) // most] for cost in costs)
+    return "".join(BARS[(2 * max(0, cost) * (len(BARS) - 1) + most) // (2 * most)] for cost in costs)
