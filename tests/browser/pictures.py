@@ -1,4 +1,4 @@
-"""The README's pictures of both pages: `python -m tests.browser.pictures` draws docs/ui.png and docs/dashboard.png anew.
+"""The README's pictures: `python -m tests.browser.pictures` draws docs/ui.png and docs/dashboard.png anew.
 
 The first shows a drawn invoice, the second a ledger that the tests made up.
 """
