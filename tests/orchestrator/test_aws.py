@@ -333,21 +333,26 @@ def test_a_price_that_the_list_does_not_tell_is_unknown_and_hides_nothing(
     assert f"{products} products for g4dn.xlarge in us-east-1" in caplog.text
 
 
-def test_a_capacity_block_is_no_price_of_a_machine(cloud: aws.Cloud, home: Path, clock: Any) -> None:
-    """Types like p5.4xlarge are in the list twice: once at 0, for who has paid in advance."""
+@pytest.mark.parametrize(
+    ("other", "usual"),
+    [
+        ({"marketoption": "CapacityBlock"}, {"marketoption": "OnDemand"}),  # p5.4xlarge: at 0, for who has paid before
+        ({"locationType": "AWS Outposts"}, {"locationType": "AWS Region"}),
+    ],
+    ids=["paid in advance", "elsewhere"],
+)
+def test_what_is_no_plain_machine_has_no_say_in_its_price(
+    cloud: aws.Cloud, home: Path, clock: Any, other: dict[str, str], usual: dict[str, str]
+) -> None:
     key = (aws.TYPE, aws.REGION)
     (plain,) = cloud.products[key]
-    block = {**plain, "product": {"attributes": {"marketoption": "CapacityBlock"}}}
-    before, cloud.products = cloud.products, {**cloud.products, key: [block, _on_demand(plain)]}
+    both = [{**plain, "product": {"attributes": said}} for said in (other, usual)]
+    before, cloud.products = cloud.products, {**cloud.products, key: both}
     try:
         offers = aws.provider(home, clock).offers()
     finally:
         cloud.products = before
     assert {one.price_per_hour_micros for one in offers if one.purchase is Purchase.ON_DEMAND} == {526_000}
-
-
-def _on_demand(product: dict[str, Any]) -> dict[str, Any]:
-    return {**product, "product": {"attributes": {"marketoption": "OnDemand"}}}
 
 
 def test_regions_beside_each_other(cloud: aws.Cloud, home: Path, clock: Any) -> None:

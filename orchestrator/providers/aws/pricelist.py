@@ -24,7 +24,8 @@ PLAIN = {
     "capacitystatus": "Used",
     "licenseModel": "No License required",
 }
-ON_DEMAND = "OnDemand"
+#: what a product says of itself, if it says anything; not every one does, and a filter would leave those out
+USUAL = {"marketoption": "OnDemand", "locationType": "AWS Region"}
 #: an hour of a public IPv4 address in use, in every region that bills in USD, since 2024-02-01; what China asks is not
 #: known, and nothing is charged for it: https://aws.amazon.com/vpc/pricing/ ("Public IPv4 Address")
 ADDRESS_PER_HOUR_MICROS = {"USD": 5_000}
@@ -59,16 +60,17 @@ def _only(service: str, wanted: dict[str, str], region: str, what: str) -> Publi
         product
         for page in pages.paginate(ServiceCode=service, Filters=filters, FormatVersion="aws_v1")
         for product in map(json.loads, page["PriceList"])
-        if _market(product) == ON_DEMAND
+        if _is_plain(product)
     ]
     if len(products) != 1:
         raise Unreachable(f"the price list has {len(products)} products for {what}, and one was expected")
     return _price(products[0], currency_of(region), what)
 
 
-def _market(product: dict[str, Any]) -> str:
-    """A volume has none; a machine's CapacityBlock is for who has paid in advance, and costs 0 here."""
-    return str(product.get("product", {}).get("attributes", {}).get("marketoption", ON_DEMAND))
+def _is_plain(product: dict[str, Any]) -> bool:
+    """Not one that was paid in advance (and costs 0 here), nor one of a local zone or somebody's own data centre."""
+    attributes = product.get("product", {}).get("attributes", {})
+    return all(attributes.get(name, usual) == usual for name, usual in USUAL.items())
 
 
 def _price(product: dict[str, Any], currency: str, what: str) -> Published:
