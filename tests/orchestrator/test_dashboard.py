@@ -473,6 +473,16 @@ def test_what_is_refused_is_said_on_the_page(acting: Desk) -> None:
     assert acting.client.post("/job", data={"seal": acting.seal(), "job": "9", "do": "pause"}).status_code == 409
 
 
+def test_who_types_its_name_takes_a_deployment_down_and_no_other(acting: Desk) -> None:
+    def wanted() -> dict[str, str]:
+        with acting.ledger.read() as tx:
+            return {row.name: row.wanted for row in deployments.known(tx)}
+
+    answer = acting.client.post("/drain", data={"seal": acting.seal(), "deployment": "archive", "sure": "archive"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/now")
+    until(lambda: wanted() == {"archive": "down", "ocr": "up"})
+
+
 def test_a_job_is_paused_and_goes_on(acting: Desk) -> None:
     def state() -> str:
         with acting.ledger.read() as tx:
