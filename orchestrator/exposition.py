@@ -189,7 +189,10 @@ def served(exposition: Exposition, listen: str) -> Iterator[str]:
 
     No word of it is secret to this machine's users, and nothing protects it: loopback is the place for it.
     """
-    host, port = split_listen(listen)
+    try:
+        host, port = split_listen(listen)
+    except Refused:
+        raise Refused(f"--metrics {listen}: want HOST:PORT, like 127.0.0.1:7871") from None
     try:
         server = make_server(host, port, _app(exposition), _Server, _Quiet)
     except OSError as error:

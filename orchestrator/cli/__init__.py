@@ -102,7 +102,9 @@ def main() -> None:
     try:
         app()
     except Refused as refusal:
-        print(f"halve: {refusal}", file=sys.stderr)
+        from orchestrator.cli.width import within
+
+        print(within(f"halve: {refusal}", sys.stderr), file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -52,6 +52,7 @@ def job(
 
     Example: halve backtest job us-east-1a.json --task-hours 48 --deadline-hours 60 --starts 24 --plot out.svg
     """
+    from orchestrator.cli.bar import bar
     from orchestrator.simulation import backtest
     from orchestrator.simulation import plot as pictures
     from orchestrator.simulation.traces import load
@@ -82,15 +83,15 @@ def job(
     )
     ticks = given if starts is None else backtest.even_starts(together, task, starts)
     markets = backtest.alone(together, task) if each else [(together, task)]
-    optima = [backtest.optima(trace, asked, ticks) for trace, asked in markets]
-
-    def played(name: str) -> "list[list[Run]]":
-        return [
-            backtest.replay(trace, asked, name, ticks, best)
-            for (trace, asked), best in zip(markets, optima, strict=True)
-        ]
-
-    found = played(policy)
+    names = (policy,) if as_json else tuple(dict.fromkeys((policy, *POLICIES)))
+    played: dict[str, list[list[Run]]] = {name: [] for name in names}
+    with bar("replaying", len(markets) * (1 + len(names)), "replays") as done:
+        for number, (trace, asked) in enumerate(markets):
+            best = backtest.optima(trace, asked, ticks)
+            for step, name in enumerate(names, 1):
+                done(number * (1 + len(names)) + step)
+                played[name].append(backtest.replay(trace, asked, name, ticks, best))
+    found = played[policy]
     if plot is not None:
         pictures.draw_job(plot, *markets[0], found[0][0])
         typer.echo(f"halve: {plot} shows {_names(markets[0][0])} from tick {ticks[0]}", err=True)
@@ -98,10 +99,7 @@ def job(
         several = starts is not None or len(given) > 1 or len(markets) > 1
         _print_runs(policy, markets, found, several=several, each=each)
         return
-    rows = {
-        name: [run for part in (found if name == policy else played(name)) for run in part]
-        for name in (policy, *POLICIES)
-    }
+    rows = {name: [run for part in parts for run in part] for name, parts in played.items()}
     where = f"each of {_names(together)} alone" if each else _names(together)
     _print_table(f"{where}: {task_hours:g} h of work in {deadline_hours:g} h", rows, ticks)
 

@@ -38,6 +38,7 @@ def serve(
     """
     from json import dumps
 
+    from orchestrator.cli.bar import bar
     from orchestrator.simulation import plot as pictures
     from orchestrator.simulation import serving, serving_bound
     from orchestrator.simulation.traces import load
@@ -65,15 +66,20 @@ def serve(
         availability=goal,
         guard=guard,
     )
-    bound = serving_bound.bound(trace, service)
-    served = serving.replay(trace, service, policy)
+    wanted = [policy] if as_json else list(dict.fromkeys((policy, *names)))
+    with bar("replaying", 1 + len(wanted), "replays") as done:
+        bound = serving_bound.bound(trace, service)
+        rows = []
+        for step, name in enumerate(wanted, 1):
+            done(step)
+            rows.append(serving.replay(trace, service, name))
+    served = rows[0]
     if plot is not None:
         pictures.draw_serving(plot, trace, service, served, bound)
         typer.echo(f"halve: {plot} shows {policy}", err=True)
     if as_json:
         print(dumps(_report(served, bound), indent=2))
         return
-    rows = [served, *(serving.replay(trace, service, name) for name in names if name != policy)]
     _print_table(_title(trace, service), rows, bound)
 
 

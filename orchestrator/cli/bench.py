@@ -43,6 +43,7 @@ def bench(
     from dataclasses import asdict
     from json import dumps
 
+    from orchestrator.cli.bar import busy
     from orchestrator.cli.engine import require_engine
     from orchestrator.clock import SystemClock
 
@@ -53,9 +54,10 @@ def bench(
 
     try:
         files = files_of(images) if images else benchmark.drawn_pages()
-        rows, start = _measured(
-            files, model, backend, precisions.split(","), _numbers(batches), workers, threads, seconds
-        )
+        with busy("measuring"):
+            rows, start = _measured(
+                files, model, backend, precisions.split(","), _numbers(batches), workers, threads, seconds
+            )
     except BadImage as bad:
         raise Refused(f"{images}: an image cannot be read: {bad.reason}") from None
     except (models.UnknownModel, models.WeightsError) as error:
@@ -199,11 +201,13 @@ def _ablate(folder: Path | None, workers: int | None, *, as_json: bool) -> None:
     from inference.images import BadImage
     from inference.models import WeightsError
     from inference.service import cores
+    from orchestrator.cli.bar import busy
 
     files = files_of(folder) if folder else benchmark.drawn_pages()
     try:
         truth = known_texts(folder, runner.images_in(folder)) if folder else benchmark.drawn_texts()
-        rows = ablation.ablate(files, truth if any(truth) else None, workers=workers or cores())
+        with busy("measuring"):
+            rows = ablation.ablate(files, truth if any(truth) else None, workers=workers or cores())
     except (BadImage, WeightsError, ValueError, OSError) as error:
         raise Refused(f"{folder or 'the drawn pages'}: {error}") from None
     if as_json:

@@ -13,9 +13,11 @@ def doctor(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> No
 
     Example: halve doctor
     """
+    import sys
     from dataclasses import asdict
     from json import dumps
 
+    from orchestrator.cli.width import within
     from orchestrator.doctor import examine
     from orchestrator.home import home
 
@@ -24,22 +26,11 @@ def doctor(json: bool = typer.Option(False, "--json", help="Print JSON.")) -> No
         print(dumps([asdict(finding) for finding in findings], ensure_ascii=False, indent=2))
     else:
         for finding in findings:
-            _say(f"{finding.state:4}  {finding.check}: {finding.found}")
+            print(within(f"{finding.state:4}  {finding.check}: {finding.found}", sys.stdout, indent=6))
             if finding.remedy:
-                _say(f"      -> {finding.remedy}")
+                print(within(f"      -> {finding.remedy}", sys.stdout, indent=6))
     if any(finding.state == "bad" for finding in findings):
         raise typer.Exit(1)
-
-
-def _say(line: str) -> None:
-    """Within a terminal's width; anywhere else a line is a line."""
-    import sys
-    from shutil import get_terminal_size
-    from textwrap import fill
-
-    if sys.stdout.isatty():
-        line = fill(line, get_terminal_size().columns, subsequent_indent=" " * 6, break_on_hyphens=False)
-    print(line)
 
 
 def _tried(accelerator: Literal["cuda", "cpu"], backend: str) -> str | None:

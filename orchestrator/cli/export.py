@@ -34,13 +34,15 @@ def export(
     from inference import models
     from inference.export import ExportFailed
     from inference.export import export as exported
+    from orchestrator.cli.bar import busy
 
     if model not in models.NAMES:
         raise Refused(f"no model named {model!r} to export; there is {', '.join(models.NAMES)}")
     if checkpoint and model == "ppocr":
         raise Refused("--checkpoint: ppocr has none; its files come with rapidocr")
     try:
-        found = exported(model, output, checkpoint=checkpoint, fp16=fp16)
+        with busy("exporting and comparing"):
+            found = exported(model, output, checkpoint=checkpoint, fp16=fp16)
     except (models.WeightsError, ExportFailed) as error:
         raise Refused(str(error)) from None
     except OSError as error:

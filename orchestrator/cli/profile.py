@@ -41,11 +41,13 @@ def profile(
     from inference import bench, profiling
     from inference.images import BadImage, decode
     from inference.models import WeightsError
+    from orchestrator.cli.bar import busy
     from orchestrator.cli.bench import files_of
 
     try:
         pages = [decode(file) for file in (files_of(images) if images else bench.drawn_pages())]
-        found = profiling.profile(pages, threads=threads, top=top)
+        with busy("profiling"):
+            found = profiling.profile(pages, threads=threads, top=top)
     except BadImage as bad:
         raise Refused(f"{images}: an image cannot be read: {bad.reason}") from None
     except WeightsError as error:
@@ -64,6 +66,7 @@ def _precisions(folder: Path | None, threads: int, *, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
+    from orchestrator.cli.bar import busy
     from orchestrator.cli.bench import files_of
     from orchestrator.cli.engine import require_engine
     from orchestrator.errors import Refused
@@ -77,7 +80,8 @@ def _precisions(folder: Path | None, threads: int, *, as_json: bool) -> None:
     try:
         files = files_of(folder) if folder else bench.drawn_pages()
         truth = known_texts(folder, runner.images_in(folder)) if folder else bench.drawn_texts()
-        trials = choice.tried("ppocr", files, truth, threads=threads)
+        with busy("trying backends and precisions"):
+            trials = choice.tried("ppocr", files, truth, threads=threads)
         file = choice.remember("ppocr", trials)
     except (BadImage, WeightsError, OSError, ValueError) as error:
         raise Refused(f"{folder or 'the drawn pages'}: {error}") from None

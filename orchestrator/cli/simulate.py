@@ -1,13 +1,19 @@
 """halve simulate"""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
     from orchestrator.simulation.bad_day import Fault
     from orchestrator.simulation.month import Recorded
+
+DAY_SECONDS = 86_400
 
 
 def simulate(
@@ -61,7 +67,8 @@ def _compare(paths: list[Path], month: str, seed: int, load: Path | None, traces
     from orchestrator.reports.figures import console
     from orchestrator.simulation import side_by_side
 
-    found = side_by_side.compare(paths, month, seed, _recorded(load, traces))
+    with _watched(paths[0], month, seed, _recorded(load, traces), months=len(paths)) as recorded:
+        found = side_by_side.compare(paths, month, seed, recorded)
     if json:
         print(dumps(side_by_side.to_json(found), ensure_ascii=False))
         return
@@ -76,6 +83,33 @@ def _recorded(load: Path | None, traces: list[Path]) -> "Recorded":
     return Recorded(images=None if load is None else recorded.load(load), traces=tuple(traces))
 
 
+@contextmanager
+def _watched(path: Path, month: str, seed: int, recorded: "Recorded", months: int = 1) -> "Iterator[Recorded]":
+    """The same, with a bar: the minute whose images are asked for is the minute that is lived."""
+    from dataclasses import replace
+
+    from orchestrator import spec
+    from orchestrator.cli.bar import bar
+    from orchestrator.simulation.month import local_month, working_day
+
+    wanted = spec.load(path)
+    start, end = local_month(wanted, month)
+    images = recorded.images or working_day(wanted, start, seed)
+    days, before, last = (end - start).days, 0, start
+
+    with bar(f"simulating {month}", days * months, "days") as done:
+
+        def asked(minute: "datetime") -> int:
+            nonlocal before, last
+            if minute < last:  # the same month under the next spec
+                before += days
+            last = minute
+            done(before + (minute - start).total_seconds() / DAY_SECONDS)
+            return images(minute)
+
+        yield replace(recorded, images=asked)
+
+
 def _month(path: Path, month: str, ledger: Path, seed: int, load: Path | None, traces: list[Path], json: bool) -> None:
     from dataclasses import asdict
     from json import dumps
@@ -84,7 +118,8 @@ def _month(path: Path, month: str, ledger: Path, seed: int, load: Path | None, t
     from orchestrator.simulation.month import simulate as run
 
     wanted = spec.load(path)
-    found = run(wanted, path.read_text(encoding="utf-8"), str(path), month, ledger, seed, _recorded(load, traces))
+    with _watched(path, month, seed, _recorded(load, traces)) as recorded:
+        found = run(wanted, path.read_text(encoding="utf-8"), str(path), month, ledger, seed, recorded)
     if json:
         print(dumps(asdict(found)))
         return
@@ -96,16 +131,15 @@ def _month(path: Path, month: str, ledger: Path, seed: int, load: Path | None, t
 
 
 def _live(seeds: int, first: int, faults: "frozenset[Fault]", json: bool) -> None:
+    from itertools import count
     from json import dumps
 
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from orchestrator.cli.bar import bar
     from orchestrator.simulation.trials import run
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("bad days", total=seeds)
-        report = run(first, seeds, faults, each=lambda: progress.advance(bar))
+    lived = count(1)
+    with bar("bad days", seeds, "days") as done:
+        report = run(first, seeds, faults, each=lambda: done(next(lived)))
     if json:
         print(dumps(report.to_json(), ensure_ascii=False))
     else:

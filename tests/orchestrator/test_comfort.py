@@ -91,7 +91,7 @@ def test_a_shell_is_offered_commands_and_options(shell: str) -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_for_a_shell_is_one(shell: str, tmp_path: Path) -> None:
     environment = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    command = [HALVE, "--show-completion", shell]
+    command = [str(HALVE), "--show-completion", shell]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "_HALVE_COMPLETE" in done.stdout
@@ -161,6 +161,7 @@ def lived_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 DAYTIME, FLEET = "infra/examples/daytime-ocr.yaml", "infra/examples/spot-fleet.yaml"
+TRACE = "tests/simulation/sample_trace.json"
 TABLES = (
     "status",
     "why ocr",
@@ -175,8 +176,8 @@ TABLES = (
     "hosts",
     "report",
     "ledger check",
-    "backtest job tests/simulation/sample_trace.json --task-hours 3 --deadline-hours 5",
-    "backtest serve tests/simulation/sample_trace.json",
+    f"backtest job {TRACE} --task-hours 3 --deadline-hours 5",
+    f"backtest serve {TRACE}",
     f"simulate {DAYTIME} --compare --month 2026-10",
     "doctor",
 )
@@ -203,6 +204,36 @@ def test_no_colour_where_none_is_wanted(lived_in: Path, arguments: str) -> None:
 
 def test_there_is_colour_to_be_left_out(lived_in: Path) -> None:
     assert "\x1b[" in screen(lived_in, "report")
+
+
+def test_a_refusal_is_broken_between_words(tmp_path: Path) -> None:
+    words = "simulate infra/examples/spot-fleet.yaml --month 2026-10"
+    lines = plain(screen(tmp_path, words))
+    assert len(lines) > 1
+    assert all(cell_len(line) <= 80 for line in lines)
+    piped = subprocess.run(
+        [sys.executable, "-m", "orchestrator", *words.split()], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    (line,) = piped.stderr.splitlines()
+    assert " ".join(lines) == line
+
+
+# what somebody sees who waits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (f"simulate {DAYTIME} --compare --month 2026-10", r"simulating 2026-10 .* days/s .*\d:\d\d:\d\d"),
+        ("simulate --seeds 1", r"bad days .* days/s .*\d:\d\d:\d\d"),
+        (f"backtest job {TRACE} --task-hours 3 --deadline-hours 5", r"replaying .* replays/s"),
+        (f"backtest serve {TRACE}", r"replaying .* replays/s .*\d:\d\d:\d\d"),
+    ],
+    ids=lambda one: " ".join(one.split()[:2]),
+)
+def test_a_bar_says_how_fast_it_goes_and_how_long_it_takes(tmp_path: Path, arguments: str, words: str) -> None:
+    assert re.search(words, "\n".join(plain(screen(tmp_path, arguments))))
 
 
 # Ctrl-C

@@ -211,6 +211,12 @@ def test_they_are_served_beside_the_daemon(told: Exposition) -> None:
         httpx.get(f"{url}/metrics", trust_env=False)
 
 
+@pytest.mark.parametrize("listen", ["nowhere", "127.0.0.1:99999"])
+def test_a_place_that_is_none_is_named(told: Exposition, listen: str) -> None:
+    with pytest.raises(Refused, match=f"--metrics {listen}: want HOST:PORT"), served(told, listen):
+        pass
+
+
 def test_a_silent_peer_keeps_nobody_waiting(told: Exposition) -> None:
     with served(told, "127.0.0.1:0") as url:
         port = int(url.rpartition(":")[2])
