@@ -384,7 +384,7 @@ def test_a_permission_that_nothing_hangs_on_is_told_and_no_more(
     ids=["a user of a path in China", "a role", "root"],
 )
 def test_the_policy_is_attached_to_who_asks(arn: str, said: str) -> None:
-    assert said in check._attach(aws.settings(), aws.REGION, arn)
+    assert said in check.attaching(aws.settings(), aws.REGION, arn)
 
 
 def test_a_second_region_reads_the_first_ones_bucket(cloud: aws.Cloud, stack: dict[str, str], home: Path) -> None:

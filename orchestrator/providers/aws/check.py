@@ -54,15 +54,14 @@ def check(
     if who.remedy:
         return
     for region in settings.regions:
-        stack = _deploy(settings, region, "VPC")
-        if settings.bucket and region != first:
-            stack += f" WheelBucket={settings.bucket}"
-        attach = _attach(settings, region, arn)
+        shared = f" WheelBucket={settings.bucket}" if settings.bucket and region != first else ""
+        stack = _deploy(settings, region, f"VpcId=VPC{shared}")
+        attach = attaching(settings, region, arn)
         yield from _region(replace(settings, regions=(region,)), region, installation, wheel, stack, attach)
     if settings.queue:
         there = notices.queue_region(settings.queue, first)
-        deploy = f"{_deploy(settings, there, 'VPC')} WithQueue=yes; its output Queue is aws.queue"
-        yield _asked(there, "queue", partial(_queue, settings.queue, there), deploy, _attach(settings, there, arn))
+        deploy = f"{_deploy(settings, there, 'WithQueue=yes')}; its output Queue is aws.queue"
+        yield _asked(there, "queue", partial(_queue, settings.queue, there), deploy, attaching(settings, there, arn))
     if settings.bucket and wheel:
         bucket = settings.bucket
 
@@ -70,8 +69,9 @@ def check(
             wheels.ensure(bucket, wheel, first)
             return f"{bucket} holds this version's wheel"
 
-        deploy = f"{_deploy(settings, first, 'VPC')}; its output Bucket is aws.bucket"
-        yield _asked(first, "bucket", put, deploy, _attach(settings, first, arn))
+        look = f"aws cloudformation describe-stacks --region {first} --stack-name {settings.stack}"
+        remedy = f"{look}: its output Bucket is aws.bucket"
+        yield _asked(first, "bucket", put, remedy, attaching(settings, first, arn))
 
 
 def _queue(queue: str, region: str) -> str:
@@ -209,15 +209,16 @@ def _offer(zone: str, kind: Type) -> Offer:
     )
 
 
-def _deploy(settings: Settings, region: str, vpc: str) -> str:
+def _deploy(settings: Settings, region: str, parameters: str) -> str:
+    """Makes the region's stack, or changes these parameters of it."""
     template = folder("cloudformation") / "halve.yaml"
     return (
         f"aws cloudformation deploy --region {region} --stack-name {settings.stack} --template-file {template} "
-        f"--capabilities CAPABILITY_NAMED_IAM --parameter-overrides VpcId={vpc}"
+        f"--capabilities CAPABILITY_NAMED_IAM --parameter-overrides {parameters}"
     )
 
 
-def _attach(settings: Settings, region: str, arn: str) -> str:
+def attaching(settings: Settings, region: str, arn: str) -> str:
     """How who is asking, by his ARN, gets the policy of the region's stack."""
     _, partition, _, _, account, *rest = (*arn.split(":"), *[""] * 6)
     kind, *names = rest[0].split("/")
