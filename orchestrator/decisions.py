@@ -5,6 +5,7 @@ show it.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from orchestrator.deployment import wishes_of
 from orchestrator.errors import Refused
 from orchestrator.ledger import beliefs, history
 from orchestrator.ledger.store import Ledger
+from orchestrator.reports.terms import rates_said
 from orchestrator.status import iso
 from policies import candidates, spot
 from policies.lifecycle import OVER
 from policies.policy import Policy
-from policies.selection import Ranked
+from policies.selection import Ranked, price_in
 from policies.snapshot import Snapshot
 
 
@@ -78,6 +80,14 @@ class Grounds:
     ranked: Sequence[Ranked]
     runner_up: Ranked | None  # the best one of another GPU, or on other terms
     again: Sequence[str]
+    currency: str  # of `ranked`'s costs
+    rates: Mapping[str, Fraction]  # into it
+    converted: Mapping[str, str]  # the same for people, with date and source
+
+    def hourly_micros(self, row: Ranked) -> float | None:
+        """What an hour of it costs in `currency`; None where its price or a rate is not known."""
+        price = price_in(row.offer, self.currency, self.rates)
+        return None if price is None else float(price)
 
 
 def grounds(home: Path, ledger: Ledger, name: str, tick_id: int) -> Grounds | None:
@@ -88,7 +98,8 @@ def grounds(home: Path, ledger: Ledger, name: str, tick_id: int) -> Grounds | No
         return None
     values: Mapping[str, Any] = found.snapshot
     snapshot = replay.from_json(values)
-    wishes = wishes_of(spec.parse(row.spec, row.source), row, home)
+    said = spec.parse(row.spec, row.source)
+    wishes = wishes_of(said, row, home)
     policy = wishes(snapshot.now, snapshot.start_seconds)
     ranked = candidates.eligible(snapshot, policy)
     others = (one for one in ranked if _terms(one) != _terms(ranked[0]))
@@ -97,6 +108,9 @@ def grounds(home: Path, ledger: Ledger, name: str, tick_id: int) -> Grounds | No
         ranked=ranked,
         runner_up=next(others, None),
         again=replay.differences(replay.again(values, wishes), found.plan),
+        currency=policy.currency or next((one.offer.currency for one in ranked if one.offer.currency), ""),
+        rates=policy.rates,
+        converted=rates_said(said),
     )
 
 

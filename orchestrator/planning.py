@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.clock import VirtualClock
-from orchestrator.deployment import electricity, open_providers, simulated_profile, wishes
+from orchestrator.deployment import budget_of, electricity, open_providers, simulated_profile, wishes
 from orchestrator.errors import Refused
 from orchestrator.ledger import deployments, fleet, offers
 from orchestrator.ledger.offers import Price
 from orchestrator.ledger.store import Ledger
 from orchestrator.providers import Provider, ProviderError
+from orchestrator.reports.terms import rates_said
 from orchestrator.spec import Spec
 from policies import choice
 from policies.advice import Mix, Part
@@ -44,6 +45,8 @@ class Costs:
     reason: str
     running_micros: int | None  # what one hour costs of what runs now; None: nothing runs, or a price is unknown
     usual: "Usual | None"  # what the choice has cost lately; None: too little is known
+    budget_micros: int | None = None  # of a month, from the spec
+    converted: tuple[str, ...] = ()  # at which rates, of which day and from where
 
     @property
     def saved_micros(self) -> int | None:
@@ -55,11 +58,15 @@ class Costs:
     def hourly_micros(self) -> int | None:
         return None if self.choice is None else self.choice.hourly_micros
 
+    def monthly(self, fleet: Mix) -> int | None:
+        """What a fleet costs in the open hours of the month; None where a price is not known."""
+        return None if fleet.hourly_micros is None else round(fleet.hourly_micros * self.open_hours)
+
     def to_json(self) -> dict[str, Any]:
         """The shape of DESIGN §7."""
         return {
             "choice": [] if self.choice is None else [_named(part) for part in self.choice.parts],
-            "runner_up": None if self.runner_up is None else _other(self.runner_up),
+            "runner_up": None if self.runner_up is None else _other(self.runner_up, self.monthly(self.runner_up)),
             "hourly_micros": self.hourly_micros,
             "monthly_micros": self.monthly_micros,
             "currency": self.currency,
@@ -69,6 +76,8 @@ class Costs:
             "hourly_p90_micros": None if self.usual is None else self.usual.high_micros,
             "monthly_p10_micros": None if self.usual is None else round(self.usual.low_micros * self.open_hours),
             "monthly_p90_micros": None if self.usual is None else round(self.usual.high_micros * self.open_hours),
+            "budget_micros": self.budget_micros,
+            "converted": list(self.converted),
         }
 
 
@@ -105,6 +114,9 @@ def plan(wanted: Spec, home: Path, ledger: Ledger, now: datetime) -> Costs:
     with ledger.read() as tx:
         told = offers.history(tx, [part.offer.id for part in parts])
     hourly = None if answer.winner is None else answer.winner.hourly_micros
+    fleets = [one for one in (answer.winner, answer.runner_up) if one is not None]
+    codes = {part.offer.currency for one in fleets for part in one.parts}
+    limit = budget_of(wanted)
     return Costs(
         choice=answer.winner,
         runner_up=answer.runner_up,
@@ -114,6 +126,8 @@ def plan(wanted: Spec, home: Path, ledger: Ledger, now: datetime) -> Costs:
         reason=answer.reason,
         running_micros=_running(today, prices, rates),
         usual=usual(parts, told, rates, now),
+        budget_micros=None if limit is None else limit.monthly_micros,
+        converted=tuple(words for code, words in rates_said(wanted).items() if code in codes),
     )
 
 
@@ -205,8 +219,9 @@ def _named(part: Part) -> dict[str, Any]:
     return {"gpu": offer.gpu, "provider": offer.provider, "purchase": str(offer.purchase), "count": part.count}
 
 
-def _other(runner_up: Mix) -> dict[str, Any]:
+def _other(runner_up: Mix, monthly_micros: int | None) -> dict[str, Any]:
     """Named by the part that carries most, all parts beside it."""
     main = {} if runner_up.main is None else _named(runner_up.main)
     parts = [_named(part) for part in runner_up.parts]
-    return {**main, "choice": parts, "hourly_micros": runner_up.hourly_micros, "reason": runner_up.reason}
+    costs = {"hourly_micros": runner_up.hourly_micros, "monthly_micros": monthly_micros}
+    return {**main, "choice": parts, **costs, "reason": runner_up.reason}

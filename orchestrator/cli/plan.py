@@ -21,6 +21,7 @@ def plan(
     from orchestrator.home import home
     from orchestrator.ledger.store import open_ledger
     from orchestrator.planning import plan as look
+    from orchestrator.reports.figures import percent
 
     wanted = spec.load(path)
     ledger = open_ledger(home())
@@ -43,6 +44,9 @@ def plan(
     print(f"  why        {found.reason}")
     print(f"  per hour   {money(found.hourly_micros)}")
     print(f"  per month  {money(found.monthly_micros)} at {float(found.open_hours):.1f} open hours this month")
+    if found.budget_micros and found.monthly_micros is not None:
+        share = percent(found.monthly_micros, found.budget_micros)
+        print(f"  budget     {money(found.budget_micros)} a month, of which this is {share}")
     if found.usual is not None:
         low, high = found.usual.low_micros, found.usual.high_micros
         print(f"  usually    {money(low)} to {money(high)} an hour: 8 of 10 hours of the last {found.usual.days} days;")
@@ -51,4 +55,8 @@ def plan(
         change = f"{money(abs(found.saved_micros))} an hour {'less' if found.saved_micros >= 0 else 'more'}"
         print(f"  now        {money(found.running_micros)} per hour is paid for what runs; this costs {change}")
     if found.runner_up is not None:
-        print(f"  next best  {found.runner_up}: {found.runner_up.reason}")
+        other = found.runner_up
+        print(f"  next best  {other}: {other.reason};")
+        print(f"             {money(other.hourly_micros)} per hour, {money(found.monthly(other))} per month")
+    for words in found.converted:
+        print(f"  {words}")

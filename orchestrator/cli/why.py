@@ -76,18 +76,21 @@ def _choice(found: "Grounds", target: int) -> list[str]:
         return []
     best, other = found.ranked[0], found.runner_up
     if other is None:
-        return [f"best: {_named(best)}; no other GPU or terms were on offer"]
-    lines = [f"best: {_named(best)}", f"next best: {_named(other)}"]
-    prices = [one.offer.price_per_hour_micros for one in (best, other)]
-    if None not in prices and best.offer.currency == other.offer.currency and target:
-        mine, others = (target * (price or 0) / 1e6 for price in prices)
-        lines[-1] += f"; for {target}, {others:,.2f} instead of {mine:,.2f} {best.offer.currency} an hour"
-    return lines
+        lines = [f"best: {_named(found, best)}; no other GPU or terms were on offer"]
+    else:
+        lines = [f"best: {_named(found, best)}", f"next best: {_named(found, other)}"]
+        mine, others = found.hourly_micros(best), found.hourly_micros(other)
+        if mine is not None and others is not None and target:
+            costs = f"{target * others / 1e6:,.2f} instead of {target * mine / 1e6:,.2f} {found.currency} an hour"
+            lines[-1] += f"; for {target}, {costs}"
+    codes = {one.offer.currency for one in (best, other) if one is not None}
+    return lines + [words for code, words in found.converted.items() if code in codes]
 
 
-def _named(row: "Ranked") -> str:
-    offer = row.offer
+def _named(found: "Grounds", row: "Ranked") -> str:
+    offer, each = row.offer, row.cost_per_1000_micros
     price = offer.price_per_hour_micros
-    paid = "price unknown" if price is None else f"{price / 1e6:,.4f} {offer.currency} an hour"
-    each = "" if row.cost_per_1000_micros is None else f", {row.cost_per_1000_micros / 1e6:,.4f} per 1,000 images"
-    return f"{offer.gpu} ({offer.provider}, {offer.purchase.value.replace('_', '-')}): {paid}{each}"
+    words = "price unknown" if price is None else f"{price / 1e6:,.4f} {offer.currency} an hour"
+    if each is not None:
+        words += f", {each / 1e6:,.4f} {found.currency} per 1,000 images"
+    return f"{offer.gpu} ({offer.provider}, {offer.purchase.value.replace('_', '-')}): {words}"

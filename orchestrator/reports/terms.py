@@ -52,23 +52,28 @@ def terms_of(row: Deployment, year: int, month: int) -> Terms:
         currency=said.currency,
         zone=said.schedule.timezone if said.schedule else None,
         rates={code: Fraction(rate.rate) for code, rate in said.rates.items()},
-        rates_said=tuple(
-            Said(
-                "converted at 1 {code} = {rate} {currency} ({as_of}, {source})",
-                code=code,
-                rate=rate.rate,
-                currency=said.currency,
-                as_of=rate.as_of,
-                source=rate.source,
-            )
-            for code, rate in said.rates.items()
-        ),
+        rates_said=tuple(rates_said(said).values()),
         opening=spans(said.schedule_over(first, last), first, last),
         baseline=_baseline(said),
         budget=budget_of(said),
         since=row.created_at,
         until=until,
     )
+
+
+def rates_said(said: spec.Spec) -> dict[str, Said]:
+    """What one unit of another currency is worth by a spec, for people: with date and source."""
+    return {
+        code: Said(
+            "converted at 1 {code} = {rate} {currency} ({as_of}, {source})",
+            code=code,
+            rate=rate.rate,
+            currency=said.currency,
+            as_of=rate.as_of,
+            source=rate.source,
+        )
+        for code, rate in said.rates.items()
+    }
 
 
 def _baseline(said: spec.Spec) -> Baseline | None:

@@ -355,6 +355,20 @@ def test_what_is_no_plain_machine_has_no_say_in_its_price(
     assert {one.price_per_hour_micros for one in offers if one.purchase is Purchase.ON_DEMAND} == {526_000}
 
 
+def test_a_price_of_nothing_is_no_price(
+    cloud: aws.Cloud, home: Path, clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = (aws.TYPE, aws.REGION)
+    before, cloud.products = cloud.products, {one: cloud.products[one] for one in cloud.products if one != key}
+    cloud.price(*key, "0.0000000000")
+    try:
+        on_demand = [one for one in aws.provider(home, clock).offers() if one.purchase is Purchase.ON_DEMAND]
+        assert {(one.price_per_hour_micros, one.currency) for one in on_demand} == {(None, "")}
+    finally:
+        cloud.products = before
+    assert "no price in USD for g4dn.xlarge in us-east-1" in caplog.text
+
+
 def test_regions_beside_each_other(cloud: aws.Cloud, home: Path, clock: Any) -> None:
     both = aws.provider(home, clock, regions=(aws.REGION, EUROPE))
     ids = {both.launch(aws.request(token(home, zone), aws.offer(zone))) for zone in ("us-east-1b", "eu-central-1a")}

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from orchestrator import spec
+from orchestrator.cli import app
 from orchestrator.clock import VirtualClock
 from orchestrator.deployment import electricity, open_providers, simulated_profile, wishes
 from orchestrator.ledger import deployments, offers
@@ -80,6 +82,7 @@ def test_the_load_of_open_minutes_decides_how_many(ledger: Ledger, tmp_path: Pat
     assert "carries 5 images/s" in found["reason"]
     other = found["runner_up"]
     assert (other["purchase"], other["count"], other["hourly_micros"]) == ("on_demand", 3, 5_400_000)
+    assert other["monthly_micros"] == 5_400_000 * 22 * 12
     assert other["reason"].startswith("+80% an hour")
 
 
@@ -110,6 +113,18 @@ def test_ones_own_machine_comes_first_where_its_electricity_is_known(ledger: Led
     assert found["choice"] == [{"gpu": "RTX 3060", "provider": "local", "purchase": "owned", "count": 1}]
     assert found["hourly_micros"] == 3_120_000, "the bill is the whole price"
     assert found["runner_up"]["provider"] == "simulated"
+
+
+def test_rates_and_the_budget_stand_beside_the_figures(ledger: Ledger, tmp_path: Path) -> None:
+    more = "rates: {USD: {rate: 7.10, as_of: 2026-11-01, source: my bank}}\nbudget: {monthly: 5000}\n"
+    spec_text = SPEC.replace("1.80, spot_price_per_hour: 0.60", "1.80 USD").replace("MAX", "4") + more
+    found = planned(ledger, tmp_path, spec_text)
+    assert found["hourly_micros"] == 12_780_000 and found["budget_micros"] == 5_000_000_000
+    assert found["converted"] == ["converted at 1 USD = 7.1 CNY (2026-11-01, my bank)"]
+    (tmp_path / "spec.yaml").write_text(spec_text, encoding="utf-8")
+    env = {"HALVE_HOME": str(tmp_path), "COLUMNS": "100", "HALVE_DATABASE_URL": None}
+    page = CliRunner().invoke(app, ["plan", str(tmp_path / "spec.yaml")], env=env).stdout
+    assert "5,000.00 CNY a month, of which this is " in page and found["converted"][0] in page
 
 
 def move(ledger: Ledger, days_ago: float, micros: int | None, purchase: Purchase = Purchase.ON_DEMAND) -> None:

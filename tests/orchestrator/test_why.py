@@ -61,6 +61,18 @@ def test_the_next_best_and_what_it_would_have_cost(home: Path) -> None:
     assert "seen: 0 machines" in page
 
 
+def test_what_was_converted_says_at_which_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prices in dollars, the spec in yuan: each figure bears its currency, and the rate its day and source."""
+    text = SPEC.replace("{price_per_hour: 1.80, spot_price_per_hour: 0.60,", "{price_per_hour: 1.80 USD,")
+    text = text.replace("spot: {policy: hazard}", "rates: {USD: {rate: 7.10, as_of: 2024-02-01, source: my bank}}")
+    simulate(spec.parse(text, "shop.yaml"), text, "shop.yaml", "2024-03", tmp_path / "halve.db", 1)
+    monkeypatch.setenv("HALVE_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    page = why("--at", "2024-03-04 09:00:30")
+    assert "1.8000 USD an hour, " in page and "CNY per 1,000 images" in page
+    assert "converted at 1 USD = 7.1 CNY (2024-02-01, my bank)" in page
+
+
 def test_a_time_is_the_schedules_own(home: Path) -> None:
     """Nine in the morning in Shanghai; the same moment with its zone; and before it nothing was decided."""
     local, absolute = told("--at", "2024-03-04 09:00:30"), told("--at", "2024-03-04T01:00:30Z")
