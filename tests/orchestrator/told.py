@@ -61,8 +61,9 @@ class Session:
         return [line.rstrip() for line in said.splitlines()]
 
     def played(self, before: Callable[[str, int], None]) -> Iterator[tuple[str, list[str], list[str]]]:
-        """Each command, what the page says that it prints, and what it prints. `before` is told which is next, and
-        the how manieth of its kind that is."""
+        """Each command, what the page says that it prints, and what it prints. `before` is told which one is next, and
+        how often it has been by then.
+        """
         times: dict[str, int] = {}
         for block in re.findall(r"^```console\n(.*?)^```", self.text, re.MULTILINE | re.DOTALL):
             for shown in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
