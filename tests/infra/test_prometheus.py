@@ -200,3 +200,6 @@ def test_a_real_prometheus_scrapes_all_three_and_rules_fire(tmp_path: Path) -> N
         assert "HalveDaemonDown" not in asked.firing()
         process.kill()
         until(lambda: "HalveDaemonDown" in asked.firing(), process=asked.process, why=asked.firing)
+    said = [json.loads(line) for line in (home / "daemon.log").read_text("utf-8").splitlines()]
+    assert {"halve.daemon", "halve.tick"} <= {line["logger"] for line in said}
+    assert [line["intent"] for line in said if "intent" in line] == ["launch"]
