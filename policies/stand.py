@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from policies import budget, candidates, choice, scaling, windows
+from policies import budget, candidates, choice, due, scaling, windows
 from policies.candidates import Basket
 from policies.disruption import Leaving
 from policies.lifecycle import LIVE, STARTING
@@ -95,10 +95,10 @@ def _target(snapshot: Snapshot, policy: Policy, bounds: windows.Bounds, staying:
     """How many: when more are to come, each brings what the machine brings that would be taken next."""
     there = replicas_of(snapshot, policy, staying)
     target = scaling.target(snapshot.load, snapshot.jobs, there, bounds, scaling_of(snapshot, policy))
-    if target.replicas <= len(staying):
-        return target
-    rows = first(candidates.eligible(snapshot, policy), snapshot, policy, bounds, staying)
-    return scaling.target(snapshot.load, snapshot.jobs, there, bounds, scaling_of(snapshot, policy, rows))
+    if target.replicas > len(staying):
+        rows = first(candidates.eligible(snapshot, policy), snapshot, policy, bounds, staying)
+        target = scaling.target(snapshot.load, snapshot.jobs, there, bounds, scaling_of(snapshot, policy, rows))
+    return due.raised(target, snapshot, policy, bounds, len(staying))
 
 
 def first(

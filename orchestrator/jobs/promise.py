@@ -8,9 +8,9 @@ from orchestrator.errors import Refused
 from orchestrator.ledger import deployments, jobs, offers
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger
-from policies import candidates, openings
+from policies import candidates, due, openings
 from policies.policy import Policy
-from policies.snapshot import Purchase, Snapshot
+from policies.snapshot import Snapshot
 from policies.work import Work, speed_of
 
 
@@ -19,7 +19,7 @@ def must_be_possible(ledger: Ledger, row: Deployment, items: int, deadline_at: d
     if deadline_at <= now:
         raise Refused(f"--deadline {deadline_at:%Y-%m-%d %H:%M} UTC has passed already")
     policy, seen = _seen(ledger, row, now)
-    speed = speed_of(candidates.eligible(seen, policy))
+    speed = _speed(seen, policy)
     if not speed:
         return  # nothing is promised; who submitted it is told so
     at = _earliest(policy, seen, speed, items)
@@ -41,7 +41,11 @@ def is_unmeasured(ledger: Ledger, name: str, now: datetime) -> bool:
     if row is None:
         return True
     policy, seen = _seen(ledger, row, now)
-    return not speed_of(candidates.eligible(seen, policy))
+    return not _speed(seen, policy)
+
+
+def _speed(seen: Snapshot, policy: Policy) -> float | None:
+    return due.firm_speed(seen, policy) if due.is_firm(seen, policy) else speed_of(candidates.eligible(seen, policy))
 
 
 def _seen(ledger: Ledger, row: Deployment, now: datetime) -> tuple[Policy, Snapshot]:
@@ -71,21 +75,16 @@ def _earliest(policy: Policy, seen: Snapshot, speed: float, items: int) -> datet
         images_per_second=speed,
         start_seconds=policy.start_seconds,
     )
-    pursued = _pursued(seen, policy) and all(job.deadline_at is not None for job in queued)
+    firm = due.firm_machines(seen, policy) if due.is_firm(seen, policy) else None
+    pursued = all(job.deadline_at is not None for job in queued)
     fewest: int | None = None
     at: datetime | None = None
     for bounds, until in openings.stretches(policy.schedule, seen.now):
-        machines = openings.most_machines(bounds, pursued=pursued)
+        sure = openings.most_machines(bounds, pursued=pursued) if firm is None else min(bounds.max, firm)
+        machines = max(1, int(sure))
         if fewest is None or machines < fewest:
             fewest = machines
             at = openings.open_for(policy.schedule, seen.now, work.earliest_seconds(fewest), work.overhead_seconds)
         if at is None or until is None or at <= until:
             return at
     return None
-
-
-def _pursued(seen: Snapshot, policy: Policy) -> bool:
-    """Whether `decide` pursues a deadline with more than one machine: it has spot to choose and none of one's own."""
-    spot = any(one.offer.purchase is Purchase.SPOT for one in candidates.eligible(seen, policy))
-    owned = any(offer.purchase is Purchase.OWNED and policy.allows(offer) for offer in seen.offers)
-    return spot and not owned

@@ -69,8 +69,6 @@ def test_more_machines_can_promise_more(tmp_path: Path, ledger: Callable[..., Le
 
 
 ONE_MACHINE = {
-    "without spot a batch has one machine": ("spot: {}", ""),
-    "nothing to be had on spot": (", spot_price_per_hour: 0.60", ""),
     "some are up anyway": ("min: 0", "min: 1"),
     "a later window has fewer": ('["Mon-Fri 08:00-21:00"]', '["Fri 08:00-20:02", {when: "Fri 20:02-21:00", max: 1}]'),
 }
@@ -82,6 +80,15 @@ def test_no_more_is_promised_than_one_machine_can(tmp_path: Path, ledger: Callab
     source = folder(tmp_path / "in", numbered(90))
     with pytest.raises(Refused, match="cannot be read with certainty"):
         submit(ledger(4, ONE_MACHINE[why]), None, source, tmp_path / "out", [], NOW, NOW + timedelta(minutes=55))
+
+
+@pytest.mark.parametrize("without_spot", [("spot: {}", ""), (", spot_price_per_hour: 0.60", "")])
+def test_without_spot_as_many_are_promised_as_are_launched_for_it(
+    tmp_path: Path, ledger: Callable[..., Ledger], without_spot: tuple[str, str]
+) -> None:
+    source = folder(tmp_path / "in", numbered(90))
+    due = NOW + timedelta(minutes=55)
+    assert submit(ledger(4, without_spot), None, source, tmp_path / "out", [], NOW, due).total == 90
 
 
 def test_where_others_wait_without_a_deadline_a_batch_has_one_machine(

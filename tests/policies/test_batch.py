@@ -483,3 +483,47 @@ def test_a_memory_with_other_ages_is_begun_anew() -> None:
     one.memory = kept
     one.tick()
     assert watched_hours(one) == 0.0
+
+
+OWN = tuple(
+    offer(name, purchase=Purchase.OWNED, capacity=1, price_per_hour_micros=100_000) for name in ("own1", "own2")
+)
+
+
+def at_home(hours: float, within: float, most: int = 3, *others: Offer, **more: object) -> Farm:
+    """The same, with two machines of one's own before all that is rented."""
+    begun = farm(hours, within, always, most, **more)
+    begun.offers = {one.id: one for one in (*OWN, *others)}
+    return begun
+
+
+@pytest.mark.parametrize(
+    ("within", "used"),
+    [
+        (6.0, {"own1"}),
+        (2.6, {"own1", "own2"}),
+        (1.5, {"own1", "own2", "dear"}),
+    ],
+)
+@pytest.mark.parametrize("spot", [False, True], ids=["no spot", "spot"])
+def test_ones_own_machines_first_and_rented_ones_when_the_deadline_needs_them(
+    within: float, used: set[str], spot: bool
+) -> None:
+    begun = at_home(3, within, 3, DEAR)
+    begun.asked = replace(begun.asked, spot=spot)
+    done = begun.run()
+    assert done.items <= 0 and done.now <= done.deadline_at
+    assert set(done.hours) == used
+    assert done.launches <= 4  # nobody comes and goes
+
+
+def test_one_of_ones_own_that_is_lost_is_made_up_for_by_a_rented_one() -> None:
+    begun = at_home(3, 2.6, 3, DEAR)
+    while begun.now < NOW + timedelta(hours=0.5):
+        begun.tick()
+    assert set(begun.hours) == {"own1", "own2"}
+    del begun.offers["own2"]
+    begun.machines = {name: one for name, one in begun.machines.items() if one.offer_id != "own2"}
+    done = begun.run()
+    assert done.items <= 0 and done.now <= done.deadline_at
+    assert "dear" in done.hours
