@@ -24,7 +24,7 @@ from policies.lifecycle import Status
 from policies.placement import POLICIES
 
 START_SECONDS = 20.0
-UP_SECONDS = 300.0
+UP_SECONDS = 600.0  # a machine has as long to become ready
 DOWN_SECONDS = 300.0
 LEAVE_SECONDS = 15.0
 #: ticks that may fail before `halve up` stops waiting for the daemon to recover
