@@ -28,7 +28,8 @@ BOOKED = (
     .join(t.charges, t.charges.c.instance_id == t.instances.c.id)
     .where(
         OWNED,
-        t.charges.c.started_at < sa.bindparam("end"),
+        # any arithmetic keeps a database from going the other way, through every charge of that time
+        sa.type_coerce(t.charges.c.started_at, sa.BigInteger) + 0 < sa.bindparam("end", type_=t.Moment),
         sa.or_(t.charges.c.ended_at.is_(None), t.charges.c.ended_at > sa.bindparam("start")),
     )
     .order_by(*OF_BOX, t.charges.c.id)

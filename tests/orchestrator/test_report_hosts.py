@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from orchestrator.ledger import owned
 from orchestrator.reports.formats import to_json
 from orchestrator.reports.month import MonthReport, month
 from orchestrator.reports.terminal import text
@@ -96,3 +97,12 @@ def test_a_charge_is_clipped_to_the_month_and_what_is_unknown_is_said(rows: Rows
 def test_one_machine_alone_is_its_row(rows: Rows) -> None:
     ran(rows, "this", 1, 1_000_000, provider="local")
     assert "this machine" not in text(october(rows))
+
+
+def test_the_charges_are_found_from_the_few_machines(rows: Rows) -> None:
+    """A month of a million charges of rented machines is not read through for the few of one's own."""
+    asked = owned.BOOKED.params(start=START, end=START + HOUR)
+    with rows.ledger.read() as tx:
+        told = tx.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked.compile(tx, compile_kwargs={'literal_binds': True})}")
+        steps = [row[-1] for row in told]
+    assert steps[0].startswith("SCAN instances") and "charges USING INDEX ix_charges_instance_id" in steps[1], steps
