@@ -124,7 +124,8 @@ def test_a_real_bash_completes() -> None:
 def screen(home: Path, arguments: str, **environment: str) -> str:
     """What a terminal of 80 columns is sent, be it good news (exit code 0) or bad (1)."""
     ours, theirs = pty.openpty()
-    whole = os.environ | {"HALVE_HOME": str(home), "COLUMNS": "80", "TERM": "xterm-256color"} | environment
+    inherited = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    whole = inherited | {"HALVE_HOME": str(home), "COLUMNS": "80", "TERM": "xterm-256color"} | environment
     command = [sys.executable, "-m", "orchestrator", *arguments.split()]
     process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=whole, cwd=ROOT)
     os.close(theirs)
@@ -195,15 +196,22 @@ def test_it_fits_80_columns(lived_in: Path, arguments: str) -> None:
     assert [line for line in lines if cell_len(line) > 80] == []
 
 
+COLOURS = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", ["status", "report", "gpus"])
-def test_no_colour_where_none_is_wanted(lived_in: Path, arguments: str) -> None:
-    colours = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
-    assert not colours.search(screen(lived_in, arguments, NO_COLOR="1"))
+@pytest.mark.parametrize("arguments", ["status", "why ocr", "report", "gpus"])
+def test_words_and_tables_need_no_colour(lived_in: Path, arguments: str) -> None:
+    """What stands out is bold: it does so on every background, and for whoever sees no colours."""
+    said = screen(lived_in, arguments)
+    assert "\x1b[1m" in said
+    assert not COLOURS.search(said)
 
 
-def test_there_is_colour_to_be_left_out(lived_in: Path) -> None:
-    assert "\x1b[" in screen(lived_in, "report")
+@pytest.mark.slow
+def test_no_colour_where_none_is_wanted(tmp_path: Path) -> None:
+    assert COLOURS.search(screen(tmp_path, f"backtest serve {TRACE}"))  # of the bar
+    assert not COLOURS.search(screen(tmp_path, f"backtest serve {TRACE}", NO_COLOR="1"))
 
 
 def test_a_refusal_is_broken_between_words(tmp_path: Path) -> None:
