@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from orchestrator import prices, seeds
 from orchestrator.errors import Refused
-from orchestrator.ledger import offers
+from orchestrator.ledger import offers, quotes
 from orchestrator.ledger import tables as t
 from orchestrator.ledger.store import Ledger, open_ledger
 from policies.snapshot import Offer, Purchase
@@ -131,6 +131,16 @@ def test_the_published_table(ledger: Ledger) -> None:
     }
     assert speeds["RTX 3060"].images_per_second == 2.5
     assert memory["RTX 3090"] == 5_100_000_000 and memory["i7-10700K"] is None
+
+
+def test_the_published_table_speaks_for_the_months_before_it_was_written_down(ledger: Ledger) -> None:
+    written_at = datetime(2026, 10, 5, tzinfo=UTC)
+    prices.seed(ledger, written_at)
+    with ledger.read() as tx:
+        found = quotes.history(tx)
+        before = quotes.in_force(tx, datetime(2020, 1, 1, tzinfo=UTC))
+    assert found and {one.recorded_at for one in found} == {written_at}, "its age is that of the ledger's copy"
+    assert {one.offer_id for one in before} == {one.offer_id for one in found}
 
 
 def test_seeding_again_leaves_a_changed_price_alone(ledger: Ledger) -> None:

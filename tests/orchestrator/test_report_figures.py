@@ -179,6 +179,22 @@ def test_two_losses_at_once_are_two_replacements(rows: Rows) -> None:
     assert found.recovery_micros == PRICE * 18 // 60
 
 
+@pytest.mark.parametrize("price", [None, PRICE])
+def test_a_recovery_at_a_price_that_nobody_knows_is_unknown(rows: Rows, price: int | None) -> None:
+    """It is not free, nor what the replacements of known price cost."""
+    gone, start = utc("2026-10-05 10:00"), utc("2026-10-05 08:00")
+    for _ in range(2):
+        times = {"requested_at": start, "launched_at": start, "ready_at": start, "ended_at": gone}
+        life(rows, rows.machine(purchase="spot"), status="preempted", **times)
+    for paid in (PRICE, price):
+        instead = rows.machine(purchase="spot")
+        life(rows, instead, requested_at=gone, launched_at=gone, ready_at=gone + HOUR / 2)
+        rows.charge(instead, gone, gone + HOUR, paid)
+    shown = report(rows, "2026-10", utc("2026-11-01"))
+    assert shown.interruptions[0].recovery_micros == (None if price is None else PRICE)
+    assert ("that took 60 min and unknown" in text(shown)) == (price is None)
+
+
 def test_a_loss_that_nothing_replaced_within_the_hour_costs_nothing(rows: Rows) -> None:
     gone = utc("2026-10-05 10:00")
     lost, later = rows.machine(purchase="spot"), rows.machine(purchase="spot")
