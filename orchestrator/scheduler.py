@@ -84,7 +84,8 @@ def _record(world: World, plan: Plan, snapshot: Snapshot) -> None:
         kind = type(action).__name__.lower()
         about = {"deployment": world.deployment, "intent": kind, "reason": action.reason}
         what = {"offer": action.offer.id} if isinstance(action, Launch) else {"instance": action.instance_id}
-        log.info("deployment=%s %s", world.deployment, action, extra=about | what)
+        words = (world.deployment, kind, *what.values(), action.reason)
+        log.info("deployment=%s %s %s (%s)", *words, extra=about | what)
 
 
 def _worth_noting(tx: Transaction, plan: Plan, deployment: str, now: datetime) -> bool:

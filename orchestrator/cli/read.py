@@ -37,6 +37,8 @@ def read(
     for path in images:
         try:
             pages.append(page_of(engine, File(path.name, path.read_bytes()), wanted))
+        except IsADirectoryError:
+            raise Refused(f"{path}: a folder; halve run {path} OUT reads every image in it") from None
         except OSError as error:
             raise Refused(f"{path}: {error.strerror or error}") from None
         except BadImage as bad:

@@ -18,12 +18,15 @@ class SpecErrors(Refused):
         super().__init__("\n".join(lines if len(lines) == 1 else [f"{len(lines)} errors in {source}", *lines]))
 
 
+_UNREAD = {FileNotFoundError: "no such file", IsADirectoryError: "a folder; name the spec in it"}
+
+
 def load(path: FilePath | str) -> Spec:
     """The spec in a file. Raises SpecErrors."""
     try:
         raw = FilePath(path).read_bytes()
     except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        reason = _UNREAD.get(type(error)) or f"cannot be read: {error.strerror}"
         raise SpecErrors(str(path), [Problem(path=(), message=reason)]) from None
     return parse(raw, str(path))
 

@@ -59,7 +59,7 @@ def test_people_read_the_same_lines(home: Path, capsys: pytest.CaptureFixture[st
     ticked(home)
     decided, launched = (line for line in capsys.readouterr().err.splitlines() if "halve.tick" in line)
     assert "deployment=ocr target=1 (" in decided
-    assert "deployment=ocr Launch(" in launched
+    assert "deployment=ocr launch simulated/" in launched
 
 
 def test_a_traceback_stays_within_its_line() -> None:

@@ -341,7 +341,7 @@ def test_the_three_required_keys_are_all_named() -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="absent.yaml: no such file"):
         load(tmp_path / "absent.yaml")
-    with pytest.raises(Refused, match="cannot be read: Is a directory"):
+    with pytest.raises(Refused, match="a folder; name the spec in it"):
         load(tmp_path)
 
 

@@ -46,7 +46,10 @@ def offered(host: Host) -> HostKey:
     try:
         key = asyncio.run(ask())
     except (OSError, asyncssh.Error) as error:
-        raise Refused(f"{host.name} cannot be asked for its key: {error or type(error).__name__}") from None
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise Refused(
+            f"{host.name} cannot be asked for its key: {why}; check address and port: ssh -p {host.port} {host.address}"
+        ) from None
     if key is None:
         raise Refused(f"{host.name} shows no key")
     return _read(key.export_public_key("openssh").decode().strip())
