@@ -10,7 +10,7 @@ import pytest
 from orchestrator import deployment, prices, spec
 from orchestrator.billing import accrued
 from orchestrator.errors import Refused
-from orchestrator.jobs.promise import earliest
+from orchestrator.jobs.promise import must_be_possible
 from orchestrator.ledger import deployments, offers, reporting
 from orchestrator.ledger.store import open_file, open_ledger
 from orchestrator.planning import plan
@@ -140,8 +140,7 @@ def test_the_nightly_batch_promises_the_morning(tmp_path: Path) -> None:
         row = deployments.get(tx, wanted.name)
     assert row is not None
     deployment.record_simulated_speed(ledger, wanted, [wanted.simulated.gpu], evening)
-    done_at = earliest(ledger, row, 10_000, evening)
-    assert done_at is not None
-    assert evening + timedelta(hours=1) < done_at < evening + timedelta(hours=9)
-    later = earliest(ledger, row, 1_000_000, evening)
-    assert later is None or later > evening + timedelta(hours=9)
+    must_be_possible(ledger, row, 10_000, evening + timedelta(hours=9), evening)
+    for images, hours in ((10_000, 1), (1_000_000, 9)):
+        with pytest.raises(Refused):
+            must_be_possible(ledger, row, images, evening + timedelta(hours=hours), evening)
