@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from orchestrator.dashboard.process import Starter, lock_file, log_file
@@ -153,4 +155,9 @@ def test_what_keeps_it_from_starting_is_in_its_log_and_hurts_nobody(home: Path) 
 
 
 def dashboards(home: Path) -> list:  # type: ignore[type-arg]
-    return [one for one in living(home) if "orchestrator.dashboard" in one.cmdline()]
+    found = []
+    for one in living(home):
+        with suppress(psutil.Error):  # it ended meanwhile
+            if "orchestrator.dashboard" in one.cmdline():
+                found.append(one)
+    return found

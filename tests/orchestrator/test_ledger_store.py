@@ -3,9 +3,12 @@
 import hashlib
 import hmac
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -149,3 +152,16 @@ def test_a_tick_does_not_read_the_snapshot_of_the_last_one(tmp_path: Path) -> No
     assert last is not None
     assert newest.snapshot is not None
     assert last._fields == tuple(name for name in newest._fields if name != "snapshot")
+
+
+def test_a_new_file_that_somebody_else_has_open_is_waited_for(tmp_path: Path) -> None:
+    """To keep a write-ahead log is asked for at every opening, and of a new file refused while another one reads."""
+    path = tmp_path / "halve.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("CREATE TABLE begun (id)")
+        other.execute("BEGIN")
+        assert other.execute("SELECT * FROM begun").fetchall() == []
+        threading.Timer(0.3, other.execute, ("COMMIT",)).start()
+        ledger = open_file(path)
+    assert ledger.installation_id()
+    ledger.close()
