@@ -146,7 +146,7 @@ def _open(url: str, key: bytes, simulated: bool, home: Path | None = None) -> Le
             "want sqlite, or postgresql with its driver (pip install 'halve[postgresql]')"
         ) from None
     if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _tune_sqlite)
+        sa.event.listen(engine, "connect", tune_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     try:
         migrate(engine, home)
@@ -245,7 +245,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+def tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions are ours: BEGIN IMMEDIATE, not the driver's late BEGIN
     connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     _keep_a_log(connection)
@@ -262,7 +262,8 @@ def _keep_a_log(connection: sqlite3.Connection) -> None:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the rest of the code says what with
+            if not busy or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
         else:

@@ -6,11 +6,10 @@ import os
 import sqlite3
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,7 +18,15 @@ from orchestrator.billing import accrued
 from orchestrator.errors import Refused
 from orchestrator.ledger import charges, deployments, leases, ticks
 from orchestrator.ledger.fleet import token_of
-from orchestrator.ledger.store import Ledger, LedgerUnwritable, Stale, installation_key, open_file, open_ledger
+from orchestrator.ledger.store import (
+    Ledger,
+    LedgerUnwritable,
+    Stale,
+    installation_key,
+    open_file,
+    open_ledger,
+    tune_sqlite,
+)
 from tests.orchestrator.batch import opened
 from tests.orchestrator.scene import Scene, booked, rows
 from tests.orchestrator.test_providers import no_room
@@ -154,14 +161,22 @@ def test_a_tick_does_not_read_the_snapshot_of_the_last_one(tmp_path: Path) -> No
     assert last._fields == tuple(name for name in newest._fields if name != "snapshot")
 
 
-def test_a_new_file_that_somebody_else_has_open_is_waited_for(tmp_path: Path) -> None:
-    """To keep a write-ahead log is asked for at every opening, and of a new file refused while another one reads."""
-    path = tmp_path / "halve.db"
-    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
-        other.execute("CREATE TABLE begun (id)")
-        other.execute("BEGIN")
-        assert other.execute("SELECT * FROM begun").fetchall() == []
-        threading.Timer(0.3, other.execute, ("COMMIT",)).start()
-        ledger = open_file(path)
-    assert ledger.installation_id()
-    ledger.close()
+class Contended(sqlite3.Connection):
+    """Others are changing the same new file: SQLite refuses at once, and asks no busy handler."""
+
+    refusals = 3
+
+    def execute(self, sql: str, *more: Any) -> sqlite3.Cursor:
+        if "journal_mode" in sql and self.refusals:
+            self.refusals -= 1
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY_RECOVERY
+            raise error
+        return super().execute(sql, *more)
+
+
+def test_a_new_file_that_others_are_changing_is_waited_for(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'halve.db'}", connect_args={"factory": Contended})
+    sa.event.listen(engine, "connect", tune_sqlite)
+    with engine.connect() as tx:
+        assert tx.scalar(sa.text("PRAGMA journal_mode")) == "wal"
