@@ -160,6 +160,10 @@ def _show(listed: "Iterable[Quote]", now: "datetime", json: bool) -> None:
     from orchestrator.reports.words import Words
     from orchestrator.status import iso
 
+    def dated(one: "Quote") -> bool:
+        """A list without a date: nobody knows how old it was when it was taken in."""
+        return one.effective_at > SINCE_EVER
+
     if json:
         shown = [
             {
@@ -170,9 +174,9 @@ def _show(listed: "Iterable[Quote]", now: "datetime", json: bool) -> None:
                 "price_per_hour_micros": one.price_per_hour_micros,
                 "currency": one.currency or None,
                 "source": one.source,
-                "since": iso(one.effective_at) if one.effective_at > SINCE_EVER else None,
+                "since": iso(one.effective_at) if dated(one) else None,
                 "recorded_at": iso(one.recorded_at),
-                "age_seconds": int((now - one.recorded_at).total_seconds()),
+                "age_seconds": int((now - one.recorded_at).total_seconds()) if dated(one) else None,
             }
             for one in listed
         ]
@@ -180,10 +184,12 @@ def _show(listed: "Iterable[Quote]", now: "datetime", json: bool) -> None:
         return
     columns = table("GPU", "provider", "terms", "zone", "per hour", "", "source", "since", "age", title="")
     for one in listed:
-        since = f"{one.effective_at:%Y-%m-%d %H:%M}" if one.effective_at > SINCE_EVER else "undated"
+        since, old = "undated", "unknown"
+        if dated(one):
+            since, old = f"{one.effective_at:%Y-%m-%d %H:%M}", age(now - one.recorded_at, Words())
         kind = one.gpu, one.provider, one.purchase.value.replace("_", "-"), one.zone
         price = money(one.price_per_hour_micros, 4), one.currency
-        columns.add_row(*kind, *price, one.source, since, age(now - one.recorded_at, Words()))
+        columns.add_row(*kind, *price, one.source, since, old)
     for column in columns.columns[1:4]:
         column.justify = "left"
     console().print(columns)

@@ -1,15 +1,18 @@
 """halve windows"""
 
-from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from datetime import date
 
 
 def windows(
     spec_file: Path = typer.Argument(..., metavar="SPEC", help="The spec's file."),
-    first: datetime = typer.Option(None, "--from", formats=["%Y-%m-%d"], help="First local date; default today."),
-    last: datetime = typer.Option(None, "--to", formats=["%Y-%m-%d"], help="Last local date; default 13 days later."),
+    first: str = typer.Option(None, "--from", metavar="YYYY-MM-DD", help="First local date; default today."),
+    last: str = typer.Option(None, "--to", metavar="YYYY-MM-DD", help="Last local date; default 13 days later."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON, in UTC."),
 ) -> None:
     """List when a spec is open.
@@ -26,8 +29,8 @@ def windows(
 
     spec = load(spec_file)
     zone = spec.timezone
-    start = first.date() if first else SystemClock().now().astimezone(zone).date()
-    end = last.date() if last else start + timedelta(days=13)
+    start = _date(first, "--from") if first is not None else SystemClock().now().astimezone(zone).date()
+    end = _date(last, "--to") if last is not None else start + timedelta(days=13)
     if end < start:
         raise typer.BadParameter(f"{end} is before {start}", param_hint="--to")
     if start.year < 1970 or end.year > 2200 or end.year - start.year > 20:
@@ -61,3 +64,13 @@ def windows(
     console.print(table if found else f"{spec.name} is closed from {start} to {end} ({zone.key})")
     for note in notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _date(said: str, option: str) -> "date":
+    from datetime import date
+    from time import strptime
+
+    try:
+        return date(*strptime(said, "%Y-%m-%d")[:3])
+    except ValueError:
+        raise typer.BadParameter(f"{said}: want YYYY-MM-DD, such as 2026-10-01", param_hint=option) from None

@@ -76,6 +76,13 @@ def test_senseless_dates_are_wrong_usage(tmp_path: Path, dates: tuple[str, ...])
     assert windows(tmp_path, NIGHTS, *dates)[0] == 2
 
 
+@pytest.mark.parametrize(("option", "said"), [("--from", "2026-12-40"), ("--to", "tomorrow"), ("--from", "")])
+def test_what_is_no_date_is_told_how_one_is_written(tmp_path: Path, option: str, said: str) -> None:
+    code, out, err = windows(tmp_path, NIGHTS, option, said)
+    line = f"Error: Invalid value for {option}: {said}: want YYYY-MM-DD, such as 2026-10-01"
+    assert (code, out, err.splitlines()[-1]) == (2, "", line)
+
+
 def test_a_wrong_spec_is_refused_with_every_error_and_no_traceback(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(NIGHTS.replace("name", "nmae").replace("22:00", "22"))

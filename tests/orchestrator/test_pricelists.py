@@ -219,6 +219,10 @@ def test_import_show_history_export(tmp_path: Path) -> None:
         800_000, "rental site", "2026-09-01T00:00:00Z",
     )  # fmt: skip
     assert spot["age_seconds"] < 600
+    undated = [one for one in found if one["since"] is None]
+    assert undated and all(one["age_seconds"] is None for one in undated), "nobody knows how old that list is"
+    rows = [line for line in page.splitlines() if "undated" in line]
+    assert rows and all("unknown" in row and " min" not in row for row in rows)
     told = json.loads(halve(tmp_path, "history", "--gpu", "nvidia rtx 3060", "--json").stdout)
     dated = [
         one["price_per_hour_micros"] for one in told if (one["provider"], one["purchase"]) == ("autodl", "on_demand")
