@@ -22,7 +22,7 @@ def daemon(
     """Run the daemon in the foreground (for systemd). It leaves when its last deployment is down.
 
     GET /metrics there is what Prometheus scrapes, GET /targets where doors and replicas are. When the default address
-    is taken (by the daemon of another HALVE_HOME), it says so and goes on without.
+    is taken (by the daemon of another HALVE_HOME), it says so once it acts and goes on without.
 
     Example: halve daemon --no-wait --log-json
     """
@@ -40,11 +40,25 @@ def daemon(
     ledger, clock = open_ledger(home()), SystemClock()
     measured = exposition.Exposition(home(), ledger, clock)
     with contextlib.ExitStack() as stack:
-        if metrics != "off":
+
+        def answering() -> Refused | None:
             try:
                 stack.enter_context(exposition.served(measured, metrics))
             except Refused as refusal:
                 if metrics != METRICS:
                     raise
-                logging.getLogger("halve.daemon").warning("%s", refusal)
-        Daemon(home(), ledger, clock, timed=measured.timed).run(wait=not no_wait)
+                return refusal
+            return None
+
+        missed = None if metrics == "off" else answering()
+
+        def timed() -> contextlib.AbstractContextManager[object]:
+            """It acts: the daemon that it stood by for, and that had the address, has left."""
+            nonlocal missed
+            if missed is not None:
+                if refusal := answering():
+                    logging.getLogger("halve.daemon").warning("%s", refusal)
+                missed = None
+            return measured.timed()
+
+        Daemon(home(), ledger, clock, timed=timed).run(wait=not no_wait)

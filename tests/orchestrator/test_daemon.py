@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 
+from orchestrator.cli.daemon import METRICS
 from orchestrator.clock import SystemClock
 from orchestrator.daemon import Daemon, alarm_clock, notify_systemd
 from orchestrator.deployment import open_running
@@ -246,15 +247,42 @@ def test_the_second_waits_and_says_so_and_takes_over_at_once_when_the_first_is_k
         assert waiting.wait(30) == 0
 
 
+@contextmanager
+def metrics_port_taken() -> Iterator[None]:
+    """Nobody else can listen where a daemon's metrics are."""
+    with socket.socket() as taken:
+        with suppress(OSError):  # a daemon of this machine has it: all the better
+            taken.bind(("127.0.0.1", int(METRICS.rpartition(":")[2])))
+            taken.listen()
+        yield
+
+
 def test_no_wait_is_one_clear_line_and_exit_1(home: Path, ledger: Ledger) -> None:
     with ledger.write() as tx:
         leases.take(tx, identity(), os.getpid(), datetime.now(UTC) + timedelta(seconds=60))
     command = [sys.executable, "-m", "orchestrator", "daemon", "--no-wait"]
-    environment = {**os.environ, "HALVE_HOME": str(home)}
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    environment = {**os.environ, "HALVE_HOME": str(home), "HALVE_METRICS": METRICS}
+    with metrics_port_taken():
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert said.returncode == 1
     (line,) = said.stderr.splitlines()
     assert line.startswith(f"halve: daemon {identity()} holds the lease of this ledger until ")
+
+
+def test_who_acts_says_once_that_somebody_else_has_the_port_of_its_metrics(home: Path, ledger: Ledger) -> None:
+    command = [sys.executable, "-m", "orchestrator", "daemon"]
+    environment = {**os.environ, "HALVE_HOME": str(home), "HALVE_METRICS": METRICS}
+    with (
+        metrics_port_taken(),
+        (home / "daemon.log").open("w") as log,
+        subprocess.Popen(command, env=environment, stderr=log) as process,
+    ):
+        until(lambda: f"metrics: {METRICS}: " in log_of(home))
+        until(lambda: holder(ledger) == process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    lease, _, said = log_of(home).partition("lease taken")
+    assert "metrics:" not in lease and said.count("metrics:") == 1
 
 
 @pytest.mark.slow
