@@ -54,8 +54,11 @@ def reflect(
     if status is Status.STOPPED or (leaving and status is not Status.DRAINING):
         status = move(status, Status.DRAINING)
         machine = replace(machine, status=status, draining_at=now)
-    notices = [at for at in (machine.reclaim_at, listed.reclaim_at, health.reclaim_at if health else None) if at]
-    machine = _with(machine, reclaim_at=min(notices, default=None))
+    machine = _with(
+        machine,
+        reclaim_at=_earliest(machine.reclaim_at, listed.reclaim_at, health.reclaim_at if health else None),
+        rebalance_at=_earliest(machine.rebalance_at, listed.rebalance_at),
+    )
     if status is Status.BOOTING and health is not None and health.ready:
         return replace(machine, status=move(status, Status.READY), ready_at=now)
     if status is Status.READY:
@@ -64,6 +67,10 @@ def reflect(
         answers = health is not None and health.ready
         return _with(machine, silent_since=None if answers else machine.silent_since or now)
     return machine
+
+
+def _earliest(*moments: datetime | None) -> datetime | None:
+    return min((at for at in moments if at is not None), default=None)
 
 
 def _with(machine: Machine, **values: Any) -> Machine:

@@ -67,6 +67,7 @@ def _deployment(home: Path, ledger: Ledger, row: Deployment, now: datetime) -> d
                 "purchase": str(machine.purchase),
                 "status": str(machine.status),
                 "reclaim_at": iso(machine.reclaim_at),
+                "rebalance_at": iso(machine.rebalance_at),
             }
             for machine in machines
         ],

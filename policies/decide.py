@@ -8,7 +8,18 @@ from policies.policy import Policy
 from policies.pursuit import pursued, without_job
 from policies.serving import Goal
 from policies.snapshot import Purchase, Snapshot
-from policies.stand import Moves, Stand, buy, first, first_providers, kept, stand_of, waiting
+from policies.stand import (
+    Moves,
+    Stand,
+    buy,
+    first,
+    first_providers,
+    kept,
+    risk_left,
+    stand_of,
+    waiting,
+    without_on_demand,
+)
 
 __all__ = ["Policy", "decide"]
 
@@ -82,6 +93,7 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves | None:
     """Machines of one's own where they come first, for the rest what the placement policy says; None: no spot."""
     if stand.target.replicas == 0 or not policy.takes_spot:
         return None
+    changed, stand = bool(stand.outdated), risk_left(stand, policy, snapshot)
     ranked = candidates.eligible(snapshot, policy)
     steady, notes = candidates.candidates(snapshot, policy, stand.capped.spot_only)
     place = next((at for at, row in enumerate(ranked) if row.offer.purchase is Purchase.SPOT), len(ranked))
@@ -104,8 +116,8 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves | None:
         sources=candidates.sources(near, snapshot, policy),
         on_demand_price=candidates.on_demand_price(near, others, snapshot, policy) if steady else None,
         machines=beyond,
-        going=spot.returning(snapshot.instances),
-        replaced=bool(stand.outdated),
+        going=(*spot.returning(snapshot.instances), *stand.at_risk),
+        replaced=changed,
         full=policy.surge == 0 and stand.room == 0 and spots > 0 and not snapshot.unreachable,
     )
     goal = _goal(policy, stand, round(rest))
@@ -114,7 +126,9 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves | None:
         pass
     if any(offer is None for offer, _ in answer.launches):
         steady = first(steady, snapshot, policy, stand.bounds, stand.staying)
-    missed = buy(basket, answer.launches, snapshot, ranked, steady, spots, answer.waits)
+    kept_up = min(len(stand.at_risk), max(0, goal.replicas - len(beyond)))
+    wishes = without_on_demand(answer.launches, kept_up)
+    missed = buy(basket, wishes, snapshot, ranked, steady, spots, answer.waits)
     replaced = disruption.outdated(stand.staying, stand.target.replicas, policy.surge, stand.outdated)
     return Moves(
         leaving=(*replaced, *answer.stops),

@@ -1,14 +1,21 @@
 """Who leaves, in what order: doomed, failed, outdated, surplus; and when one that drains may be ended."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from policies.lifecycle import LIVE, STARTING, Status
-from policies.snapshot import Instance
+from policies.snapshot import Instance, Purchase
 
 #: a machine that the provider should have taken back is ended by us this long after
 RECLAIM_GRACE = timedelta(minutes=5)
+#: of an outdated machine: why it is
+CHANGED = "the spec changed"
+RECOMMENDED = "the provider recommends to leave it"
+#: a recommendation is worth a replacement for so long: many are followed by nothing
+RECOMMENDED_FOR = timedelta(hours=1)
+#: and on a machine this old at least: who is taken back before is free, and none is replaced again and again
+SETTLED = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,36 +70,59 @@ def overdue(
     return status in STARTING and now - started_at >= timedelta(seconds=disruption.start_seconds)
 
 
-def leaving(staying: Sequence[Instance], target: int, surge: int, outdated_ids: Collection[str]) -> tuple[Leaving, ...]:
+def at_risk(staying: Sequence[Instance], now: datetime) -> dict[str, str]:
+    """Ready spot machines that are better replaced, by id, and why: their provider recommends to leave them.
+
+    Of several in a pool none is, unless all are to be left: a pool that is left for one is left for all of them.
+    """
+    kept = {one.offer_id for one in staying if not _recommended(one, now)}
+    return {
+        one.id: RECOMMENDED
+        for one in staying
+        if one.status is Status.READY
+        and one.purchase is Purchase.SPOT
+        and one.offer_id not in kept
+        and now - (one.launched_at or one.requested_at) >= SETTLED
+    }
+
+
+def _recommended(instance: Instance, now: datetime) -> bool:
+    at = instance.rebalance_at
+    return at is not None and timedelta(0) <= now - at < RECOMMENDED_FOR
+
+
+def leaving(
+    staying: Sequence[Instance], target: int, surge: int, outdated_why: Mapping[str, str]
+) -> tuple[Leaving, ...]:
     """Of those that could stay: outdated ones whose replacement serves, and surplus.
 
     Starting ones leave before ready ones, and the youngest first.
     """
-    current = [one for one in staying if one.id not in outdated_ids]
+    current = [one for one in staying if one.id not in outdated_why]
     order = sorted(current, key=lambda one: (one.status is Status.READY, -_age(one)))
     surplus = order[: max(0, len(current) - target)]
     return (
-        *outdated(staying, target, surge, outdated_ids),
+        *outdated(staying, target, surge, outdated_why),
         *(Leaving(instance=one, reason=f"surplus: the target is {target}") for one in surplus),
     )
 
 
 def outdated(
-    staying: Sequence[Instance], target: int, surge: int, outdated_ids: Collection[str]
+    staying: Sequence[Instance], target: int, surge: int, outdated_why: Mapping[str, str]
 ) -> tuple[Leaving, ...]:
-    """Outdated ones that may go: those that start at once; a ready one only when enough others are ready, except
-    without surge, where one at a time makes room.
+    """Outdated ones that may go (by id, why they are): those that start at once; a ready one only when enough others
+    are ready, except without surge, where one at a time makes room.
     """
-    old = [one for one in staying if one.id in outdated_ids]
-    gone = [Leaving(instance=one, reason="the spec changed") for one in old if one.status in STARTING]
+    old = [one for one in staying if one.id in outdated_why]
+    gone = [Leaving(instance=one, reason=outdated_why[one.id]) for one in old if one.status in STARTING]
     ready_old = sorted((one for one in old if one.status is Status.READY), key=_age)
-    current = [one for one in staying if one.id not in outdated_ids]
+    current = [one for one in staying if one.id not in outdated_why]
     ready_current = sum(one.status is Status.READY for one in current)
     spare = ready_current + len(ready_old) - target
     if surge == 0 and spare <= 0 < target <= len(staying) and ready_current == len(current):
         spare = 1
     replaced = ready_old[: max(0, spare)]
-    gone += [Leaving(instance=one, reason="the spec changed, its replacement serves") for one in replaced]
+    gone += [Leaving(instance=one, reason=f"{outdated_why[one.id]}, its replacement serves") for one in replaced]
     return tuple(gone)
 
 

@@ -65,6 +65,7 @@ class Instance:
     ready_at: datetime | None = None
     draining_at: datetime | None = None
     reclaim_at: datetime | None = None  # the provider takes it back then
+    rebalance_at: datetime | None = None  # since then its provider recommends to leave it
     silent_since: datetime | None = None  # it answers no probe since then
     in_flight: int | None = None  # requests it is working on; None: not known
     terminating: bool = False  # an intent to terminate it is open

@@ -28,7 +28,7 @@ class Scene:
     sources: tuple[Source, ...]
     on_demand_price: float | None  # None: it is not to be had
     machines: tuple[Instance, ...]  # in the order of their launch
-    going: tuple[Instance, ...]
+    going: tuple[Instance, ...]  # or are recommended to be left: nothing is launched there meanwhile
     replaced: bool  # others, of an older spec, serve beside them
     full: bool = False  # so many are up as may ever be: who is to be replaced has to go first
 
@@ -147,13 +147,14 @@ def _on_demand_price(scene: Scene) -> float:
 def _replicas(scene: Scene, names: Sequence[str], *, noticed: bool) -> tuple[Replica, ...]:
     place = {name: at for at, name in enumerate(names)}
     there = (*scene.machines, *(scene.going if noticed else ()))
+    leaves_at = {one.id: at for one in scene.going if (at := one.reclaim_at or one.rebalance_at) is not None}
     return tuple(
         Replica(
             id=number,
             pool=place[one.offer_id] if is_spot(one) else ON_DEMAND,
             launched_at=one.requested_at.timestamp(),
             ready=one.status is Status.READY,
-            reclaim_at=None if one.reclaim_at is None else one.reclaim_at.timestamp(),
+            reclaim_at=leaves_at[one.id].timestamp() if one.id in leaves_at else None,
         )
         for number, one in enumerate(there)
     )

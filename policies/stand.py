@@ -1,11 +1,11 @@
 """Where a deployment stands before anything is bought or given up, and how it may move from there."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from policies import budget, candidates, choice, due, scaling, windows
+from policies import budget, candidates, choice, disruption, due, scaling, windows
 from policies.candidates import Basket
 from policies.disruption import Leaving
 from policies.lifecycle import LIVE, STARTING
@@ -26,7 +26,7 @@ class Stand:
     bounds: windows.Bounds
     capped: budget.Capped
     staying: tuple[Instance, ...]  # live, and nothing says that they must go
-    outdated: frozenset[str]  # of those: they run by an older spec, or are no longer allowed
+    outdated: Mapping[str, str]  # of those, by id: they run by an older spec or are no longer allowed; and why
     launches_left: int  # by the runaway bound
     room: int  # so many more may be up
 
@@ -37,6 +37,11 @@ class Stand:
     @property
     def current(self) -> tuple[Instance, ...]:
         return tuple(one for one in self.staying if one.id not in self.outdated)
+
+    @property
+    def at_risk(self) -> tuple[Instance, ...]:
+        """Those that are to be left by their provider's word."""
+        return tuple(one for one in self.staying if self.outdated.get(one.id) == disruption.RECOMMENDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,9 @@ def stand_of(snapshot: Snapshot, policy: Policy, dropped: Collection[str]) -> St
     staying = tuple(
         one for one in snapshot.instances if one.status in LIVE and one.id not in dropped and not one.terminating
     )
-    outdated = frozenset(one.id for one in staying if one.digest != snapshot.digest or not policy.allows(one))
+    outdated = {
+        one.id: disruption.CHANGED for one in staying if one.digest != snapshot.digest or not policy.allows(one)
+    }
     bounds = _bounds(snapshot, policy, len(staying) - len(outdated))
     if policy.wanted:
         target = _target(snapshot, policy, bounds, staying)
@@ -70,6 +77,19 @@ def stand_of(snapshot: Snapshot, policy: Policy, dropped: Collection[str]) -> St
         launches_left=max(0, policy.launches_per_hour(bounds.max) - recent),
         room=max(0, bounds.max + policy.surge - len(staying)),
     )
+
+
+def risk_left(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
+    """Where machines are to be left by their provider's word: they count as outdated, and as many may be launched as
+    are missing beside them, and those that replace them.
+
+    Without surge nobody is: two minutes' notice cost less than a gap.
+    """
+    risky = disruption.at_risk(stand.current, snapshot.now) if policy.surge and stand.bounds.open else {}
+    if not risky:
+        return stand
+    room = max(0, stand.target.replicas + policy.surge - len(stand.staying))
+    return replace(stand, outdated={**stand.outdated, **risky}, room=min(stand.room, room))
 
 
 def _bounds(snapshot: Snapshot, policy: Policy, up: int) -> windows.Bounds:
@@ -169,6 +189,17 @@ def buy(
         else:
             missed = True
     return missed
+
+
+def without_on_demand(wishes: Wishes, count: int) -> Wishes:
+    """Without so many of those on demand: what is only recommended to be left serves on until spot is had elsewhere."""
+    left, kept = count, []
+    for offer, reason in reversed(wishes):
+        if offer is None and left > 0:
+            left -= 1
+        else:
+            kept.append((offer, reason))
+    return tuple(reversed(kept))
 
 
 def waiting(snapshot: Snapshot, stand: Stand) -> tuple[str, ...]:

@@ -59,6 +59,7 @@ class Machine:
     reclaim_at: datetime | None
     silent_since: datetime | None
     missing_since: datetime | None
+    rebalance_at: datetime | None
 
     def seen_as(self, *, in_flight: int | None, terminating: bool) -> Instance:
         """The same machine in the policies' words."""
@@ -75,6 +76,7 @@ class Machine:
             ready_at=self.ready_at,
             draining_at=self.draining_at,
             reclaim_at=self.reclaim_at,
+            rebalance_at=self.rebalance_at,
             silent_since=self.silent_since,
             in_flight=in_flight,
             terminating=terminating,
@@ -296,6 +298,7 @@ CHANGING = (
     "reclaim_at",
     "silent_since",
     "missing_since",
+    "rebalance_at",
 )
 SAVE = t.instances.update().where(t.instances.c.id == sa.bindparam("machine"))
 

@@ -203,6 +203,7 @@ instances = Table(
     Column("reclaim_at", Moment),
     Column("silent_since", Moment),  # no answer to probes since then
     Column("missing_since", Moment),  # not listed since then
+    Column("rebalance_at", Moment),  # its provider recommends since then to leave it
     Index(None, "deployment", "status"),
     Index("ix_instances_alive", "deployment", "intent_id", sqlite_where=ALIVE, postgresql_where=ALIVE),
     Index("ix_instances_started", "deployment", "intent_id", sqlite_where=STARTED, postgresql_where=STARTED),

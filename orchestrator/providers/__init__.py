@@ -45,6 +45,7 @@ class Listed:
     ended_at: datetime | None = None  # and ends here
     preempted: bool = False
     reclaim_at: datetime | None = None
+    rebalance_at: datetime | None = None  # since then its provider recommends to leave it
     url: str | None = None  # where its replica answers
     detail: str = ""  # why it is gone, in the provider's words
     tags: Tags = NO_TAGS

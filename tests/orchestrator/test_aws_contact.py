@@ -272,6 +272,21 @@ def test_a_notice_on_the_machine_is_heard_and_the_earliest_moment_counts(rack: R
     assert [one.reclaim_at for one in watch.over([replace(listed, state=State.GONE)])] == [None]
 
 
+def test_a_recommendation_on_the_machine_is_heard_and_is_no_notice(rack: Rack, tmp_path: Path) -> None:
+    rack.machine("a", tmp_path / "m", lease_seconds=600)
+    rack.metadata.documents["events/recommendations/rebalance"] = {"noticeTime": "2026-11-20T12:00:00Z"}
+    watch = rack.watch()
+
+    def heard() -> Listed | None:
+        (one,) = watch.over([rack.listed("a")])
+        return one if one.rebalance_at is not None else None
+
+    found = until(heard, 60)
+    assert (found.reclaim_at, found.rebalance_at) == (None, datetime(2026, 11, 20, 12, tzinfo=UTC))
+    rack.metadata.documents.clear()
+    assert heard() == found  # nothing takes it back
+
+
 def test_silence_and_strange_answers_are_no_notice(rack: Rack) -> None:
     watch = rack.watch()
     rack.launched("a")

@@ -1,5 +1,6 @@
 """The loop itself over machines on AWS: launched, noticed, replaced, settled."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.ledger import charges, fleet
+from orchestrator.providers.aws.notices import REBALANCE, WARNING
 from orchestrator.spec import parse
 from policies.lifecycle import Status
 from policies.snapshot import Purchase
+from tests.orchestrator import aws_proxy as aws
 from tests.orchestrator.aws_day import Day, begun, ready, spot
 from tests.orchestrator.aws_proxy import bare
 from tests.orchestrator.scene import always
@@ -17,6 +20,7 @@ from tests.orchestrator.scene import always
 pytest.importorskip("flask", reason="moto's server needs Flask")
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
@@ -43,6 +47,57 @@ def test_a_notice_takes_a_machine_out_of_the_door_and_replaces_it_in_one_tick(da
     assert day.cost_micros(ended, charges.COMPUTE) == 0  # the free first hour
     assert (day.cost_micros(ended, charges.DISK) or 0) > 0  # its disk is nobody's gift
     assert all(one.status is Status.READY for one in ready(day))
+
+
+def test_a_recommendation_replaces_a_machine_before_it_leaves(day: Day, home: Path) -> None:
+    day.provider = aws.provider(home, day.clock, queue=recommendations())
+    first = spot(day)
+    day.clock.sleep(3700)  # past its first hour
+    (machine,) = ready(day)
+    assert machine.id == first.id
+    before = len(day.cloud.sent)
+    day.cloud.warn(bare(machine.provider_id), kind=REBALANCE)
+    old, new = day.tick(1)
+    assert (old.id, old.rebalance_at, old.reclaim_at) == (machine.id, day.clock.now() - SECOND, None)
+    assert (new.purchase, new.offer_id) == (Purchase.SPOT, "aws/us-east-1b/g4dn.xlarge/spot")
+    assert machine.id in day.door.inside  # it serves until another one does
+    until_it_left = [sorted(day.door.inside) for _ in range(4) if day.tick(30)]
+    assert until_it_left[-1] == [new.id]
+    assert all(until_it_left)
+    ended = day.machine(machine.id)
+    assert (ended.status, ended.reason) == (
+        Status.ENDED,
+        "the provider recommends to leave it, its replacement serves",
+    )
+    for _ in range(20):
+        assert [one.id for one in day.tick(300)] == [new.id]
+    assert len(day.cloud.sent) == before + 1  # of one recommendation comes one launch
+
+
+def test_a_recommendation_that_no_other_pool_can_follow_changes_nothing(day: Day, home: Path) -> None:
+    day.provider = aws.provider(home, day.clock, queue=recommendations())
+    machine = spot(day)
+    day.clock.sleep(3700)
+    ready(day)
+    zone = machine.zone
+    day.cloud.dry |= {"us-east-1a", "us-east-1b"} - {zone}
+    day.cloud.warn(bare(machine.provider_id), kind=REBALANCE)
+    for _ in range(60):
+        day.tick(60)
+        assert machine.id in day.door.inside
+    assert [one.id for one in day.cloud.alive()] == [bare(machine.provider_id)]
+
+
+def recommendations() -> str:
+    """The address of a queue behind a rule like the template's."""
+    import boto3
+
+    sqs, events = boto3.client("sqs"), boto3.client("events")
+    url = str(sqs.create_queue(QueueName="notices")["QueueUrl"])
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    events.put_rule(Name="all", EventPattern=json.dumps({"source": ["aws.ec2"], "detail-type": [WARNING, REBALANCE]}))
+    events.put_targets(Rule="all", Targets=[{"Id": "notices", "Arn": arn}])
+    return url
 
 
 def test_a_lack_of_capacity_is_met_in_another_pool(day: Day) -> None:

@@ -119,10 +119,18 @@ def test_what_is_not_ours_stays_for_whose_it_is(rented: AwsProvider, queue: str,
     until(lambda: left(queue) == 30, 30, "what was looked at never came back")
 
 
-def test_a_recommendation_is_no_notice(cloud: aws.Cloud, rented: AwsProvider, queue: str, home: Path) -> None:
+def test_a_recommendation_is_no_notice_and_is_kept_as_well(
+    cloud: aws.Cloud, rented: AwsProvider, queue: str, home: Path, clock: VirtualClock
+) -> None:
     cloud.warn(machine(rented, home), kind=REBALANCE)
-    assert only(rented).reclaim_at is None
+    assert (only(rented).reclaim_at, only(rented).rebalance_at) == (None, NOW)
     assert left(queue) == 0
+    clock.jump(NOW + NOTICE)
+    cloud.warn(bare(only(rented).provider_id), kind=REBALANCE)
+    assert only(rented).rebalance_at == NOW  # since then, however often it is said
+    assert only(aws.provider(home, clock)).rebalance_at == NOW
+    cloud.warn(bare(only(rented).provider_id))
+    assert (only(rented).reclaim_at, only(rented).rebalance_at) == (NOW + 2 * NOTICE, NOW)
 
 
 def test_what_was_kept_but_not_deleted_is_harmless(
@@ -161,4 +169,4 @@ def test_a_queue_that_does_not_answer_hides_no_machine(
 
 @pytest.mark.parametrize("body", ["", "null", "3", "{}", '{"source": "aws.ec2", "detail-type": []}', '{"detail": 1}'])
 def test_what_is_no_notice_is_about_nobody(body: str) -> None:
-    assert told(body) == ("", None)
+    assert told(body) == ("", None, None)

@@ -69,6 +69,15 @@ class Visitors:
                 time.sleep(0.01)
 
 
+class Later(SystemClock):
+    """Time passes as it does, but it is later."""
+
+    ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        return super().now() + self.ahead
+
+
 @dataclass
 class Service:
     """One deployment on AWS with a door to the street."""
@@ -77,6 +86,7 @@ class Service:
     park: Park
     ledger: Ledger
     world: World
+    clock: Later
     url: str
 
     def tick(self) -> list[Machine]:
@@ -111,7 +121,7 @@ class Service:
 
 @pytest.fixture
 def service(home: Path, tmp_path: Path) -> Iterator[Service]:
-    clock = SystemClock()
+    clock = Later()
     with aws.running(clock) as cloud:
         aws.furnish(cloud)
         ledger = opened(home, "ocr")
@@ -136,7 +146,7 @@ def service(home: Path, tmp_path: Path) -> Iterator[Service]:
             door=door,
         )
         try:
-            yield Service(cloud, park, ledger, world, door.ensure(parse(SPEC)))
+            yield Service(cloud, park, ledger, world, clock, door.ensure(parse(SPEC)))
         finally:
             door.stop()
             door.close()
@@ -171,6 +181,39 @@ def test_a_notice_costs_no_request(service: Service) -> None:
         until(lambda: visitors.said["200"] > enough)
     assert set(visitors.said) == {"200"}, visitors.said
     assert service.over(machine).status is Status.PREEMPTED  # EC2 ended it, not we, and bills nothing
+
+
+@pytest.mark.slow
+def test_a_recommendation_costs_no_request(service: Service) -> None:
+    """The machine says so itself; it serves until its replacement, in another zone, does."""
+    service.serving(2)
+    service.clock.ahead = timedelta(minutes=61)  # past the hour in which none is replaced for that
+    for _ in range(5):
+        machines = service.serving(2)
+    first = [one for one in machines if one.purchase is Purchase.SPOT]
+    noticed_at = f"{service.clock.now():%Y-%m-%dT%H:%M:%SZ}"
+    with Visitors(service.url) as visitors:
+        until(lambda: visitors.said["200"] > 50)
+        before = len(service.cloud.sent)
+        for one in first:
+            metadata = service.park.standing[one.token].metadata
+            metadata.documents["events/recommendations/rebalance"] = {"noticeTime": noticed_at}
+
+        def replaced() -> bool:
+            service.tick()
+            assert len(service.inside()) >= 2
+            return all(service.over(one).status is Status.ENDED for one in first)
+
+        until(replaced, 120)
+        new = [one for one in service.serving(2) if one.id not in {old.id for old in machines}]
+        enough = visitors.said["200"] + 50
+        until(lambda: visitors.said["200"] > enough)
+    assert set(visitors.said) == {"200"}, visitors.said
+    assert len(new) == len(first) == len(service.cloud.sent) - before
+    assert not {one.zone for one in new} & {one.zone for one in first}
+    assert {service.over(one).reason for one in first} == {
+        "the provider recommends to leave it, its replacement serves"
+    }
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ MACHINE = Machine(
     reclaim_at=None,
     silent_since=None,
     missing_since=None,
+    rebalance_at=None,
 )
 SIGHT = Sight(
     now=START + 2 * HOUR,

@@ -51,6 +51,7 @@ def read(region: str, row: Row, request: Row | None, memory: Memory, now: dateti
         ended_at=past.ended_at,
         preempted=preempted and state is State.GONE,
         reclaim_at=None if state is State.GONE else earliest(_marked(request), past.reclaim_at),
+        rebalance_at=None if state is State.GONE else past.rebalance_at,
         url=f"https://{address}:{ENGINE_PORT}" if address else None,
         detail=str(reason.get("Message", "")) if state is State.GONE else "",
         tags=Tags(
@@ -62,8 +63,17 @@ def read(region: str, row: Row, request: Row | None, memory: Memory, now: dateti
     )
 
 
+def told(machine: Listed, past: Past) -> Listed:
+    """The same machine, of whose past something was heard since it was read."""
+    return replace(
+        machine,
+        reclaim_at=earliest(machine.reclaim_at, past.reclaim_at),
+        rebalance_at=earliest(machine.rebalance_at, past.rebalance_at),
+    )
+
+
 def earliest(*moments: datetime | None) -> datetime | None:
-    """Of several that announce one end; None: nobody does."""
+    """Of several that announce one thing; None: nobody does."""
     return min((at for at in moments if at is not None), default=None)
 
 

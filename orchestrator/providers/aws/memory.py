@@ -26,6 +26,7 @@ class Past:
     stops: Stops = ()
     ended_at: datetime | None = None
     reclaim_at: datetime | None = None  # as the queue of notices has said once
+    rebalance_at: datetime | None = None  # and this
     missing_since: datetime | None = None  # EC2 says that it knows no such machine
 
     def started(self, at: datetime) -> "Past":
@@ -87,6 +88,7 @@ def _json(past: Past) -> dict[str, Any]:
         "stops": [[said(off), said(on)] for off, on in past.stops],
         "ended_at": said(past.ended_at),
         "reclaim_at": said(past.reclaim_at),
+        "rebalance_at": said(past.rebalance_at),
         "missing_since": said(past.missing_since),
     }
 
@@ -103,7 +105,8 @@ def _past(said: Mapping[str, Any]) -> Past | None:
             started_at=datetime.fromisoformat(said["started_at"]),
             stops=tuple((datetime.fromisoformat(off), at(on)) for off, on in said["stops"]),
             ended_at=at(said["ended_at"]),
-            reclaim_at=at(said.get("reclaim_at")),  # a version before this one wrote none
+            reclaim_at=at(said.get("reclaim_at")),  # versions before this one wrote none
+            rebalance_at=at(said.get("rebalance_at")),
             missing_since=at(said["missing_since"]),
         )
     except (KeyError, TypeError, ValueError):

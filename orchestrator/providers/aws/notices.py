@@ -16,8 +16,8 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from orchestrator.providers.aws import clients
-from orchestrator.providers.aws.listing import NOTICE
-from orchestrator.providers.aws.memory import Memory
+from orchestrator.providers.aws.listing import NOTICE, earliest
+from orchestrator.providers.aws.memory import Memory, Past
 
 log = logging.getLogger("halve.aws")
 
@@ -43,13 +43,13 @@ class Notices:
     _asked_at: float | None = None
     _said: set[str] = field(default_factory=set)
 
-    def hear(self, region: str, machines: Collection[str]) -> Mapping[str, datetime]:
-        """When these machines of a region will be taken back, by what is new in the queue; it is remembered, too.
+    def hear(self, region: str, machines: Collection[str]) -> Mapping[str, Past]:
+        """The pasts of those machines of a region of which the queue has news; they are remembered, too.
 
         A queue that does not answer is logged, once for each reason, and stops nothing: machines and spot requests say
         the same. Raises Unreachable, as memory does.
         """
-        heard: dict[str, datetime] = {}
+        heard: dict[str, Past] = {}
         if self.queue is None or region != queue_region(self.queue, self.default_region) or not machines:
             return heard
         if self._asked_at is not None and time.monotonic() - self._asked_at < self.ask_seconds:
@@ -58,13 +58,14 @@ class Notices:
         try:
             sqs = clients.client("sqs", region)
             for message in self._messages(region):
-                instance_id, reclaim_at = told(message.get("Body", ""))
+                instance_id, reclaim_at, rebalance_at = told(message.get("Body", ""))
                 past = self.memory.of(instance_id) if instance_id in machines else None
                 if past is None:
                     continue
-                if reclaim_at is not None:
-                    heard[instance_id] = min(reclaim_at, past.reclaim_at or reclaim_at)
-                    self.memory.keep(instance_id, replace(past, reclaim_at=heard[instance_id]))
+                reclaim_at = earliest(reclaim_at, past.reclaim_at)
+                rebalance_at = earliest(rebalance_at, past.rebalance_at)
+                past = replace(past, reclaim_at=reclaim_at, rebalance_at=rebalance_at)
+                heard[instance_id] = self.memory.keep(instance_id, past)
                 sqs.delete_message(QueueUrl=self.queue, ReceiptHandle=message["ReceiptHandle"])  # it is kept by now
         except (ClientError, BotoCoreError) as error:
             if str(error) not in self._said:
@@ -92,21 +93,21 @@ def look(region: str, queue: str) -> list[Mapping[str, Any]]:
     return list(answer.get("Messages", ()))
 
 
-def told(body: str) -> tuple[str, datetime | None]:
-    """Which machine a message is about, and when it will be taken back; ("", None) for what is no notice.
-
-    None as the moment: only a recommendation.
+def told(body: str) -> tuple[str, datetime | None, datetime | None]:
+    """Which machine a message is about, when it will be taken back, and since when leaving it is recommended: one of
+    both, the other is None; "", None, None for what is neither.
     """
     try:
         said = json.loads(body)
         if said["source"] != "aws.ec2" or said["detail-type"] not in (WARNING, REBALANCE):
-            return "", None
+            return "", None, None
         instance_id = str(said["detail"]["instance-id"])
+        said_at = datetime.fromisoformat(said["time"]).astimezone(UTC)
         if said["detail-type"] == REBALANCE:
-            return instance_id, None
-        return instance_id, datetime.fromisoformat(said["time"]).astimezone(UTC) + NOTICE
+            return instance_id, None, said_at
+        return instance_id, said_at + NOTICE, None
     except (ValueError, KeyError, TypeError):
-        return "", None
+        return "", None, None
 
 
 def queue_region(queue: str, default: str) -> str:

@@ -133,10 +133,8 @@ class AwsProvider:
             requests = {one.get("InstanceId"): one for one in asked} if spot else {}
         found = [listing.read(region, row, requests.get(row["InstanceId"]), self._memory, now) for row in rows]
         living = {one.provider_id.rpartition("/")[2]: one for one in found if one.state is not State.GONE}
-        announced = {living[name].provider_id: at for name, at in self._notices.hear(region, living).items()}
-        return [
-            replace(one, reclaim_at=listing.earliest(one.reclaim_at, announced.get(one.provider_id))) for one in found
-        ]
+        heard = {living[name].provider_id: past for name, past in self._notices.hear(region, living).items()}
+        return [listing.told(one, heard[one.provider_id]) if one.provider_id in heard else one for one in found]
 
     def _found(self, region: str, token: str, *, is_over: bool) -> str:
         """The machine that this token started. It exists, EC2 says so: until it is listed, ask again.

@@ -14,11 +14,14 @@ import httpx
 
 from orchestrator.providers import Listed, State
 from orchestrator.providers.aws.contact import Contacts
+from orchestrator.providers.aws.listing import earliest
 from orchestrator.providers.aws.settings import Installation
 
 ASK_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
 FAN_OUT = 16
+#: moments that a watchdog tells
+SAID = ("reclaim_at", "rebalance_at")
 
 
 class Watching(Protocol):
@@ -34,7 +37,7 @@ class Watch:
     installation: Installation
     contacts: Contacts
     ask_seconds: float = ASK_SECONDS
-    _heard: dict[str, datetime] = field(default_factory=dict)
+    _heard: dict[tuple[str, str], datetime] = field(default_factory=dict)  # by launch token, and what was said
     _asked: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,9 +73,10 @@ class Watch:
         headers = {"Authorization": f"Bearer {self.installation.word(machine.token)}"}
         try:
             answer = self._client.post(f"{place.watchdog}/lease", headers=headers)
-            reclaim_at = answer.json().get("reclaim_at")
-            if reclaim_at is not None:
-                self._heard[machine.token] = datetime.fromisoformat(reclaim_at).astimezone(UTC)
+            said = answer.json()
+            for what in SAID:
+                if said.get(what) is not None:
+                    self._heard[machine.token, what] = datetime.fromisoformat(said[what]).astimezone(UTC)
         except (httpx.HTTPError, ValueError, TypeError, AttributeError):
             pass  # it boots, or it is gone: EC2 knows
 
@@ -80,5 +84,9 @@ class Watch:
         if machine.state is State.GONE:
             return replace(machine, url=None)
         place = self.contacts.place(machine)
-        known = [at for at in (machine.reclaim_at, self._heard.get(machine.token)) if at is not None]
-        return replace(machine, url=place.engine if place else None, reclaim_at=min(known, default=None))
+        return replace(
+            machine,
+            url=place.engine if place else None,
+            reclaim_at=earliest(machine.reclaim_at, self._heard.get((machine.token, "reclaim_at"))),
+            rebalance_at=earliest(machine.rebalance_at, self._heard.get((machine.token, "rebalance_at"))),
+        )
