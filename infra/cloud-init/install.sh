@@ -18,4 +18,9 @@ for attempt in 1 2 3 4 5; do
 done
 echo "$HALVE_WHEEL_SHA256  $wheel" | sha256sum --check --quiet
 python3 -m venv /opt/halve/venv || { apt-get update -q && apt-get install -qy python3-venv && python3 -m venv /opt/halve/venv; }
-/opt/halve/venv/bin/pip install --quiet --no-input "$wheel[gpu]"
+# CUDA 13 has no code for cards before 7.5 (V100); cuda12.txt is what constraints-cuda12.txt says of theirs
+case "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)" in
+  [1-6].* | 7.[0-4]) set -- --constraint /opt/halve/cuda12.txt ;;
+  *) set -- ;;
+esac
+/opt/halve/venv/bin/pip install --quiet --no-input "$@" "$wheel[gpu]"

@@ -22,6 +22,7 @@ from orchestrator.providers import (
     Throttled,
     Unreachable,
 )
+from orchestrator.providers.aws import market
 from orchestrator.providers.aws.network import own_address
 from orchestrator.providers.aws.provider import AwsProvider
 from policies.snapshot import Purchase
@@ -299,6 +300,26 @@ def test_types_with_several_gpus_or_none_are_not_offered(cloud: aws.Cloud, home:
     offers = aws.provider(home, clock, instance_types=kinds).offers()
     assert {one.instance_type for one in offers} == {"g4dn.xlarge"}
     assert {one.gpu for one in offers} == {"T4"}
+
+
+class OldCards:
+    """EC2 where it still has such types: the simulated one has none with a single card."""
+
+    def get_paginator(self, _: str) -> "OldCards":
+        return self
+
+    def paginate(self, **_: object) -> list[dict[str, Any]]:
+        rows = []
+        for name, gpu in (("p3.2xlarge", "V100"), ("g3s.xlarge", "M60"), (aws.TYPE, "T4")):
+            gpus = {"Gpus": [{"Name": gpu, "Manufacturer": "NVIDIA", "Count": 1}]}
+            rows.append({"InstanceType": name, "GpuInfo": gpus, "VCpuInfo": {"DefaultVCpus": 4}})
+        return [{"InstanceTypes": rows}]
+
+
+@pytest.mark.parametrize("image", ["auto", "ghcr.io/some/halve:1", "ami-1"])
+def test_a_card_that_aws_own_image_has_no_driver_for_needs_an_image_of_ones_own(cloud: aws.Cloud, image: str) -> None:
+    found = {one.gpu for one in market.types(OldCards(), aws.settings(image=image), aws.REGION).values()}
+    assert found == ({"T4", "V100"} if image == "ami-1" else {"T4"})  # for an M60 neither set has code
 
 
 def test_spot_prices_are_those_in_force_then_and_every_one_since(cloud: aws.Cloud, home: Path, clock: Any) -> None:

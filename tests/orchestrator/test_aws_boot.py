@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 import yaml
 
+from orchestrator import cards
 from orchestrator.providers import Misconfigured
 from orchestrator.providers.aws import boot
 from orchestrator.providers.aws.settings import Installation
@@ -143,6 +144,46 @@ def test_the_shell_reads_the_installer(tmp_path: Path) -> None:
         path = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
         ran = subprocess.run(["sh", "-c", checked], env=path, capture_output=True, text=True, timeout=30, check=False)
         assert (ran.returncode == 0) is done, ran.stderr
+
+
+@pytest.mark.parametrize("capability", ["6.0", "7.0", "7.5", "8.6", "10.0", "12.0"])
+def test_a_card_gets_the_packages_that_have_code_for_it(tmp_path: Path, capability: str) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    pip = f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n'
+    fakes = {
+        "nvidia-smi": f'case "$*" in *compute_cap*) echo {capability} ;; esac',
+        "aws": 'for last; do :; done; echo wheel > "$last"',
+        "python3": f"mkdir -p {tmp_path}/venv/bin && cp {tmp_path}/pip {tmp_path}/venv/bin/pip",
+    }
+    for name, does in fakes.items():
+        (tools / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tools / name).chmod(0o755)
+    (tmp_path / "pip").write_text(pip)
+    (tmp_path / "pip").chmod(0o755)
+    sha256 = hashlib.sha256(b"wheel\n").hexdigest()
+    (tmp_path / "engine.env").write_text(
+        f'HALVE_IMAGE=""\nHALVE_WHEEL="s3://b/k/w.whl"\nHALVE_WHEEL_SHA256="{sha256}"\nHALVE_REGION="r"\n'
+    )
+    script = boot.part("install.sh").replace("/opt/halve", str(tmp_path))
+    path = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-c", script], env=path, capture_output=True, timeout=30, check=True)
+    major, minor = capability.split(".")
+    old = cards.constraints([(int(major), int(minor))]) == cards.CUDA12_SET
+    constraint = f"--constraint {tmp_path}/cuda12.txt " if old else ""
+    assert (tmp_path / "asked").read_text() == f"install --quiet --no-input {constraint}{tmp_path}/w.whl[gpu]\n"
+
+
+def test_those_packages_are_the_tested_set() -> None:
+    tested = (Path(__file__).parents[2] / cards.CUDA12_SET).read_text().splitlines()
+    sent = {one["path"]: one["content"] for one in yaml.safe_load(user_data())["write_files"]}["/opt/halve/cuda12.txt"]
+    assert set(sent.splitlines()) <= set(tested)
+    # what onnxruntime-gpu[cuda,cudnn] asks for, and what that asks for
+    wanted = {"onnxruntime-gpu", *(f"nvidia-{name}-cu12" for name in CUDA12)}
+    assert {line.partition("==")[0] for line in sent.splitlines()} == wanted
+
+
+CUDA12 = ("cublas", "cuda-nvrtc", "cuda-runtime", "cudnn", "cufft", "curand", "nvjitlink")
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ def user_data(
         "watchdog": json.dumps(part("watchdog.py")),
         "watchdog_unit": json.dumps(part("halve-watchdog.service")),
         "install": json.dumps(part("install.sh")),
+        "cuda12": json.dumps(part("cuda12.txt")),
         "engine_unit": json.dumps(part("halve-engine-container.service" if container else "halve-engine.service")),
         "engine": json.dumps(
             _environment(

@@ -101,7 +101,9 @@ def _region(
     def types() -> str:
         found["types"] = market.types(ec2, settings, region)
         if missing := [name for name in settings.instance_types if name not in found["types"]]:
-            raise Misconfigured(f"{', '.join(missing)}: not here, or not one NVIDIA GPU beside an x86 processor")
+            raise Misconfigured(
+                f"{', '.join(missing)}: not here, or not one NVIDIA GPU that the image serves beside an x86 processor"
+            )
         return ", ".join(f"{one.name} {one.gpu}" for one in found["types"].values())
 
     yield _asked(region, "types", types, "take them out of aws.instance_types, or name another region", attach)

@@ -11,6 +11,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from orchestrator import cards
 from orchestrator.clock import Clock
 from orchestrator.providers import Misconfigured, Priced, ProviderError, Unreachable
 from orchestrator.providers.aws import clients, pricelist
@@ -31,6 +32,8 @@ QUOTAS = {
     "g": {Purchase.SPOT: "L-3819A6DF", Purchase.ON_DEMAND: "L-DB2E81BA"},
     "p": {Purchase.SPOT: "L-7212CCBC", Purchase.ON_DEMAND: "L-417A185B"},
 }
+#: compute capability of cards that CUDA 13 does not serve, as EC2 names them (https://developer.nvidia.com/cuda-gpus)
+OLD_CARDS: Mapping[str, cards.Capability] = {"V100": (7, 0), "M60": (5, 2), "K80": (3, 7), "K520": (3, 0)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,19 +236,22 @@ def subnets(ec2: Any, settings: Settings, region: str) -> tuple[dict[str, str], 
 
 
 def types(ec2: Any, settings: Settings, region: str) -> dict[str, Type]:
-    """Those of the spec's types that this region has, and that carry one NVIDIA GPU beside an x86 processor."""
+    """Those of the spec's types that this region has, and that carry one NVIDIA GPU beside an x86 processor.
+
+    Cards before Turing only with an image of one's own: AWS's has a driver that does not know them.
+    """
     only = [{"Name": "instance-type", "Values": list(settings.instance_types)}]
     found = {}
     for row in clients.paged(ec2, "describe_instance_types", "InstanceTypes", Filters=only):
-        cards = row.get("GpuInfo", {}).get("Gpus", [])
+        gpus = row.get("GpuInfo", {}).get("Gpus", [])
         processors = row.get("ProcessorInfo", {}).get("SupportedArchitectures", ["x86_64"])
-        if [card.get("Count") for card in cards] == [1] and cards[0].get("Manufacturer", "NVIDIA") == "NVIDIA":
-            if "x86_64" not in processors:
+        if [one.get("Count") for one in gpus] == [1] and gpus[0].get("Manufacturer", "NVIDIA") == "NVIDIA":
+            if "x86_64" not in processors or not settings.serves(OLD_CARDS.get(str(gpus[0]["Name"]))):
                 continue
             name = str(row["InstanceType"])
             found[name] = Type(
                 name=name,
-                gpu=str(cards[0]["Name"]),
+                gpu=str(gpus[0]["Name"]),
                 vcpus=int(row["VCpuInfo"]["DefaultVCpus"]),
                 quotas=_quotas(region, name),
             )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator import pinning
+from orchestrator import cards, pinning
 
 #: of every tag that we set
 TAG = "halve:"
@@ -38,6 +38,13 @@ class Settings:
     def profile(self, region: str) -> str:
         """The instance profile's name: IAM has no regions, and stacks do."""
         return f"{self.stack}-replica-{region}"
+
+    def serves(self, old: cards.Capability | None) -> bool:
+        """Whether a card's machine can start; None: no old card. One of before Turing needs an image with its driver
+        (AWS's own has one without it, also under a container), and what its packages have kernels for.
+        """
+        own = self.image != "auto" and not is_container(self.image)
+        return old is None or (own and old >= cards.CUDA12_SERVES)
 
     def frozen(self, wheel: tuple[str, str] | None) -> Mapping[str, Any]:
         """What of it a launch depends on, for the payload: a launch that is repeated later is sent the same."""
