@@ -21,8 +21,9 @@ from inference.backends import Backend, Floats, Precision, Runtime, Session
 from inference.backends.ort import OrtRuntime
 from inference.engine import Engine
 from inference.images import Pixels
-from inference.models import ppocr, weights
-from inference.recognition import Orienter
+from inference.models import graph, ppocr, weights
+from inference.models.pruning import pruned
+from inference.recognition import HEIGHT, LEAST_WIDTH, Orienter, Recogniser
 
 __all__ = ["SWITCHES", "Page", "Row", "ablate"]
 
@@ -90,15 +91,27 @@ Read = Callable[[Pixels], Page]
 
 
 def _plain() -> Read:
-    return _reading(ppocr.load(_Otherwise(OrtRuntime(accelerator="cpu"), lambda original: original)))
+    return _otherwise(lambda original: original)
 
 
 def _flushed() -> Read:
-    return _reading(ppocr.load(_Otherwise(OrtRuntime(accelerator="cpu"), weights.flushed)))
+    return _otherwise(weights.flushed)
 
 
 def _pruned() -> Read:
-    return _reading(ppocr.load(_Otherwise(OrtRuntime(accelerator="cpu"))))
+    return _otherwise(lambda original: graph.serialised(pruned(graph.parsed(weights.flushed(original)))[0]))
+
+
+def _otherwise(prepare: Callable[[bytes], bytes]) -> Read:
+    """With PP-OCR's files prepared in this way, which leaves the recogniser its softmax."""
+    runtime = _Together(OrtRuntime(accelerator="cpu"), prepare)
+    sample = np.zeros((1, 3, HEIGHT, LEAST_WIDTH), np.float32)
+    read = Recogniser(runtime.open(ppocr.prepared(ppocr.RECOGNISER), sample), together=True)
+    return _reading(ppocr.load(runtime, read))
+
+
+def _together() -> Read:
+    return _reading(ppocr.load(_Together(OrtRuntime(accelerator="cpu"))))
 
 
 def _alone() -> Read:
@@ -111,7 +124,7 @@ def _unturned() -> Read:
 
 def _own_widths() -> Read:
     runtime = OrtRuntime(accelerator="cpu")
-    return _reading(replace(ppocr.load(runtime), recogniser=ppocr.recogniser(runtime, own_widths=True)))
+    return _reading(ppocr.load(runtime, ppocr.recogniser(runtime, own_widths=True)))
 
 
 def _shrunk() -> Read:
@@ -136,6 +149,7 @@ SWITCHES: Mapping[str, tuple[Callable[[], Read], bool]] = {
     "plain": (_plain, False),
     "subnormal weights flushed": (_flushed, False),
     "and channels that nobody reads cut": (_pruned, False),
+    "and softmax only where it is read": (_together, False),
     "and each line alone (as shipped)": (_alone, False),
     "and a worker per core": (_alone, True),
     "shipped, classifier skipped": (_unturned, False),
@@ -187,7 +201,7 @@ def _reading(engine: Engine) -> Read:
     return lambda page: [(line.text, line.box) for line in engine.read([page])[0].lines]
 
 
-class _Otherwise:
+class _Together:
     """A runtime that runs lines together, and PP-OCR's files prepared in another way, if one is given."""
 
     on_accelerator = True

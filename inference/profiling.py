@@ -17,6 +17,7 @@ from inference.backends.ort_trace import NodeTime, traced
 from inference.images import Pixels
 from inference.models import graph, ppocr, weights
 from inference.models.graph import Graph
+from inference.models.heads import without_softmax
 from inference.models.pruning import pruned
 
 NETWORKS: Mapping[str, tuple[str, str]] = {
@@ -146,13 +147,8 @@ def _pruned(model: bytes) -> tuple[bytes, int]:
 
 
 def _without_softmax(model: bytes) -> tuple[bytes, int]:
-    """Ending before its last softmax, where that is over many classes: whoever reads needs it only where they read."""
-    whole = graph.parsed(model)
-    last = whole.nodes[-1]
-    if last.op != "Softmax" or len(whole.outputs) != 1 or len(whole.outputs[0].shape) < 3:
-        return model, 0
-    port = replace(whole.outputs[0], name=last.inputs[0])
-    return graph.serialised(replace(whole, nodes=whole.nodes[:-1], outputs=(port,))), 1
+    rest, cut = without_softmax(graph.parsed(model))
+    return (graph.serialised(rest), cut) if cut else (model, 0)
 
 
 def _identical(before: Floats, after: Floats) -> tuple[float, bool]:

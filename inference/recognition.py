@@ -104,7 +104,7 @@ class Recogniser:
         for width, places in self._batches(pages):
             rows = [_row(pages[page][i], width, self._form) for page, i in places]
             for (page, i), answer in zip(places, self._run(rows), strict=True):
-                words[page][i] = decoded(_softmax(answer) if self._form.logits else answer, self._alphabet)
+                words[page][i] = decoded(answer, self._alphabet, logits=self._form.logits)
         return words
 
     def _batches(self, pages: Sequence[Sequence[Pixels]]) -> Iterator[tuple[int, list[Place]]]:
@@ -156,21 +156,20 @@ def crop(image: Pixels, box: NDArray[np.float32]) -> Pixels:
     return np.ascontiguousarray(np.rot90(line)) if height / width >= TURN_ABOVE else line
 
 
-def decoded(probabilities: Floats, alphabet: Sequence[str]) -> Words:
-    """Greedy CTC over steps x classes: class 0 is the blank, repeats are one character."""
-    best = probabilities.argmax(axis=1)
+def decoded(answer: Floats, alphabet: Sequence[str], *, logits: bool = False) -> Words:
+    """Greedy CTC over steps x classes: class 0 is the blank, repeats are one character.
+
+    `logits`: the answer is not probabilities yet. Few steps begin a character; the softmax is computed for them alone.
+    """
+    best = answer.argmax(axis=1)
     kept = best != 0
     kept[1:] &= best[1:] != best[:-1]
     if not kept.any():
         return Words("", 0.0)
     text = "".join(alphabet[i] for i in best[kept])
-    return Words(text, round(float(probabilities[kept, best[kept]].mean(dtype=np.float64)), 5))
-
-
-def _softmax(logits: Floats) -> Floats:
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: Floats = exponents / exponents.sum(axis=1, keepdims=True)
-    return probabilities
+    likeliest = answer[kept, best[kept]]
+    sure = 1 / np.exp(answer[kept] - likeliest[:, None]).sum(axis=1) if logits else likeliest
+    return Words(text, round(float(sure.mean(dtype=np.float64)), 5))
 
 
 def _row(crop: Pixels, width: int, form: Form) -> Floats:

@@ -9,7 +9,8 @@ import onnxruntime
 import pytest
 
 from inference import models
-from inference.backends.ort import CPU, CUDA, NoAccelerator, OrtRuntime
+from inference.backends.ort import CHANNELS_AT_ONCE, CPU, CUDA, NoAccelerator, OrtRuntime, settings
+from inference.models import ppocr
 
 SAMPLE = np.zeros((1, 3, 4, 4), np.float32)
 
@@ -93,6 +94,18 @@ def test_without_cuda_the_cpu_runs_and_that_is_said(caplog: pytest.LogCaptureFix
 def test_a_cpu_that_was_asked_for_is_no_fallback() -> None:
     engine = models.load(accelerator="cpu")
     assert (engine.provider, engine.fallback) == (CPU, None)
+
+
+def test_wide_layers_are_added_up_at_once_and_answer_alike() -> None:
+    """In another order, so not bit by bit: were it so, the runtime would not know the setting any more."""
+    batch = np.random.default_rng(0).uniform(-1, 1, (1, 3, 160, 96)).astype(np.float32)
+    model = ppocr.prepared(ppocr.DETECTOR)
+    options = settings(1)
+    assert options.get_session_config_entry(CHANNELS_AT_ONCE) == "512"
+    options.add_session_config_entry(CHANNELS_AT_ONCE, "128")  # the runtime's own
+    plain = onnxruntime.InferenceSession(model, options, [CPU]).run(None, {"x": batch})[0]
+    ours = OrtRuntime(accelerator="cpu").open(model, batch).run(batch)
+    assert 0 < np.abs(ours - plain).max() < 5e-6
 
 
 @pytest.mark.gpu

@@ -118,5 +118,12 @@ def test_the_shipped_files_answer_as_they_are(file: tuple[str, str]) -> None:
     sample = RNG.uniform(-1, 1, (1, 3, 48 if file != ppocr.DETECTOR else 320, 192)).astype(np.float32)
     runtime = OrtRuntime(accelerator="cpu")
     a, b = (runtime.open(each, sample) for each in (original, prepared))
-    assert np.abs(a.run(sample) - b.run(sample)).max() < 5e-6
+    expected, got = a.run(sample), b.run(sample)
+    tolerance = 5e-6
+    if file == ppocr.RECOGNISER:  # its softmax is cut; for 18,710 classes the runtime's own is not closer to float64's
+        tolerance = 2e-5
+        assert not np.allclose(got.sum(axis=-1), 1)
+        exponents = np.exp(got - got.max(axis=-1, keepdims=True), dtype=np.float64)
+        got = exponents / exponents.sum(axis=-1, keepdims=True)
+    assert np.abs(expected - got).max() < tolerance
     assert dict(a.metadata) == dict(b.metadata)

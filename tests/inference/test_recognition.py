@@ -36,6 +36,14 @@ def test_decoding(classes: tuple[int, ...], text: str) -> None:
     assert decoded(steps(*classes), ALPHABET) == Words(text, 0.8)
 
 
+@pytest.mark.parametrize("offset", [0.0, 500.0], ids=["small", "large"])
+def test_logits_are_read_as_their_probabilities_are(offset: float) -> None:
+    """Larger ones than float32's exponential takes, too."""
+    probabilities = steps(1, 1, 0, 2, 3, 0, 1, certainty=0.7)
+    logits = np.log(probabilities) + np.float32(offset)
+    assert decoded(logits, ALPHABET, logits=True) == decoded(probabilities, ALPHABET) == Words("甲乙 甲", 0.7)
+
+
 def test_nothing_but_blanks_is_an_empty_line_without_score() -> None:
     assert decoded(steps(0, 0), ALPHABET) == Words("", 0.0)
 
@@ -89,7 +97,7 @@ def test_lines_of_several_pages_run_in_common_batches_and_read_as_page_by_page(
     lines = lines_of(engine, pages)
     alone = ppocr.recogniser(TorchRuntime(accelerator="cpu"), own_widths=own_widths)
     noted = Noted(alone._session)
-    together = Recogniser(noted, together=True, own_widths=own_widths)
+    together = Recogniser(noted, together=True, own_widths=own_widths, form=ppocr.FORM)
     for got, expected in zip(together.read(lines), words_alone(alone, lines), strict=True):
         assert [word.text for word in got] == [word.text for word in expected]
         assert [word.score for word in got] == pytest.approx([word.score for word in expected], abs=1e-4)
