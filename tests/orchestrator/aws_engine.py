@@ -1,5 +1,7 @@
 """An engine with a small body, behind the certificate of its machine: it speaks a replica's HTTP, and reads slowly.
 
+What it reads is what the image's bytes say; it writes that down as it begins, in the machine's folder.
+
 python -m tests.orchestrator.aws_engine PORT FOLDER_OF_THE_MACHINE SECONDS_PER_IMAGE
 """
 
@@ -12,6 +14,9 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+#: what was begun, a line for each image
+READ = "read.log"
+
 
 class Engine(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -19,25 +24,28 @@ class Engine(BaseHTTPRequestHandler):
     in_flight = 0
     seconds = 0.0
     alone = threading.Lock()
+    log_path: Path
 
     def do_GET(self) -> None:
         self.say(200, {"status": "draining" if Engine.draining else "ready", "in_flight": Engine.in_flight})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path == "/drain":
             Engine.draining = True
             self.say(202, {"status": "draining"})
         elif Engine.draining:
             self.say(503, {"error": "draining"}, {"Retry-After": "1"})  # as the real one: another may read it
         else:
-            self.read()
+            self.read(body.partition(b"\r\n\r\n")[2].partition(b"\r\n--")[0].decode("utf-8", "replace"))
 
-    def read(self) -> None:
+    def read(self, image: str) -> None:
         with Engine.alone:
             Engine.in_flight += 1
+            with Engine.log_path.open("a") as log:
+                log.write(f"{image}\n")
         time.sleep(Engine.seconds)
-        self.say(200, {"recognized_text": "read", "lines": []})
+        self.say(200, {"recognized_text": image, "lines": []})
         with Engine.alone:
             Engine.in_flight -= 1
 
@@ -74,5 +82,5 @@ class Server(ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
-    Engine.seconds = float(sys.argv[3])
+    Engine.seconds, Engine.log_path = float(sys.argv[3]), Path(sys.argv[2]) / READ
     Server(int(sys.argv[1]), Path(sys.argv[2])).serve_forever()

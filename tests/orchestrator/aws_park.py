@@ -13,6 +13,7 @@ from orchestrator.providers.aws.contact import Contacts, Place
 from orchestrator.providers.aws.settings import Installation
 from orchestrator.providers.aws.watch import Watch
 from tests.orchestrator import aws_proxy as aws
+from tests.orchestrator.aws_engine import READ
 from tests.orchestrator.aws_machine import Machine, Metadata, metadata_service, started
 from tests.orchestrator.fake_engine import free_port
 from tests.orchestrator.tiny import until
@@ -28,6 +29,11 @@ class Standing:
     metadata: Metadata
     engine_port: int
     engine: "subprocess.Popen[bytes]"
+
+    def begun(self) -> list[str]:
+        """What its engine has begun to read."""
+        log = self.machine.folder / READ
+        return log.read_text().splitlines() if log.exists() else []
 
     def crash(self) -> None:
         """All of it, at once."""
