@@ -14,6 +14,7 @@ from types import FrameType
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from orchestrator import heap
 from orchestrator.alarms import Alarms
 from orchestrator.backups import Backups
 from orchestrator.clock import SystemClock
@@ -73,11 +74,13 @@ class Daemon:
 
         Raises Refused when another daemon holds the lease and `wait` is False.
         """
+        heap.settle()
         with self._signals():
             if not self._take_lease(wait):
                 return
             alarm = alarm_clock()
             alarm.add_job(self._clock.wake, "interval", seconds=TICK_SECONDS)
+            alarm.add_job(heap.give_back, "interval", seconds=heap.EVERY_SECONDS)
             alarm.start()
             renewal = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
             renewal.start()

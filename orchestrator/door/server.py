@@ -14,6 +14,7 @@ from typing import IO
 
 from aiohttp import web
 
+from orchestrator import heap
 from orchestrator.door.caller import Callers
 from orchestrator.door.front import Front
 from orchestrator.door.limits import Limits
@@ -49,6 +50,7 @@ async def _run(options: Options, files: Files, settings: str, token: bytes | Non
     front.roster.refresh()
     protocols = Callers(front.answer, front.limits)
     _allow_many_files()
+    heap.settle()
     shown = tls  # the certificate that the next connection is shown
 
     def show(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
@@ -86,6 +88,7 @@ async def _run(options: Options, files: Files, settings: str, token: bytes | Non
     spool.restore()
     watching = asyncio.create_task(watch(front))
     spooling = asyncio.create_task(_keep(spool, files.counts))
+    tidying = asyncio.create_task(_tidy())
     stop, hurry = asyncio.Event(), asyncio.Event()
 
     def asked() -> None:
@@ -103,7 +106,7 @@ async def _run(options: Options, files: Files, settings: str, token: bytes | Non
     leaving = asyncio.create_task(protocols.shutdown(front.limits.leave))
     hurried = asyncio.create_task(hurry.wait())
     await asyncio.wait((leaving, hurried), return_when=asyncio.FIRST_COMPLETED)
-    for task in (leaving, hurried, watching, spooling):
+    for task in (leaving, hurried, watching, spooling, tidying):
         task.cancel()
     _write(files.counts, spool.content(whole=True))
 
@@ -121,6 +124,12 @@ async def _keep(spool: Spool, path: Path) -> None:
     while True:
         await asyncio.sleep(SPOOL_SECONDS)
         await asyncio.to_thread(_write, path, spool.content())
+
+
+async def _tidy() -> None:
+    while True:
+        await asyncio.sleep(heap.EVERY_SECONDS)
+        heap.give_back()
 
 
 def _write(path: Path, content: bytes) -> None:
