@@ -118,7 +118,7 @@ class Families:
         registry.register(self)
         return generate_latest(registry)
 
-    def _family(self, name: str) -> Metric:
+    def _family(self, name: str) -> Metric:  # of a class whose add_metric takes what its kind wants: Metric has none
         if name not in self._found:
             shape = self._shapes[name]
             self._found[name] = _FAMILIES[shape.kind](name, shape.help, labels=shape.labels)

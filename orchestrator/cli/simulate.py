@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import datetime
+    from collections.abc import Callable, Iterator
+    from datetime import timedelta
 
     from orchestrator.simulation.bad_day import Fault
     from orchestrator.simulation.month import Recorded
-
-DAY_SECONDS = 86_400
 
 
 def simulate(
@@ -67,8 +65,8 @@ def _compare(paths: list[Path], month: str, seed: int, load: Path | None, traces
     from orchestrator.reports.figures import console
     from orchestrator.simulation import side_by_side
 
-    with _watched(paths[0], month, seed, _recorded(load, traces), months=len(paths)) as recorded:
-        found = side_by_side.compare(paths, month, seed, recorded)
+    with _watched(month, len(paths)) as each:
+        found = side_by_side.compare(paths, month, seed, _recorded(load, traces), each)
     if json:
         print(dumps(side_by_side.to_json(found), ensure_ascii=False))
         return
@@ -84,30 +82,17 @@ def _recorded(load: Path | None, traces: list[Path]) -> "Recorded":
 
 
 @contextmanager
-def _watched(path: Path, month: str, seed: int, recorded: "Recorded", months: int = 1) -> "Iterator[Recorded]":
-    """The same, with a bar: the minute whose images are asked for is the minute that is lived."""
-    from dataclasses import replace
+def _watched(month: str, times: int = 1) -> "Iterator[Callable[[timedelta], None]]":
+    """A bar over so many lives of a month; yields what is to be told how much time was lived through."""
+    from datetime import timedelta
 
-    from orchestrator import spec
     from orchestrator.cli.bar import bar
-    from orchestrator.simulation.month import local_month, working_day
+    from orchestrator.simulation.month import calendar_month
 
-    wanted = spec.load(path)
-    start, end = local_month(wanted, month)
-    images = recorded.images or working_day(wanted, start, seed)
-    days, before, last = (end - start).days, 0, start
-
-    with bar(f"simulating {month}", days * months, "days") as done:
-
-        def asked(minute: "datetime") -> int:
-            nonlocal before, last
-            if minute < last:  # the same month under the next spec
-                before += days
-            last = minute
-            done(before + (minute - start).total_seconds() / DAY_SECONDS)
-            return images(minute)
-
-        yield replace(recorded, images=asked)
+    first, following = calendar_month(month)
+    day = timedelta(days=1)
+    with bar(f"simulating {month}", (following - first) * times / day, "days") as done:
+        yield lambda lived: done(lived / day)
 
 
 def _month(path: Path, month: str, ledger: Path, seed: int, load: Path | None, traces: list[Path], json: bool) -> None:
@@ -118,8 +103,9 @@ def _month(path: Path, month: str, ledger: Path, seed: int, load: Path | None, t
     from orchestrator.simulation.month import simulate as run
 
     wanted = spec.load(path)
-    with _watched(path, month, seed, _recorded(load, traces)) as recorded:
-        found = run(wanted, path.read_text(encoding="utf-8"), str(path), month, ledger, seed, recorded)
+    with _watched(month) as each:
+        text = path.read_text(encoding="utf-8")
+        found = run(wanted, text, str(path), month, ledger, seed, _recorded(load, traces), each)
     if json:
         print(dumps(asdict(found)))
         return

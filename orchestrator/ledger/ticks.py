@@ -1,6 +1,6 @@
 """Decisions: the SQL of `ticks`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -69,12 +69,3 @@ def target_since(tx: sa.Connection, deployment: str) -> datetime | None:
     later = sa.select(sa.func.min(c.at)).where(c.deployment == deployment, c.id > sa.func.coalesce(other, 0))
     found: datetime | None = tx.scalar(later)
     return found
-
-
-def newest(tx: sa.Connection, deployment: str, *, until: datetime, acted: bool, limit: int) -> Sequence[sa.Row[Any]]:
-    """The newest decisions up to a time; `acted` leaves out those that did nothing."""
-    c = t.ticks.c
-    query = sa.select(t.ticks).where(c.deployment == deployment, c.at <= until)
-    if acted:
-        query = query.where(c.snapshot.is_not(sa.null()))
-    return tx.execute(query.order_by(c.id.desc()).limit(limit)).all()

@@ -118,12 +118,20 @@ NOTHING = Recorded()
 
 
 def simulate(
-    wanted: Spec, text: str, source: str, month: str, path: Path, seed: int, recorded: Recorded = NOTHING
+    wanted: Spec,
+    text: str,
+    source: str,
+    month: str,
+    path: Path,
+    seed: int,
+    recorded: Recorded = NOTHING,
+    each: Callable[[timedelta], object] = lambda lived: None,
 ) -> Month:
     """Run the loop over a month and write its ledger to `path`, whole or not at all.
 
-    The load is a working day's and spot's outages are drawn from the seed, but for what is `recorded`. Raises Refused
-    when `path` holds a real ledger, when the spec has no price to simulate with, and for traces of another market.
+    The load is a working day's and spot's outages are drawn from the seed, but for what is `recorded`. `each` is told
+    before every tick how much of the month is over. Raises Refused when `path` holds a real ledger, when the spec has
+    no price to simulate with, and for traces of another market.
     """
     start, end = local_month(wanted, month)
     if path.exists():
@@ -137,7 +145,7 @@ def simulate(
         ledger = open_file(draft, simulated=True, create=True)
         try:
             ledger.hurry()  # a draft that a crash tears is thrown away anyway
-            result = _run(wanted, text, source, ledger, start, end, seed, recorded)
+            result = _run(wanted, text, source, ledger, start, end, seed, recorded, each)
         finally:
             ledger.close()
         draft.replace(path)
@@ -153,16 +161,21 @@ def simulate(
 
 def local_month(wanted: Spec, month: str) -> tuple[datetime, datetime]:
     """The month's start and end in the spec's zone. Raises Refused for a month that is none."""
+    first, following = calendar_month(month)
+    zone = wanted.schedule_over(first, following).zone
+    moments = [datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC) for day in (first, following)]
+    return moments[0], moments[1]
+
+
+def calendar_month(month: str) -> tuple[date, date]:
+    """Its first day and that of the month after it. Raises Refused for a month that is none."""
     try:
         first = date.fromisoformat(f"{month}-01")
         if not 1970 <= first.year <= 2100:
             raise ValueError(month)
     except ValueError:
         raise Refused(f"month {month}: want YYYY-MM, such as 2026-10") from None
-    following = (first + timedelta(days=31)).replace(day=1)
-    zone = wanted.schedule_over(first, following).zone
-    moments = [datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC) for day in (first, following)]
-    return moments[0], moments[1]
+    return first, (first + timedelta(days=31)).replace(day=1)
 
 
 def working_day(wanted: Spec, start: datetime, seed: int) -> Callable[[datetime], int]:
@@ -180,6 +193,7 @@ def _run(
     end: datetime,
     seed: int,
     recorded: Recorded,
+    each: Callable[[timedelta], object],
 ) -> Month:
     clock = VirtualClock(start)
     providers = _providers(wanted, clock, start, end, seed, recorded.traces)
@@ -205,6 +219,7 @@ def _run(
     )
     ticks = 0
     while clock.now() < end:
+        each(clock.now() - start)
         plan = tick(world)
         ticks += 1
         clock.jump(min(_next(world, providers, plan), end))

@@ -1,8 +1,9 @@
 """Several specs lived through the same month, side by side: a schedule, a GPU or spot, compared before it is bought."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import prices, spec
 from orchestrator.ledger.store import open_file
 from orchestrator.reports.month import of_ledger
-from orchestrator.simulation.month import NOTHING, Recorded, local_month, simulate, working_day
+from orchestrator.simulation.month import NOTHING, Recorded, calendar_month, local_month, simulate, working_day
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,16 +31,28 @@ class Lived:
     cost_per_1000_micros: int | None
 
 
-def compare(paths: Sequence[Path], month: str, seed: int, recorded: Recorded = NOTHING) -> tuple[Lived, ...]:
+def compare(
+    paths: Sequence[Path],
+    month: str,
+    seed: int,
+    recorded: Recorded = NOTHING,
+    each: Callable[[timedelta], object] = lambda lived: None,
+) -> tuple[Lived, ...]:
     """Live through the month under each spec, in their order, with the same market and the same load.
 
-    Without a recorded load it is that of the first spec's working day. Raises Refused for a spec or a month that is
-    none.
+    Without a recorded load it is that of the first spec's working day. `each` is told again and again how much time was
+    lived through, under all specs together. Raises Refused for a spec or a month that is none.
     """
     first = spec.load(paths[0])
     if recorded.images is None:
         recorded = replace(recorded, images=working_day(first, local_month(first, month)[0], seed))
-    return tuple(_lived(path, month, seed, recorded) for path in paths)
+    first_day, following = calendar_month(month)
+    whole = following - first_day
+    return tuple(_lived(path, month, seed, recorded, _after(place * whole, each)) for place, path in enumerate(paths))
+
+
+def _after(before: timedelta, each: Callable[[timedelta], object]) -> Callable[[timedelta], object]:
+    return lambda lived: each(before + lived)
 
 
 def to_json(compared: Sequence[Lived]) -> list[dict[str, Any]]:
@@ -79,11 +92,11 @@ def _beside(one: Lived, first: Lived) -> str:
     return f"{round(Fraction(100 * (one.cost_micros - first.cost_micros), first.cost_micros)):+d}%"
 
 
-def _lived(path: Path, month: str, seed: int, recorded: Recorded) -> Lived:
+def _lived(path: Path, month: str, seed: int, recorded: Recorded, each: Callable[[timedelta], object]) -> Lived:
     wanted = spec.load(path)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "month.db"
-        found = simulate(wanted, path.read_text(encoding="utf-8"), str(path), month, file, seed, recorded)
+        found = simulate(wanted, path.read_text(encoding="utf-8"), str(path), month, file, seed, recorded, each)
         ledger = open_file(file)
         try:
             prices.seed(ledger)
