@@ -10,6 +10,7 @@ import pytest
 from orchestrator.ledger import charges, fleet
 from orchestrator.providers.aws.notices import REBALANCE, WARNING
 from orchestrator.spec import parse
+from orchestrator.status import iso, status
 from policies.lifecycle import Status
 from policies.snapshot import Purchase
 from tests.orchestrator import aws_proxy as aws
@@ -61,6 +62,8 @@ def test_a_recommendation_replaces_a_machine_before_it_leaves(day: Day, home: Pa
     assert (old.id, old.rebalance_at, old.reclaim_at) == (machine.id, day.clock.now() - SECOND, None)
     assert (new.purchase, new.offer_id) == (Purchase.SPOT, "aws/us-east-1b/g4dn.xlarge/spot")
     assert machine.id in day.door.inside  # it serves until another one does
+    (deployment,) = status(home, day.ledger, day.clock.now())["deployments"]
+    assert [one["rebalance_at"] for one in deployment["instances"]] == [iso(old.rebalance_at), None]
     until_it_left = [sorted(day.door.inside) for _ in range(4) if day.tick(30)]
     assert until_it_left[-1] == [new.id]
     assert all(until_it_left)

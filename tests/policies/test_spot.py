@@ -116,6 +116,7 @@ MACHINES = st.lists(
         pool=st.sampled_from(["a", "b", "dear", "gone"]),
         requested_at=st.integers(0, 4000).map(lambda ago: NOW - ago * SECOND),
         reclaim_at=st.none() | st.none() | st.integers(-300, 120).map(lambda ahead: NOW + ahead * SECOND),
+        rebalance_at=st.none() | st.integers(-60, 4000).map(lambda ago: NOW - ago * SECOND),
         silent_since=st.none() | st.integers(0, 100).map(lambda ago: NOW - ago * SECOND),
         terminating=st.booleans(),
     ),
@@ -129,7 +130,9 @@ def fleet(drawn: list[dict[str, object]]) -> tuple[Instance, ...]:
         pool = str(one.pop("pool"))
         purchase = STEADY if pool == "dear" else SPOT
         if purchase is STEADY:
-            one["reclaim_at"] = None
+            one["reclaim_at"] = one["rebalance_at"] = None
+        if one["rebalance_at"] is not None and one["status"] is not Status.REQUESTED:
+            one["launched_at"] = NOW - timedelta(hours=2)
         made.append(instance(str(number), one.pop("status"), offer_id=pool, purchase=purchase, **one))  # type: ignore[arg-type]
     return tuple(made)
 
