@@ -32,8 +32,8 @@ from orchestrator.ledger.store import Ledger, open_ledger
 from orchestrator.probes import HttpProbes
 from orchestrator.providers import Listed, Priced, Request
 from orchestrator.providers.simulated import Conditions, Outage, Rented, SimulatedProvider
-from policies.snapshot import Offer, Purchase
-from tests.orchestrator.market_http import TERMS, HttpMarket, Keeper, application
+from policies.snapshot import Offer
+from tests.orchestrator.market_http import TERMS, HttpMarket, Keeper, application, offers
 from tests.orchestrator.tiny import SCRIPT, until
 
 BOOT_SECONDS = 1.0
@@ -47,27 +47,13 @@ OUTAGE_SECONDS = 60.0
 def conditions(seed: int, start: datetime, seconds: float) -> Conditions:
     """Spot and on-demand machines in a few zones; now and then a zone has no spot machines for a while."""
     drawn = random.Random(seed)
-    offers = tuple(
-        Offer(
-            id=f"simulated/zone-{zone}/{purchase}",
-            provider="simulated",
-            zone=f"zone-{zone}",
-            instance_type="one",
-            gpu="RTX 3060",
-            purchase=purchase,
-            price_per_hour_micros=price + 1_000 * zone,
-            currency="CNY",
-        )
-        for zone in range(ZONES)
-        for purchase, price in ((Purchase.ON_DEMAND, 1_800_000), (Purchase.SPOT, 700_000))
-    )
     outages, at = [], start + timedelta(seconds=NOTICE_SECONDS)
     while at < start + timedelta(seconds=seconds):
         at += timedelta(seconds=drawn.uniform(0.5, 1.5) * min(OUTAGE_SECONDS, seconds / 4))
         end = at + timedelta(seconds=drawn.uniform(10.0, 40.0))
         outages.append(Outage(zone=f"zone-{drawn.randrange(ZONES)}", start=at, end=end, notice=len(outages) % 2 == 0))
     return Conditions(
-        offers=offers,
+        offers=offers(ZONES, lambda zone: 1_000 * zone),
         boot_seconds=BOOT_SECONDS,
         notice_seconds=NOTICE_SECONDS,
         listed_after_end_seconds=60.0,

@@ -55,10 +55,9 @@ METER = TypeAdapter(dict[str, int])
 ANYTHING = TypeAdapter(object)
 
 
-def conditions(seed: int, start: datetime) -> Conditions:
-    """A lively market: boots in a third of a second, and something is wrong with it for a third of the time."""
-    drawn = random.Random(seed)
-    offers = tuple(
+def offers(zones: int, above: Callable[[int], int], capacity: int | None = None) -> tuple[Offer, ...]:
+    """Spot and on-demand machines in so many zones, each `above(zone)` micro-units an hour dearer than the cheapest."""
+    return tuple(
         Offer(
             id=f"simulated/zone-{zone}/{purchase}",
             provider="simulated",
@@ -66,13 +65,19 @@ def conditions(seed: int, start: datetime) -> Conditions:
             instance_type="one",
             gpu="RTX 3060",
             purchase=purchase,
-            price_per_hour_micros=price + drawn.randrange(100_000),
+            price_per_hour_micros=price + above(zone),
             currency="CNY",
-            capacity=3,
+            capacity=capacity,
         )
-        for zone in range(ZONES)
+        for zone in range(zones)
         for purchase, price in ((Purchase.ON_DEMAND, 1_800_000), (Purchase.SPOT, 700_000))
     )
+
+
+def conditions(seed: int, start: datetime) -> Conditions:
+    """A lively market: boots in a third of a second, and something is wrong with it for a third of the time."""
+    drawn = random.Random(seed)
+    offered = offers(ZONES, lambda zone: drawn.randrange(100_000), capacity=3)
     outages, moves, troubles, at = [], [], [], start
     while at < start + HORIZON:
         at += timedelta(seconds=drawn.uniform(0.3, 2.0))
@@ -82,13 +87,13 @@ def conditions(seed: int, start: datetime) -> Conditions:
                 outages.append(Outage(zone=zone, start=at, end=end, notice=drawn.random() < 0.5))
             case 1:
                 price = drawn.randrange(500_000, 2_000_000)
-                moves.append(Move(offer_id=drawn.choice(offers).id, at=at, price_per_hour_micros=price))
+                moves.append(Move(offer_id=drawn.choice(offered).id, at=at, price_per_hour_micros=price))
             case _:
                 troubles.append(
                     Trouble(kind=drawn.choice(list(Kind)), start=at, end=end, zone=drawn.choice(("", zone)))
                 )
     return Conditions(
-        offers=offers,
+        offers=offered,
         boot_seconds=0.3,
         listing_delay_seconds=LISTING_DELAY_SECONDS,
         notice_seconds=2.0,

@@ -1,7 +1,6 @@
 """What makes the command line pleasant: examples, completion, 80 columns, no colour where none is wanted, Ctrl-C."""
 
 import os
-import pty
 import re
 import shutil
 import signal
@@ -27,9 +26,9 @@ from orchestrator.ledger.store import open_ledger
 from orchestrator.scheduler import tick
 from orchestrator.simulation.synthetic import spells
 from orchestrator.simulation.traces import save
+from tests.orchestrator.screen import ROOT, plain, screen
 from tests.orchestrator.test_status import ON_DEMAND, opened
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "infra" / "examples"
 #: as somebody has it on the path, beside this interpreter
 HALVE = Path(sys.executable).with_name("halve")
@@ -121,26 +120,6 @@ def test_a_real_bash_completes() -> None:
 # tables
 
 
-def screen(home: Path, arguments: str, **environment: str) -> str:
-    """What a terminal of 80 columns is sent, be it good news (exit code 0) or bad (1)."""
-    ours, theirs = pty.openpty()
-    inherited = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    whole = inherited | {"HALVE_HOME": str(home), "COLUMNS": "80", "TERM": "xterm-256color"} | environment
-    command = [sys.executable, "-m", "orchestrator", *arguments.split()]
-    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=whole, cwd=ROOT)
-    os.close(theirs)
-    said = b""
-    try:
-        while part := os.read(ours, 4096):
-            said += part
-    except OSError:
-        pass  # the other side is closed
-    os.close(ours)
-    assert process.wait(120) in (0, 1), said.decode()
-    assert b"Traceback" not in said, said.decode()
-    return said.decode().replace("\r\n", "\n")
-
-
 @pytest.fixture(scope="module")
 def lived_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with a deployment that serves, a job, prices, and a few minutes of money."""
@@ -182,10 +161,6 @@ TABLES = (
     f"simulate {DAYTIME} --compare --month 2026-10",
     "doctor",
 )
-
-
-def plain(said: str) -> list[str]:
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said).splitlines()
 
 
 @pytest.mark.slow

@@ -2,10 +2,6 @@
 
 import json
 import os
-import pty
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,6 +22,7 @@ from orchestrator.world import World
 from policies.lifecycle import Status
 from policies.plan import Launch
 from tests.orchestrator.bent import Hiding
+from tests.orchestrator.screen import plain, screen
 from tests.orchestrator.test_control import done, halve
 
 START = datetime(2026, 11, 20, 8, tzinfo=UTC)
@@ -200,23 +197,6 @@ def test_the_contracts_keys_are_there_whatever_else_is(home: Path, ledger: Ledge
 # on a terminal
 
 
-def terminal(home: Path, columns: int) -> list[str]:
-    """The lines that a person sees."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "HALVE_HOME": str(home), "COLUMNS": str(columns), "TERM": "xterm"}
-    process = subprocess.Popen([sys.executable, "-m", "orchestrator", "status"], stdout=theirs, env=environment)
-    os.close(theirs)
-    said = b""
-    try:
-        while part := os.read(ours, 4096):
-            said += part
-    except OSError:
-        pass  # the other side is closed
-    os.close(ours)
-    assert process.wait(30) == 0
-    return re.sub(r"\x1b\[[0-9;]*m", "", said.decode()).replace("\r", "").splitlines()
-
-
 def test_it_fits_a_terminal_of_80_columns_and_is_whole_in_a_pipe(home: Path, ledger: Ledger) -> None:
     now = datetime.now(UTC)
     clock = VirtualClock(now - timedelta(seconds=30))
@@ -234,7 +214,7 @@ def test_it_fits_a_terminal_of_80_columns_and_is_whole_in_a_pipe(home: Path, led
         (machine,) = fleet.machines(tx, "ocr")
         fleet.save(tx, replace(machine, status=Status.LOST, missing_since=now))
     backup.keep(backup.place(home), home, now)
-    lines = terminal(home, 80)
+    lines = plain(screen(home, "status"))
     assert max(map(len, lines)) <= 80, lines
     assert lines[1].startswith("  1 tick failed, the last: ")
     assert lines[2].startswith("  ")  # it goes on under its own beginning

@@ -7,13 +7,17 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from orchestrator import machine
 
+#: is told which command is next, and how often it has been by then
+Before = Callable[[str, int], None]
 PAGES = Path(__file__).resolve().parents[2] / "docs"
 #: what depends on the moment: how quickly it came up and went, the day of the month, a bar of progress
 PASSING = re.compile(
@@ -60,10 +64,8 @@ class Session:
         said = said.replace(str(self._folder), ".")
         return [line.rstrip() for line in said.splitlines()]
 
-    def played(self, before: Callable[[str, int], None]) -> Iterator[tuple[str, list[str], list[str]]]:
-        """Each command, what the page says that it prints, and what it prints. `before` is told which one is next, and
-        how often it has been by then.
-        """
+    def _played(self, before: Before) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Each command, what the page says that it prints, and what it prints."""
         times: dict[str, int] = {}
         for block in re.findall(r"^```console\n(.*?)^```", self.text, re.MULTILINE | re.DOTALL):
             for shown in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
@@ -72,15 +74,31 @@ class Session:
                 before(command, times[command])
                 yield command, printed, self.run(command)
 
-    def rewrite(self, before: Callable[[str, int], None]) -> None:
+    def agrees(self, before: Before) -> None:
+        """What is printed now is what the page shows."""
+        for command, shown, printed in self._played(before):
+            assert without_figures(printed) == without_figures(shown), command
+
+    def rewrite(self, before: Before) -> None:
         """Put what was printed now into the page."""
         page, done = self.text, 0  # so far it is rewritten
-        for command, shown, printed in self.played(before):
+        for command, shown, printed in self._played(before):
             old, new = ("".join(f"{line}\n" for line in (f"$ {command}", *lines)) for lines in (shown, printed))
             place = page.index(old, done)
             page = page[:place] + new + page[place + len(old) :]
             done = place + len(new)
         self._page.write_text(page, encoding="utf-8")
+
+
+#: of a page: its session in a folder, which ends with the stack, and what happens between the commands
+Staged = Callable[[ExitStack, Path], tuple[Session, Before]]
+
+
+def rewritten(staged: Staged) -> None:
+    """Play a page's session in a folder of its own, and put what was printed into the page."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        session, before = staged(stack, Path(folder))
+        session.rewrite(before)
 
 
 def without_figures(lines: list[str]) -> list[str]:
