@@ -4,7 +4,8 @@ PYTHON ?= python3
 ACCELERATOR ?= cpu
 # TORCH=0 leaves torch out; its tests then skip with a word
 TORCH ?= 1
-WORKERS ?= auto
+# one more than there are processors: tests of processes wait a good part of their time
+WORKERS ?= $(shell expr $$(nproc) + 1)
 # one environment each: the wheels of cpu and gpu own one module
 VENV := .venv$(if $(filter gpu,$(ACCELERATOR)),-gpu)
 BIN := $(VENV)/bin

@@ -1,6 +1,6 @@
 """A real daemon in a process of its own, with tiny replicas, a quick clock, and a fuse where the test wants one.
 
-python -m tests.orchestrator.driven HOME [--no-wait] [--slow] [--die EFFECT [--signal NUMBER]] [--market URL]
+python -m tests.orchestrator.driven HOME [--no-wait] [--slow] [--die EFFECT [--down] [--signal NUMBER]] [--market URL]
 """
 
 import argparse
@@ -49,13 +49,14 @@ def main() -> None:
     parser.add_argument("--no-wait", action="store_true")
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--die", default="")
+    parser.add_argument("--down", action="store_true")  # not before it is taken down
     parser.add_argument("--signal", type=int, default=signal.SIGKILL)
     parser.add_argument("--market", default="")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
 
     def die(number: int, name: str) -> None:
-        if name == options.die:
+        if name == options.die and not (options.down and is_up(ledger)):
             os.kill(os.getpid(), options.signal)
 
     def open_one(home: Path, clock: SystemClock, ledger: Ledger, row: Deployment) -> Running:
@@ -71,7 +72,8 @@ def main() -> None:
 
     clock = SystemClock() if options.slow else QuickClock()
     try:
-        Daemon(options.home, open_ledger(options.home), clock, open_one).run(wait=not options.no_wait)
+        ledger = open_ledger(options.home)
+        Daemon(options.home, ledger, clock, open_one).run(wait=not options.no_wait)
     except Refused as refusal:
         sys.exit(f"halve: {refusal}")
 
@@ -101,6 +103,12 @@ def put_up(home: Path, kind: str = "local", text: str = "") -> Ledger:
 def take_down(ledger: Ledger) -> None:
     with ledger.write() as tx:
         deployments.take_down(tx, "ocr", datetime.now(UTC))
+
+
+def is_up(ledger: Ledger) -> bool:
+    with ledger.read() as tx:
+        row = deployments.get(tx, "ocr")
+    return row is not None and row.wanted == "up"
 
 
 def machines(ledger: Ledger, *, over: bool = False) -> tuple[Machine, ...]:

@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,14 @@ def lived_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture(scope="module")
+def shown(lived_in: Path) -> Callable[[str], str]:
+    """What a terminal is sent by a command there, which is run once."""
+    return cache(partial(screen, lived_in))
+
+
+#: the fixtures are shared within a worker
+SHOWN = pytest.mark.xdist_group("screens")
 DAYTIME, FLEET = "infra/examples/daytime-ocr.yaml", "infra/examples/spot-fleet.yaml"
 TRACE = "tests/simulation/sample_trace.json"
 TABLES = (
@@ -163,10 +172,11 @@ TABLES = (
 )
 
 
+@SHOWN
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", TABLES, ids=lambda one: " ".join(one.split()[:2]))
-def test_it_fits_80_columns(lived_in: Path, arguments: str) -> None:
-    lines = [line.rpartition("\r")[2].rstrip() for line in plain(screen(lived_in, arguments))]
+def test_it_fits_80_columns(shown: Callable[[str], str], arguments: str) -> None:
+    lines = [line.rpartition("\r")[2].rstrip() for line in plain(shown(arguments))]
     assert any(lines)
     assert [line for line in lines if cell_len(line) > 80] == []
 
@@ -174,18 +184,20 @@ def test_it_fits_80_columns(lived_in: Path, arguments: str) -> None:
 COLOURS = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 
 
+@SHOWN
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", ["status", "why ocr", "report", "gpus"])
-def test_words_and_tables_need_no_colour(lived_in: Path, arguments: str) -> None:
+def test_words_and_tables_need_no_colour(shown: Callable[[str], str], arguments: str) -> None:
     """What stands out is bold: it does so on every background, and for whoever sees no colours."""
-    said = screen(lived_in, arguments)
+    said = shown(arguments)
     assert "\x1b[1m" in said
     assert not COLOURS.search(said)
 
 
+@SHOWN
 @pytest.mark.slow
-def test_no_colour_where_none_is_wanted(tmp_path: Path) -> None:
-    assert COLOURS.search(screen(tmp_path, f"backtest serve {TRACE}"))  # of the bar
+def test_no_colour_where_none_is_wanted(shown: Callable[[str], str], tmp_path: Path) -> None:
+    assert COLOURS.search(shown(f"backtest serve {TRACE}"))  # of the bar
     assert not COLOURS.search(screen(tmp_path, f"backtest serve {TRACE}", NO_COLOR="1"))
 
 
@@ -204,6 +216,7 @@ def test_a_refusal_is_broken_between_words(tmp_path: Path) -> None:
 # what somebody sees who waits
 
 
+@SHOWN
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -215,18 +228,21 @@ def test_a_refusal_is_broken_between_words(tmp_path: Path) -> None:
     ],
     ids=lambda one: " ".join(one.split()[:2]),
 )
-def test_a_bar_says_how_fast_it_goes_and_how_long_it_takes(tmp_path: Path, arguments: str, words: str) -> None:
-    assert re.search(words, "\n".join(plain(screen(tmp_path, arguments))))
+def test_a_bar_says_how_fast_it_goes_and_how_long_it_takes(
+    shown: Callable[[str], str], arguments: str, words: str
+) -> None:
+    assert re.search(words, "\n".join(plain(shown(arguments))))
 
 
 # Ctrl-C
 
 
 MONTH = f"simulate {FLEET} --month 2026-10 --ledger"
+SEEDS = "simulate --seeds 1000"  # the one that has work done by other processes
 LONG = (
     f"{MONTH} october.db",
     f"simulate {FLEET} {DAYTIME} --compare --month 2026-10",
-    "simulate --seeds 1000",
+    SEEDS,
     "backtest job LONG_TRACE --task-hours 48 --deadline-hours 60 --starts 3000",
     "backtest serve LONG_TRACE",
     "bench --seconds 60",
@@ -287,8 +303,13 @@ def long_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("everybody", [True, False], ids=["ctrl-c", "kill"])
-@pytest.mark.parametrize("arguments", LONG, ids=lambda one: " ".join(one.split()[:2]))
+@pytest.mark.parametrize(
+    ("arguments", "everybody"),
+    [
+        *(pytest.param(one, True, id=f"{' '.join(one.split()[:2])}, ctrl-c") for one in LONG),
+        pytest.param(SEEDS, False, id="simulate --seeds, kill"),
+    ],
+)
 def test_an_interruption_leaves_nothing_half_done(
     tmp_path: Path, long_trace: Path, arguments: str, everybody: bool
 ) -> None:
@@ -302,6 +323,7 @@ def test_an_interruption_leaves_nothing_half_done(
     assert [path.name for path in place.iterdir()] == []
 
 
+@SHOWN
 @pytest.mark.slow
 def test_a_page_that_is_interrupted_is_not_half_written(tmp_path: Path, lived_in: Path) -> None:
     """It is written whole, beside its place, and then put there."""

@@ -36,17 +36,14 @@ def test_killed_anywhere_it_leaves_one_replica_one_charge_and_in_the_end_nothing
     with daemon(home, "--die", starting) as first:
         assert first.wait(30) == -signal.SIGKILL
     assert running(home, kind) <= 1
-    with daemon(home) as second:
+    with daemon(home, "--die", ending, "--down") as second:
         until(lambda: ready(ledger))
         assert running(home, kind) == 1
         (machine,) = machines(ledger, over=True)
         (charge,) = booked(ledger)[machine.id]
         assert (charge.started_at, charge.ended_at) == (machine.launched_at, None)
-        second.kill()
-        second.wait()
-    take_down(ledger)
-    with daemon(home, "--die", ending) as third:
-        assert third.wait(30) == -signal.SIGKILL
+        take_down(ledger)
+        assert second.wait(30) == -signal.SIGKILL
     with daemon(home) as last:
         assert last.wait(30) == 0  # it leaves with its last deployment
     (machine,) = machines(ledger, over=True)

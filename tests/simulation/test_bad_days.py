@@ -327,15 +327,19 @@ def forget_whom_the_dead_held(patch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planted:
-    """Which promise the bug breaks, the faults in whose presence it shows, and who must name it."""
+    """Which promise the bug breaks, the faults in whose presence it shows, and who must name it.
+
+    `day` is the seed at which it was last seen to show: the search begins there, so that it is short.
+    """
 
     of: int
     faults: frozenset[Fault]
     named: frozenset[str]
+    day: int
 
 
-def planted(of: int, faults: Collection[Fault], *names: str) -> Planted:
-    return Planted(of=of, faults=frozenset(faults), named=frozenset(names))
+def planted(of: int, faults: Collection[Fault], *names: str, day: int = 1) -> Planted:
+    return Planted(of=of, faults=frozenset(faults), named=frozenset(names), day=day)
 
 
 #: the ten promises, and two beside them: 0, a runaway is bounded; 11, who lost the lease writes nothing.
@@ -360,13 +364,15 @@ OTHERS, MONEY = "others_are_left_alone", "a_hard_budget_holds"
 CALM = {Fault.LOSS}
 BUGS: dict[Callable[[pytest.MonkeyPatch], None], Planted] = {
     forget_the_token: planted(1, {Fault.CRASH, Fault.SILENCE}, "one_token_one_machine"),
-    count_tokens_again: planted(1, {Fault.RESTORE}, METER, "one_token_one_machine", "a_tick_raises_nothing"),
+    count_tokens_again: planted(1, {Fault.RESTORE}, METER, "one_token_one_machine", "a_tick_raises_nothing", day=25),
     forget_what_is_not_in_the_ledger: planted(1, {Fault.RESTORE}, "one_token_one_machine"),
     end_what_the_ledger_does_not_know: planted(1, CALM, OTHERS),
     adopt_what_looks_alike: planted(1, CALM, OTHERS),
     forget_whose_tag_it_is: planted(1, CALM, OTHERS),
     date_the_charge_when_it_was_seen: planted(2, CALM, METER, "charges_cover_the_life"),
-    believe_the_listing_at_once: planted(2, CALM, METER, CHARGED, "the_target_is_reached", "the_loop_comes_to_rest"),
+    believe_the_listing_at_once: planted(
+        2, CALM, METER, CHARGED, "the_target_is_reached", "the_loop_comes_to_rest", day=8
+    ),
     open_no_charge: planted(2, CALM, CHARGED, "what_costs_is_charged"),
     overlook_that_it_has_gone: planted(2, CALM, CHARGED),
     take_a_call_for_its_outcome: planted(2, {Fault.THROTTLING}, CHARGED, "what_is_over_costs_nothing"),
@@ -376,17 +382,19 @@ BUGS: dict[Callable[[pytest.MonkeyPatch], None], Planted] = {
     spend_on: planted(6, CALM, MONEY),
     forget_the_month: planted(6, CALM, MONEY),
     count_the_money_an_hour_late: planted(6, CALM, MONEY),
-    never_forgive: planted(7, {Fault.STILLBORN, Fault.REFUSING, Fault.DROUGHT}, "the_target_is_reached"),
-    take_ones_time: planted(7, CALM, "the_target_is_reached"),
+    never_forgive: planted(7, {Fault.STILLBORN, Fault.REFUSING, Fault.DROUGHT}, "the_target_is_reached", day=8),
+    take_ones_time: planted(7, CALM, "the_target_is_reached", day=8),
     think_again: planted(8, CALM, "a_second_tick_plans_nothing"),
-    end_it_again_and_again: planted(8, {Fault.THROTTLING}, "one_intent_of_a_kind"),
+    end_it_again_and_again: planted(8, {Fault.THROTTLING}, "one_intent_of_a_kind", day=15),
     close_the_charge_early: planted(9, CALM, METER),
-    forget_what_the_bill_knows: planted(9, CALM, METER),
-    let_everybody_write: planted(11, {Fault.TWO}, "one_intent_of_a_kind", "what_is_over_has_nothing_left_to_be_done"),
-    take_an_answer_from_anybody: planted(
-        10, {Fault.CRASH, Fault.TWO}, "every_item_has_one_result", "jobs_count_their_items"
+    forget_what_the_bill_knows: planted(9, CALM, METER, day=7),
+    let_everybody_write: planted(
+        11, {Fault.TWO}, "one_intent_of_a_kind", "what_is_over_has_nothing_left_to_be_done", day=5
     ),
-    forget_whom_the_dead_held: planted(10, {Fault.CRASH}, "every_item_has_one_result"),
+    take_an_answer_from_anybody: planted(
+        10, {Fault.CRASH, Fault.TWO}, "every_item_has_one_result", "jobs_count_their_items", day=7
+    ),
+    forget_whom_the_dead_held: planted(10, {Fault.CRASH}, "every_item_has_one_result", day=7),
     forget_every_refusal: planted(0, {Fault.QUOTA, Fault.STILLBORN}, "a_runaway_is_bounded"),
 }
 
@@ -403,7 +411,7 @@ def test_a_planted_bug_is_caught_and_named(bug: Callable[[pytest.MonkeyPatch], N
     So one that is planted where nothing grows any more, because what it spoils has moved, is not taken for caught.
     """
     about = BUGS[bug]
-    for seed in range(1, SEEDS + 1):
+    for seed in (about.day, *range(1, SEEDS + 1)):
         with pytest.MonkeyPatch.context() as patch:
             bug(patch)
             broken = live(seed, about.faults)[0].violation
