@@ -222,7 +222,7 @@ def test_a_refusal_is_broken_between_words(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (f"simulate {DAYTIME} --compare --month 2026-10", r"simulating 2026-10 .* days/s .*\d:\d\d:\d\d"),
-        ("simulate --seeds 1", r"bad days .* days/s .*\d:\d\d:\d\d"),
+        ("simulate --seeds 1 --faults loss", r"bad days .* days/s .*\d:\d\d:\d\d"),
         (f"backtest job {TRACE} --task-hours 3 --deadline-hours 5", r"replaying .* replays/s"),
         (f"backtest serve {TRACE}", r"replaying .* replays/s .*\d:\d\d:\d\d"),
     ],

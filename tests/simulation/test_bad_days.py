@@ -365,7 +365,7 @@ CALM = {Fault.LOSS}
 BUGS: dict[Callable[[pytest.MonkeyPatch], None], Planted] = {
     forget_the_token: planted(1, {Fault.CRASH, Fault.SILENCE}, "one_token_one_machine"),
     count_tokens_again: planted(1, {Fault.RESTORE}, METER, "one_token_one_machine", "a_tick_raises_nothing", day=25),
-    forget_what_is_not_in_the_ledger: planted(1, {Fault.RESTORE}, "one_token_one_machine"),
+    forget_what_is_not_in_the_ledger: planted(1, {Fault.RESTORE}, "one_token_one_machine", day=2),
     end_what_the_ledger_does_not_know: planted(1, CALM, OTHERS),
     adopt_what_looks_alike: planted(1, CALM, OTHERS),
     forget_whose_tag_it_is: planted(1, CALM, OTHERS),
