@@ -167,8 +167,9 @@ def decoded(answer: Floats, alphabet: Sequence[str], *, logits: bool = False) ->
     if not kept.any():
         return Words("", 0.0)
     text = "".join(alphabet[i] for i in best[kept])
-    likeliest = answer[kept, best[kept]]
-    sure = 1 / np.exp(answer[kept] - likeliest[:, None]).sum(axis=1) if logits else likeliest
+    sure = answer[kept, best[kept]]
+    if logits:  # step by step: each is of thousands of classes, and all of them together would leave the cache
+        sure = np.array([1 / np.exp(answer[i] - answer[i, best[i]]).sum() for i in np.flatnonzero(kept)])
     return Words(text, round(float(sure.mean(dtype=np.float64)), 5))
 
 
