@@ -49,7 +49,9 @@ def test_the_watchdog_comes_first_and_everything_in_its_order() -> None:
     ]
     files = {one["path"]: one["content"] for one in said["write_files"]}
     assert files["/opt/halve/watchdog.py"] == boot.part("watchdog.py")
-    assert json.loads(files["/opt/halve/watchdog.json"])["lease_seconds"] == 1800
+    told = json.loads(files["/opt/halve/watchdog.json"])
+    assert (told["lease_seconds"], told["poll_seconds"]) == (1800, 5)
+    assert told["metadata"] == "http://169.254.169.254"
     assert 'HALVE_WHEEL="s3://wheels/halve/00ff/halve-1-py3-none-any.whl"' in files["/opt/halve/engine.env"]
     assert "--port 7860 --model ppocr --workers 2" in files["/opt/halve/engine.env"]
 

@@ -50,6 +50,20 @@ def test_a_notice_takes_a_machine_out_of_the_door_and_replaces_it_in_one_tick(da
     assert all(one.status is Status.READY for one in ready(day))
 
 
+def test_a_machine_that_ec2_announces_and_does_not_end_is_ended_by_us_five_minutes_later(day: Day) -> None:
+    machine = spot(day)
+    day.cloud.announce(bare(machine.provider_id))
+    day.tick(1)
+    leaves_at = day.machine(machine.id).reclaim_at
+    assert leaves_at is not None
+    while day.clock.now() < leaves_at + timedelta(seconds=285):
+        day.tick(10)
+    assert ("ec2", "TerminateInstances") not in day.cloud.calls
+    day.tick(20)
+    assert day.cloud.calls.count(("ec2", "TerminateInstances")) == 1
+    assert bare(machine.provider_id) not in {one.id for one in day.cloud.alive()}
+
+
 def test_a_recommendation_replaces_a_machine_before_it_leaves(day: Day, home: Path) -> None:
     day.provider = aws.provider(home, day.clock, queue=recommendations())
     first = spot(day)
