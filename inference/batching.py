@@ -162,6 +162,7 @@ class Batcher(Generic[Job, Outcome]):
 
     @property
     def waiting(self) -> int:
+        """Jobs that have not begun and whose caller is still there."""
         return self._online.waiting + self._offline.waiting
 
     @property

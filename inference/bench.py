@@ -209,6 +209,7 @@ def device_name(engine: Engine) -> str:
 
 
 def cpu_name() -> str:
+    """As the system says it; virtual machines hide the exact model."""
     described = Path("/proc/cpuinfo")
     if described.exists():
         for line in described.read_text().splitlines():

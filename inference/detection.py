@@ -118,6 +118,7 @@ class Detector:
 
 
 def to_stride(length: int) -> int:
+    """Pixels rounded to the nearest multiple of STRIDE (half to even, as the reference does), at least one STRIDE."""
     return max(STRIDE, round(length / STRIDE) * STRIDE)
 
 

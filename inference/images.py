@@ -53,6 +53,7 @@ class Header:
 
     @property
     def longest_side(self) -> int:
+        """In pixels: what buckets go by."""
         return max(self.width, self.height)
 
 

@@ -43,10 +43,12 @@ class Metrics:
 
     @property
     def succeeded(self) -> int:
+        """Requests answered 200."""
         return self._requests[200]
 
     @property
     def failed(self) -> int:
+        """Requests answered with anything else, refusals among them."""
         return self._requests.total() - self._requests[200]
 
     def answered(self, status: int, seconds: float, images: int) -> None:

@@ -78,6 +78,7 @@ async def answered(service: Service, request: Request, receive: Receive) -> Resp
 
 
 def refused(refusal: Refusal) -> Response:
+    """The answer that says so: its status, `{"error": reason}`, and Retry-After in seconds where it may come back."""
     retry = refusal.retry_after_seconds
     headers = {"Retry-After": str(retry)} if retry is not None else None
     return Answer({"error": refusal.reason}, status_code=refusal.status, headers=headers)

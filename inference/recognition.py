@@ -61,6 +61,7 @@ class Orienter:
         self._session = session
 
     def upright(self, crops: Sequence[Pixels]) -> list[Pixels]:
+        """The same crops in order, those turned by 180 degrees that the network is surer than FLIP_ABOVE about."""
         turned: list[Pixels] = []
         for start in range(0, len(crops), ROWS):
             some = crops[start : start + ROWS]

@@ -69,6 +69,7 @@ class Service:
 
     @property
     def status(self) -> Status:
+        """Draining counts more than loading: a replica told to end is never ready again."""
         if self._draining:
             return "draining"
         return "ready" if self._batcher else "loading"
@@ -134,6 +135,7 @@ class Service:
         self._draining = True
 
     async def close(self) -> None:
+        """Wait for what is being read."""
         if self._batcher:
             await self._batcher.close()
 

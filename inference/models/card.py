@@ -71,16 +71,20 @@ class Sized(Part):
     fixed: tuple[Annotated[int, Field(ge=32, le=4096)], Annotated[int, Field(ge=32, le=4096)]] | None = None
 
     def sizing(self) -> Sizing:
+        """How large its input is, in pixels."""
         return Sizing(shorter=self.shorter_side, grow_only=self.grow_only, longest=self.longest_side, fixed=self.fixed)
 
 
 class DetectorFile(Normalised, Sized):
+    """An ONNX detector: N x 3 x H x W float32 -> N x 1 x H x W, probabilities. Defaults are PP-OCR's (BoxRule)."""
+
     threshold: Fraction = 0.3
     box_threshold: Fraction = 0.5
     unclip_ratio: Annotated[float, Field(ge=1, le=5)] = 1.6
     dilate: bool = True
 
     def rule(self) -> BoxRule:
+        """How its map becomes boxes."""
         return BoxRule(
             threshold=self.threshold, box_threshold=self.box_threshold, unclip=self.unclip_ratio, dilated=self.dilate
         )
@@ -96,6 +100,7 @@ class DetectorCheckpoint(Part):
     fixed: tuple[Annotated[int, Field(ge=32, le=4096)], Annotated[int, Field(ge=32, le=4096)]] | None = None
 
     def sizing(self) -> Sizing | None:
+        """None where the card says nothing of it."""
         if not (self.shorter_side or self.longest_side or self.fixed):
             return None
         return Sizing(
@@ -108,6 +113,9 @@ class DetectorCheckpoint(Part):
 
 
 class RecogniserFile(Normalised):
+    """An ONNX recogniser: N x 3 x height x W float32 -> N x steps x classes, the blank first: probabilities or
+    `logits`, whose softmax is then computed where it is read. Without a `dictionary` the file's own is taken."""
+
     dictionary: str | None = None
     space: bool = True  # one more class, behind the dictionary's
     height: Annotated[int, Field(ge=16, le=128)] = 48
@@ -116,6 +124,8 @@ class RecogniserFile(Normalised):
 
 
 class Card(Part):
+    """The whole of a model card, checked."""
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
     detector: Literal["ppocr"] | DetectorFile | DetectorCheckpoint = "ppocr"
     recogniser: Literal["ppocr"] | RecogniserFile = "ppocr"

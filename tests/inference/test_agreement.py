@@ -10,7 +10,7 @@ from inference import images, runner
 from inference.engine import Engine
 from tests.inference.agreement import Agreement, compare
 
-LEAST_EQUAL_LINES = 0.99
+LEAST_EQUAL_LINES = 0.999
 LEAST_BOX_F1 = 0.995
 
 
