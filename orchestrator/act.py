@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+from orchestrator.arrivals import Arrival, arrival
 from orchestrator.door import Replica, ServingSet
 from orchestrator.errors import Refused
 from orchestrator.ledger import fleet, intents, offers
@@ -134,19 +135,24 @@ def _words(error: Exception | None) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def publish(world: World, plan: Plan, machines: Iterable[Machine]) -> ServingSet:
-    """Tell the door who serves: ready, not leaving, and only inside the windows.
+def publish(world: World, plan: Plan, machines: Collection[Machine]) -> ServingSet:
+    """Tell the door who serves: ready, not leaving, and only inside the windows; and where nobody does, whether
+    requests are to wait for somebody.
 
     A silent one is left out, unless all are silent: then the prober is more likely to blame, or the load.
     """
     ready = [machine for machine in machines if machine.status is Status.READY]
     serving = [machine for machine in ready if machine.silent_since is None] or ready
+    to_come = Arrival(expected=plan.hours.open)
+    if plan.hours.open and not serving:
+        to_come = arrival(world, plan, machines)
     served = ServingSet(
         deployment=world.deployment,
         open=plan.hours.open,
         opens_at=plan.hours.opens_at,
         reason=plan.hours.reason,
-        starting=plan.hours.open,
+        starting=to_come.expected,
+        again_at=to_come.launch_at,
         replicas=tuple(Replica(id=one.id, url=one.url) for one in serving if one.url and plan.hours.open),
     )
     world.door.publish(served)

@@ -1,11 +1,11 @@
 """What `halve status` shows, as JSON values."""
 
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from orchestrator import owned, spec
+from orchestrator.arrivals import HOUR, left_alone_until, resting_spot, resumes_at
 from orchestrator.budget_words import standing
 from orchestrator.deployment import policy_of
 from orchestrator.door.client import Door
@@ -17,11 +17,8 @@ from orchestrator.ledger.deployments import Deployment
 from orchestrator.ledger.store import Ledger, Transaction
 from orchestrator.spending import spend
 from policies import windows
-from policies.candidates import backed_off_until
 from policies.policy import Policy
 from policies.snapshot import Purchase
-
-HOUR = timedelta(hours=1)
 
 
 def status(home: Path, ledger: Ledger, now: datetime) -> dict[str, Any]:
@@ -112,8 +109,7 @@ def _launches(tx: Transaction, deployment: str, policy: Policy, now: datetime) -
     """The runaway bound, and how much of it is used up; once it is, when the next launch may be."""
     recent = [at for at in fleet.launches_since(tx, deployment, now - HOUR) if at <= now]
     bound = policy.launches_per_hour(windows.bounds(policy.schedule, now).max)
-    resumes_at = recent[len(recent) - bound] + HOUR if len(recent) >= bound else None
-    return {"last_hour": len(recent), "bound": bound, "resumes_at": iso(resumes_at)}
+    return {"last_hour": len(recent), "bound": bound, "resumes_at": iso(resumes_at(recent, policy, now))}
 
 
 def _ends_unseen(tx: Transaction, deployment: str, policy: Policy, now: datetime) -> list[dict[str, Any]]:
@@ -134,31 +130,18 @@ def _month(policy: Policy, now: datetime) -> datetime:
 def _left_alone(tx: Transaction, deployment: str, now: datetime) -> list[dict[str, Any]]:
     """Offers that are not asked for a while, and why; those that may be asked soonest first."""
     words = pools.refusals(tx, deployment)
-    resting = _resting_spot(beliefs.known(tx, deployment).get("placement", {}))
+    resting = resting_spot(beliefs.known(tx, deployment).get("placement", {}))
     found: list[tuple[datetime, dict[str, Any]]] = []
     for offer in offers.known(tx):
         refused = offer.refused_at is not None and offer.id in words
-        if offer.purchase is Purchase.SPOT:
-            until = resting.get(offer.id)
-        else:
-            until = backed_off_until(offer) if refused else None
-        if until is None or until <= now or (offer.refused_at or now) > now:
+        until = left_alone_until(offer, resting, now) if refused or offer.purchase is Purchase.SPOT else None
+        if until is None:
             continue
         lost = offer.lost_at is not None and (offer.refused_at is None or offer.refused_at < offer.lost_at)
         times = f"refused {offer.refusals} time{'s' * (offer.refusals != 1)}"
         why = f"{times}: {words[offer.id]}" if refused and not lost else "it took a machine back"
         found.append((until, {"offer": offer.id, "until": iso(until), "refusals": offer.refusals, "why": why}))
     return [shown for _, shown in sorted(found, key=lambda one: (one[0], one[1]["offer"]))]
-
-
-def _resting_spot(memory: Mapping[str, Any]) -> dict[str, datetime]:
-    """Until when the placement of spot machines leaves which pool alone, as its memory in the ledger says."""
-    known = memory["own"]["pools"] if memory.get("policy") == "hazard" and memory["own"] else ()
-    return {
-        pool: datetime.fromtimestamp(one["retry_at"], UTC)
-        for pool, one in zip(memory.get("pools", ()), known, strict=False)
-        if one["retry_at"] > 0
-    }
 
 
 def iso(at: datetime | None) -> str | None:

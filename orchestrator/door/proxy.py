@@ -14,7 +14,7 @@ from orchestrator.door.connection import Broken, Reply
 from orchestrator.door.limits import Limits
 from orchestrator.door.loads import Counts
 from orchestrator.door.rate_limit import Bucket
-from orchestrator.door.replies import Refusal, absent, closed, reply, too_large, too_often
+from orchestrator.door.replies import Refusal, absent, closed, reply, too_large, too_often, unserved
 from orchestrator.door.roster import Crowded, Roster
 from orchestrator.door.serving import Replica
 from orchestrator.door.upstream import NotSent, Upstream
@@ -133,7 +133,7 @@ class Proxy:
                 if busy and not serving.starting:
                     return self._passed_on(busy, errand)
                 if not (serving.replicas or serving.starting):
-                    return self._refuse(absent("no replica serves now"), errand)
+                    return self._refuse(unserved(serving), errand)
                 try:
                     # Somebody who wants to see a page is a reason to start a replica, too.
                     counted = errand.recognition or errand.page

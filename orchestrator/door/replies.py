@@ -28,16 +28,26 @@ class Refusal:
 
 def closed(serving: ServingSet) -> Refusal:
     """Outside the opening hours."""
-    seconds = CLOSED_SECONDS
-    if serving.opens_at is not None:
-        seconds = max(1, math.ceil((serving.opens_at - datetime.now(UTC)).total_seconds()))
+    seconds = CLOSED_SECONDS if serving.opens_at is None else max(1, _until(serving.opens_at))
     opens_at = serving.opens_at.isoformat().replace("+00:00", "Z") if serving.opens_at else None
     return Refusal(seconds, {"error": "closed", "reason": serving.reason, "opens_at": opens_at})
 
 
-def absent(reason: str) -> Refusal:
+def absent(reason: str, seconds: int = AGAIN_SECONDS) -> Refusal:
     """Open, but nobody is there."""
-    return Refusal(AGAIN_SECONDS, {"error": "unavailable", "reason": reason})
+    return Refusal(seconds, {"error": "unavailable", "reason": reason})
+
+
+def unserved(serving: ServingSet) -> Refusal:
+    """Open, but nobody is there, and nobody is on the way."""
+    reason, at = "no replica serves now", serving.again_at
+    if at is None or (seconds := _until(at)) <= 0:
+        return absent(reason)
+    return absent(f"{reason}, and none can be started before {at.astimezone(UTC):%H:%M:%S} UTC", seconds)
+
+
+def _until(moment: datetime) -> int:
+    return math.ceil((moment - datetime.now(UTC)).total_seconds())
 
 
 def reply(

@@ -40,13 +40,16 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingSet:
-    """Everything the door has to know. `starting`: a replica is on its way, so it is worth waiting for."""
+    """Everything the door has to know. `starting`: where none serves, one may be expected, so requests wait for it;
+    where not, `again_at` is when one may be launched at the earliest, as far as that is known.
+    """
 
     deployment: str
     open: bool
     opens_at: AwareDatetime | None = None
     reason: str = ""
     starting: bool = False
+    again_at: AwareDatetime | None = None
     rate_limit: RateLimit | None = None  # None: as often as they like
     replicas: tuple[Replica, ...] = ()
 

@@ -244,6 +244,21 @@ def test_open_without_a_replica_is_told_at_once(door: Door, url: str) -> None:
     assert int(answer.headers["Retry-After"]) >= 1
 
 
+def test_who_need_not_wait_is_told_when_a_replica_may_be_started(door: Door, url: str) -> None:
+    again_at = datetime.now(UTC) + timedelta(minutes=40)
+    publish(door, serving(starting=True))
+    with ThreadPoolExecutor(1) as clients:
+        held = clients.submit(httpx.post, f"{url}/v1/ocr", content=b"x", timeout=60)
+        eventually(lambda: (door.status() or {})["waiting"] == 1)
+        publish(door, serving(again_at=again_at))
+        for answer in (held.result(), httpx.post(f"{url}/v1/ocr", content=b"x")):
+            assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
+            assert 2300 < int(answer.headers["Retry-After"]) <= 2400
+            assert f"none can be started before {again_at:%H:%M:%S} UTC" in answer.json()["reason"]
+    publish(door, serving(again_at=datetime.now(UTC) - timedelta(minutes=1)))
+    assert int(httpx.get(url).headers["Retry-After"]) == 5, "that moment is over: soon"
+
+
 def test_holds_requests_while_a_replica_starts(door: Door, url: str) -> None:
     publish(door, serving(starting=True))
     with ThreadPoolExecutor(8) as clients, upstream("a") as a:

@@ -1,0 +1,86 @@
+"""Whether a replica may be expected where none serves: what the door keeps requests for, else when to come again."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from orchestrator.door.limits import Limits
+from orchestrator.ledger import beliefs, fleet, intents, offers
+from orchestrator.ledger.fleet import Machine
+from orchestrator.world import World
+from policies import windows
+from policies.candidates import backed_off_until
+from policies.lifecycle import STARTING, Status
+from policies.plan import Plan
+from policies.policy import Policy
+from policies.snapshot import Offer, Purchase
+
+HOUR = timedelta(hours=1)
+#: as long as the door keeps a request
+HOLD = timedelta(seconds=Limits().hold)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """Whether waiting for a replica is worth it; if not, when one may be launched at the earliest (None: not known)."""
+
+    expected: bool
+    launch_at: datetime | None = None
+
+
+def arrival(world: World, plan: Plan, machines: Collection[Machine]) -> Arrival:
+    """What may be expected after this plan, with these machines of the deployment, those of its launches among them."""
+    now = world.clock.now()
+    with world.ledger.read() as tx:
+        under_way = intents.under_way(tx, world.deployment)
+        recent = [at for at in fleet.launches_since(tx, world.deployment, now - HOUR) if at <= now]
+    closing = {intent.instance_id for intent in under_way if intent.kind == "terminate"}
+    if any(one.status in STARTING and one.id not in closing for one in machines):
+        return Arrival(expected=True)
+    # without a launch in the last hour no bound is reached, and nobody has to look up which one holds
+    if recent and (at := resumes_at(recent, world.policy(now), now)):
+        return Arrival(expected=False, launch_at=at)
+    if plan.target.replicas == 0:  # a request is what wakes the first one
+        return Arrival(expected=True)
+    if any(one.status is Status.DRAINING or one.id in closing for one in machines):  # its place is taken by another
+        return Arrival(expected=True)
+    at = _asked_again_at(world, now)
+    if at is not None and at - now <= HOLD:
+        return Arrival(expected=True)
+    return Arrival(expected=False, launch_at=at)
+
+
+def resumes_at(recent: Sequence[datetime], policy: Policy, now: datetime) -> datetime | None:
+    """When the runaway bound lets the next launch through; None: now. `recent`: those of the last hour, by time."""
+    bound = policy.launches_per_hour(windows.bounds(policy.schedule, now).max)
+    return recent[len(recent) - bound] + HOUR if len(recent) >= bound else None
+
+
+def left_alone_until(offer: Offer, resting: Mapping[str, datetime], now: datetime) -> datetime | None:
+    """When an offer may be asked again; None: now. `resting`: the spot pools that rest, by offer."""
+    until = resting.get(offer.id) if offer.purchase is Purchase.SPOT else backed_off_until(offer)
+    # what seems to have been in the future was before the clock was set back: it is not waited for
+    if until is None or until <= now or (offer.refused_at or now) > now:
+        return None
+    return until
+
+
+def resting_spot(memory: Mapping[str, Any]) -> dict[str, datetime]:
+    """Until when the placement of spot machines leaves which pool alone, as its memory in the ledger says."""
+    known = memory["own"]["pools"] if memory.get("policy") == "hazard" and memory["own"] else ()
+    return {
+        pool: datetime.fromtimestamp(one["retry_at"], UTC)
+        for pool, one in zip(memory.get("pools", ()), known, strict=False)
+        if one["retry_at"] > 0
+    }
+
+
+def _asked_again_at(world: World, now: datetime) -> datetime | None:
+    """When the first of the offers that the spec allows may be asked again; None where none is left alone."""
+    policy = world.policy(now)
+    with world.ledger.read() as tx:
+        known = offers.known(tx, list(world.providers))
+        resting = resting_spot(beliefs.known(tx, world.deployment).get("placement", {}))
+    untils = [left_alone_until(one, resting, now) for one in known if policy.allows(one)]
+    return min(filter(None, untils), default=None)
