@@ -2,84 +2,91 @@
 
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from functools import partial
+from typing import Annotated, Literal
 
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from fastapi import Form, HTTPException
+from fastapi.responses import RedirectResponse, Response
 
 from orchestrator import control, holding
 from orchestrator.dashboard import pages
+from orchestrator.dashboard.asked import MOST_NUMBER
 from orchestrator.dashboard.site import Site
+from orchestrator.dashboard.visit import Visit, Visiting
 from orchestrator.errors import Refused
 from orchestrator.jobs import asking
 
 log = logging.getLogger("halve.dashboard")
 
-Form = Mapping[str, str]
-Deed = Callable[[Site, Form], None]
-#: a form is a few words
-MOST_BYTES = 10_000
+STEPS = {"pause": asking.pause, "resume": asking.resume, "cancel": asking.cancel}
+
+Said = Annotated[str, Form()]
 
 
-def override(site: Site, form: Form) -> None:
+async def allowed(visit: Visiting) -> None:
+    """Raises HTTPException where the dashboard only shows."""
+    if not visit.site.settings.actions:
+        raise HTTPException(403, "this dashboard only shows; start it with --allow-actions")
+
+
+async def own_form(visit: Visiting, seal: Said = "") -> None:
+    """Raises HTTPException for a form that is not from a page of this session."""
+    if not visit.site.access.is_own_form(seal, visit.session):
+        raise HTTPException(403, "that form is not from this page: open it again")
+
+
+def override(visit: Visiting, deployment: Said = "", state: Said = "", until: Said = "") -> Response:
     """`halve override`: hold a deployment open or closed, or let go of it."""
-    name, state = form.get("deployment", ""), form.get("state", "")
+    deed = partial(_hold, visit.site, deployment, state, until)
+    return _done(visit, deed, f"override {deployment!r}: {state!r} until {until!r}", pages.now_refusing, "/now")
+
+
+def drain(visit: Visiting, deployment: Said = "", sure: Said = "") -> Response:
+    """`halve down`: it drains beside the page, which shows how far it is."""
+    return _done(
+        visit, partial(_drain, visit.site, deployment, sure), f"down {deployment!r}", pages.now_refusing, "/now"
+    )
+
+
+def job(
+    visit: Visiting,
+    number: Annotated[int, Form(alias="job", ge=1, le=MOST_NUMBER)],
+    do: Annotated[Literal["pause", "resume", "cancel"], Form()],
+) -> Response:
+    """`halve job pause`, `resume`, `cancel`."""
+    deed = partial(STEPS[do], visit.site.ledger, number, visit.site.clock.now())
+    return _done(visit, deed, f"job {number}: {do}", pages.batches_refusing, "/jobs")
+
+
+def _done(
+    visit: Visit, deed: Callable[[], object], words: str, refusing: Callable[[Visit, str], Response], back: str
+) -> Response:
+    """The deed, then back to its page; where it is refused, the page says why."""
+    try:
+        deed()
+    except Refused as refusal:
+        return refusing(visit, str(refusal))
+    log.info("by hand: %s", words)
+    visit.site.changed()
+    return RedirectResponse(back, 303)
+
+
+def _hold(site: Site, name: str, state: str, until: str) -> None:
     if state == "none":
         holding.lift(site.ledger, name, site.clock.now())
         return
     if state not in holding.STATES:
         raise Refused(f"override: {state}: want {' or '.join(holding.STATES)}")
     # a browser's date and time have a T between them
-    holding.hold(site.ledger, name, state, form.get("until", "").strip().replace("T", " "), site.clock.now())
+    holding.hold(site.ledger, name, state, until.strip().replace("T", " "), site.clock.now())
 
 
-def drain(site: Site, form: Form) -> None:
-    """`halve down`: it drains beside the page, which shows how far it is."""
-    name = form.get("deployment", "")
+def _drain(site: Site, name: str, sure: str) -> None:
     control.find(site.ledger, name)
-    if form.get("sure") != name:
+    if sure != name:
         raise Refused(f"drain: type the deployment's name, {name}, to say that you mean it")
     threading.Thread(target=_down, args=(site, name), name=f"down {name}", daemon=True).start()
-
-
-def job(site: Site, form: Form) -> None:
-    """`halve job pause`, `resume`, `cancel`."""
-    steps = {"pause": asking.pause, "resume": asking.resume, "cancel": asking.cancel}
-    step = steps.get(form.get("do", ""))
-    number = form.get("job", "")
-    if step is None or not number.isdigit():
-        raise Refused("job: want its number, and pause, resume or cancel")
-    step(site.ledger, int(number), site.clock.now())
-
-
-def endpoint(deed: Deed, page: Callable[[Request, str | None], Response], back: str) -> "Endpoint":
-    """A form's address: the deed, then back to its page; where it is refused, the page says why."""
-    return partial(_done, deed, page, back)
-
-
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-async def _done(deed: Deed, page: Callable[[Request, str | None], Response], back: str, request: Request) -> Response:
-    site = pages.site_of(request)
-    if not site.settings.actions:
-        return PlainTextResponse("this dashboard only shows; start it with --allow-actions\n", 403)
-    if int(request.headers.get("content-length") or MOST_BYTES + 1) > MOST_BYTES:
-        return PlainTextResponse("that is no form of this dashboard\n", 413)
-    async with request.form(max_files=0, max_fields=20) as sent:
-        form = {name: value for name, value in sent.items() if isinstance(value, str)}
-    session = request.cookies.get(request.app.state.cookie, "")
-    if not site.access.is_own_form(form.get("seal", ""), session):
-        return PlainTextResponse("that form is not from this page: open it again\n", 403)
-    try:
-        await run_in_threadpool(deed, site, form)
-    except Refused as refusal:
-        return await run_in_threadpool(page, request, str(refusal))
-    log.info("%s %s", deed.__name__, {name: value for name, value in form.items() if name != "seal"})
-    site.changed()
-    return RedirectResponse(back, 303)
 
 
 def _down(site: Site, name: str) -> None:

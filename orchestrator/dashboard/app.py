@@ -1,24 +1,25 @@
 """The dashboard as an application: its addresses, who may see them, and what a browser may do with them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated
 
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
+from fastapi import Depends, FastAPI, Form, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
-from orchestrator.dashboard import actions, looks, pages
+from orchestrator.dashboard import actions, asked, looks, pages
+from orchestrator.dashboard import visit as visits
 from orchestrator.dashboard.access import SESSION
 from orchestrator.dashboard.site import Site
-from orchestrator.dashboard.words import LANGUAGES, chosen
+from orchestrator.dashboard.visit import Stranger, Visiting, logged_in
+from orchestrator.dashboard.words import LANGUAGES
 from orchestrator.errors import Refused
 
 #: by these names a browser reaches loopback, through a tunnel too; under any other name somebody else points at us
@@ -36,106 +37,100 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 FOR_EVER = "public, max-age=31536000, immutable"
-#: what is to be seen without a login
-OPEN = ("/login", "/static/", "/healthz")
+#: a form is a few words
+MOST_BYTES, MOST_FIELDS = 10_000, 20
+#: for who has logged in
+PAGES: dict[str, Callable[..., object]] = {
+    "/": pages.home,
+    "/now": pages.now,
+    "/now/fleet": pages.fleet,
+    "/timeline": pages.timeline,
+    "/timeline.json": pages.timeline_json,
+    "/costs": pages.costs,
+    "/costs.json": pages.costs_json,
+    "/prices": pages.prices,
+    "/prices.json": pages.prices_json,
+    "/jobs": pages.batches,
+    "/jobs/list": pages.batch_list,
+    "/why": pages.why,
+    "/why/{deployment}/{tick}": pages.grounds,
+}
+DEEDS: dict[str, Callable[..., object]] = {
+    "/override": actions.override,
+    "/drain": actions.drain,
+    "/job": actions.job,
+}
 
 
-def application(site: Site) -> Starlette:
+def application(site: Site) -> FastAPI:
     """Everything wired. `site` is closed with it."""
 
     @asynccontextmanager
-    async def life(app: Starlette) -> Any:
+    async def life(app: FastAPI) -> AsyncIterator[None]:
         site.warm()
         yield
         site.close()
 
-    app = Starlette(
-        routes=[
-            Route("/", pages.home),
-            Route("/healthz", health),
-            Route("/login", login, methods=["GET"]),
-            Route("/login", log_in, methods=["POST"]),
-            Route("/logout", log_out, methods=["POST"]),
-            Route("/now", pages.now),
-            Route("/now/fleet", pages.fleet),
-            Route("/timeline", pages.timeline),
-            Route("/timeline.json", pages.timeline_json),
-            Route("/costs", pages.costs),
-            Route("/costs.json", pages.costs_json),
-            Route("/prices", pages.prices),
-            Route("/prices.json", pages.prices_json),
-            Route("/jobs", pages.batches),
-            Route("/jobs/list", pages.batch_list),
-            Route("/why", pages.why),
-            Route("/why/{deployment}/{tick:int}", pages.grounds),
-            Route("/override", actions.endpoint(actions.override, pages.now, "/now"), methods=["POST"]),
-            Route("/drain", actions.endpoint(actions.drain, pages.now, "/now"), methods=["POST"]),
-            Route("/job", actions.endpoint(actions.job, pages.batches, "/jobs"), methods=["POST"]),
-            Mount("/static", StaticFiles(directory=looks.STATIC)),
-        ],
+    app = FastAPI(
+        openapi_url=None,  # pages are for people: nobody is told of an interface that may change
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        max_body_size=MOST_BYTES,
+        form_limits={"max_files": 0, "max_fields": MOST_FIELDS},
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
             Middleware(GZipMiddleware, minimum_size=2000),
-            Middleware(BaseHTTPMiddleware, dispatch=_guarded),
+            Middleware(BaseHTTPMiddleware, dispatch=_with_headers),
         ],
-        exception_handlers={Refused: refused},
         lifespan=life,
     )
+    app.add_exception_handler(Stranger, turned_away)
+    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(RequestValidationError, senseless)
+    app.add_exception_handler(HTTPException, told)
     app.state.site = site
     app.state.environment = looks.environment()
-    # a cookie goes to every port of a host: two dashboards must not log each other out
-    app.state.cookie = f"halve_{site.settings.listen.rpartition(':')[2]}"
+    seen = ["GET", "HEAD"]
+    app.add_api_route("/healthz", health, methods=seen)
+    app.add_api_route("/login", login, methods=seen)
+    app.add_api_route("/login", log_in, methods=["POST"])
+    inside = [Depends(logged_in)]
+    app.add_api_route("/logout", log_out, methods=["POST"], dependencies=inside)
+    for path, page in PAGES.items():
+        app.add_api_route(path, page, methods=seen, dependencies=inside)
+    for path, deed in DEEDS.items():
+        sealed = [*inside, Depends(actions.allowed), Depends(actions.own_form)]
+        app.add_api_route(path, deed, methods=["POST"], dependencies=sealed)
+    app.mount("/static", StaticFiles(directory=looks.STATIC))
     return app
 
 
-async def _guarded(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Who has not logged in sees the login page; every answer says what a browser may do with it."""
-    asked = request.query_params.get("lang")
-    request.state.language = chosen(asked, request.cookies.get("lang"), request.headers.get("accept-language", ""))
-    path = request.url.path
-    if path.startswith(OPEN) or _logged_in(request):
-        answer = await go_on(request)
-    elif request.method == "GET" and "html" in request.headers.get("accept", "") and not _is_part(request):
-        answer = RedirectResponse("/login", 303)
-    else:
-        answer = PlainTextResponse("log in first\n", 401)
-    if asked in LANGUAGES:
-        answer.set_cookie("lang", asked, max_age=31_536_000, samesite="strict", httponly=True)
+async def _with_headers(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Every answer says what a browser may do with it; a language that was asked for is kept."""
+    answer = await go_on(request)
+    said = request.query_params.get("lang")
+    if said in LANGUAGES:
+        answer.set_cookie("lang", said, max_age=31_536_000, samesite="strict", httponly=True)
     answer.headers.update(HEADERS)
-    answer.headers["Cache-Control"] = FOR_EVER if path.startswith("/static/") and request.url.query else "no-store"
+    lasting = request.url.path.startswith("/static/") and request.url.query
+    answer.headers["Cache-Control"] = FOR_EVER if lasting else "no-store"
     return answer
 
 
-def _logged_in(request: Request) -> bool:
-    site = pages.site_of(request)
-    return site.access.holds(request.cookies.get(request.app.state.cookie, ""), site.clock.now())
-
-
-def _is_part(request: Request) -> bool:
-    return "hx-request" in request.headers
-
-
-def health(request: Request) -> Response:
+async def health() -> Response:
     return PlainTextResponse("ok\n")
 
 
-def login(request: Request, problem: str | None = None) -> Response:
-    answer = pages.render(request, "login.html", 403 if problem else 200, problem=problem)
-    assert isinstance(answer, HTMLResponse)
-    return answer
+def login(visit: Visiting) -> Response:
+    return visit.render("login.html")
 
 
-async def log_in(request: Request) -> Response:
-    site = pages.site_of(request)
-    if int(request.headers.get("content-length") or actions.MOST_BYTES + 1) > actions.MOST_BYTES:
-        return PlainTextResponse("that is no form of this dashboard\n", 413)
-    async with request.form(max_files=0, max_fields=5) as form:
-        said = form.get("token")
-    if not isinstance(said, str) or not site.access.admits(said):
-        return await run_in_threadpool(login, request, "that is not the token")
+def log_in(visit: Visiting, token: Annotated[str, Form()] = "") -> Response:
+    site = visit.site
+    if not site.access.admits(token):
+        return visit.render("login.html", 403, problem="that is not the token")
     answer = RedirectResponse("/now", 303)
     answer.set_cookie(
-        request.app.state.cookie,
+        site.settings.cookie,
         site.access.session(site.clock.now()),
         max_age=int(SESSION.total_seconds()),
         httponly=True,
@@ -144,12 +139,38 @@ async def log_in(request: Request) -> Response:
     return answer
 
 
-def log_out(request: Request) -> Response:
+async def log_out(visit: Visiting) -> Response:
     answer = RedirectResponse("/login", 303)
-    answer.delete_cookie(request.app.state.cookie, httponly=True, samesite="strict")
+    answer.delete_cookie(visit.site.settings.cookie, httponly=True, samesite="strict")
     return answer
 
 
+async def turned_away(request: Request, stranger: Exception) -> Response:
+    """Who has not logged in sees the login page; a part of a page, or a form, is told so."""
+    page = request.method == "GET" and "html" in request.headers.get("accept", "")
+    if page and "hx-request" not in request.headers:
+        return RedirectResponse("/login", 303)
+    return PlainTextResponse("log in first\n", 401)
+
+
 def refused(request: Request, refusal: Exception) -> Response:
-    """What was asked for cannot be shown: in a page, with the way back."""
-    return pages.render(request, "refused.html", 404, words=str(refusal))
+    """What was asked for is not there."""
+    return _no(request, str(refusal), 404)
+
+
+def senseless(request: Request, error: Exception) -> Response:
+    """What was asked for cannot be meant."""
+    assert isinstance(error, RequestValidationError)
+    return _no(request, asked.wrong(error), 400)
+
+
+async def told(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
+
+
+def _no(request: Request, words: str, status: int) -> Response:
+    """In a page, with the way back; figures are for a script."""
+    if request.url.path.endswith(".json"):
+        return JSONResponse({"error": words}, status)
+    return visits.of(request).render("refused.html", status, words=words)

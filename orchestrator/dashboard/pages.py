@@ -1,59 +1,39 @@
 """The pages: each takes what is asked for, looks, and fills its template."""
 
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
-from jinja2 import Environment
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from orchestrator import decisions
 from orchestrator.dashboard import glance, market
+from orchestrator.dashboard.asked import (
+    PRICES_DAYS,
+    TIMELINE_DAYS,
+    From,
+    Moment,
+    Month,
+    Name,
+    Number,
+    PricesDays,
+    TimelineDays,
+    To,
+)
 from orchestrator.dashboard.costs import shown as month_shown
-from orchestrator.dashboard.site import Site, spec_of
-from orchestrator.dashboard.timeline import LENGTHS, cut
-from orchestrator.dashboard.words import PageWords
+from orchestrator.dashboard.site import spec_of
+from orchestrator.dashboard.timeline import cut
+from orchestrator.dashboard.visit import Visit, Visiting
 from orchestrator.errors import Refused
 from orchestrator.jobs import asking
 from orchestrator.ledger import history, jobs
 from orchestrator.ledger.deployments import Deployment
 from orchestrator.reports import formats
-from orchestrator.reports.frame import is_month
 
-SITE = "site"
 UTC_ZONE = ZoneInfo("UTC")
-#: what the timeline and the prices may be asked for, in days
-RANGES = {"timeline": (1, 7, 30, 90), "prices": (7, 30, 90)}
 #: at most so many are listed
 JOBS, DECISIONS, OFFERS, RANKED = 50, 15, 60, 8
-
-Page = Callable[[Request], Response]
-
-
-def render(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """A template with what every page needs."""
-    site, environment = site_of(request), request.app.state.environment
-    assert isinstance(environment, Environment)
-    session = request.cookies.get(request.app.state.cookie, "")
-    common = {
-        "say": PageWords(request.state.language),
-        "page": template.partition(".")[0],
-        "path": request.url.path,
-        "query": request.url.query,
-        "actions": site.settings.actions,
-        "seal": site.access.form_seal(session) if session else "",
-        "simulated": site.ledger.simulated(),
-        "problem": None,
-    }
-    return HTMLResponse(environment.get_template(template).render(common | values), status)
-
-
-def site_of(request: Request) -> Site:
-    site = request.app.state.site
-    assert isinstance(site, Site)
-    return site
 
 
 def zone_of(row: Deployment | None) -> ZoneInfo:
@@ -64,24 +44,29 @@ def zone_of(row: Deployment | None) -> ZoneInfo:
         return UTC_ZONE
 
 
-def home(request: Request) -> Response:
+async def home() -> Response:
     return RedirectResponse("/now", 303)
 
 
 # now
 
 
-def now(request: Request, problem: str | None = None) -> Response:
-    return render(request, "now.html", 409 if problem else 200, **_now(request), problem=problem)
+def now(visit: Visiting) -> Response:
+    return now_refusing(visit, None)
 
 
-def fleet(request: Request) -> Response:
+def now_refusing(visit: Visit, problem: str | None) -> Response:
+    """The page, after something that was asked of it was refused."""
+    return visit.render("now.html", 409 if problem else 200, **_now(visit), problem=problem)
+
+
+def fleet(visit: Visiting) -> Response:
     """The part of it that moves."""
-    return render(request, "fleet.html", **_now(request))
+    return visit.render("fleet.html", **_now(visit))
 
 
-def _now(request: Request) -> Mapping[str, Any]:
-    site, say = site_of(request), PageWords(request.state.language)
+def _now(visit: Visit) -> Mapping[str, Any]:
+    site, say = visit.site, visit.say
     known = site.standing.get()
     rows = {row.name: row for row in site.deployments()}
     zones = {name: zone_of(row) for name, row in rows.items()}
@@ -96,23 +81,28 @@ def _now(request: Request) -> Mapping[str, Any]:
 # timeline
 
 
-def timeline(request: Request) -> Response:
-    site = site_of(request)
-    row = site.chosen(request.query_params.get("deployment"))
-    zone, days = zone_of(row), _days(request, "timeline")
-    end = _moment(request, "to") or site.now()
-    start = _moment(request, "from") or end - timedelta(days=days)
-    span = end - start
+def timeline(
+    visit: Visiting,
+    deployment: Name = None,
+    days: TimelineDays = TIMELINE_DAYS[0],
+    start: Annotated[Moment | None, From] = None,
+    end: Annotated[Moment | None, To] = None,
+) -> Response:
+    site = visit.site
+    row = site.chosen(deployment)
+    zone = zone_of(row)
+    end = end or site.now()
+    start = start or end - timedelta(days=days)
+    span = _span(start, end)
     with site.ledger.read() as tx:
         lost = () if row is None else history.losses(tx, row.name, start, end, 20)
-    return render(
-        request,
+    return visit.render(
         "timeline.html",
         row=row,
         rows=site.deployments(),
         zone=zone,
         days=days,
-        ranges=RANGES["timeline"],
+        ranges=TIMELINE_DAYS,
         start=start,
         end=end,
         earlier=(start - span, start),
@@ -121,53 +111,52 @@ def timeline(request: Request) -> Response:
     )
 
 
-def timeline_json(request: Request) -> Response:
+def timeline_json(
+    visit: Visiting, start: Annotated[Moment, From], end: Annotated[Moment, To], deployment: Name = None
+) -> Response:
     """The figures of a stretch; 202 and nothing while they are worked out."""
-    site = site_of(request)
-    row = site.chosen(request.query_params.get("deployment"))
-    start, end = _moment(request, "from"), _moment(request, "to")
-    if row is None or start is None or end is None or end <= start:
-        return JSONResponse({"error": "want deployment, from and to"}, 400)
+    site = visit.site
+    row = site.chosen(deployment)
+    _span(start, end)
+    if row is None:
+        raise Refused("there is no deployment yet")
     known = site.timelines.get(row.name, *cut(start, end))
     return JSONResponse(None, 202) if known is None else JSONResponse(known.value.to_json())
+
+
+def _span(start: datetime, end: datetime) -> timedelta:
+    if end <= start:
+        raise Refused("from: want a moment before to")
+    return end - start
 
 
 # costs
 
 
-def costs(request: Request) -> Response:
-    """A month's bill. While it is added up, the page says so and asks again."""
-    site = site_of(request)
-    month = request.query_params.get("month")
-    if month is not None and not is_month(month):
-        raise Refused(f"month {month}: want YYYY-MM, such as 2026-10")
-    known = site.reports.get(month)
-    template = "month.html" if request.query_params.get("part") else "costs.html"
-    if known is None:
-        return render(request, template, asked=month, report=None)
-    return render(request, template, asked=month, **month_shown(known.value, PageWords(request.state.language)))
+def costs(visit: Visiting, month: Month = None, part: bool = False) -> Response:
+    """A month's bill; `part`: without the page around it. While it is added up, it says so and asks again."""
+    known = visit.site.reports.get(month)
+    shown = {"report": None} if known is None else month_shown(known.value, visit.say)
+    return visit.render("month.html" if part else "costs.html", asked=month, **shown)
 
 
-def costs_json(request: Request) -> Response:
+def costs_json(visit: Visiting, month: Month = None) -> Response:
     """What `halve report --json` prints; 202 while it is added up."""
-    site = site_of(request)
-    month = request.query_params.get("month")
-    known = site.reports.get(month)
+    known = visit.site.reports.get(month)
     return JSONResponse(None, 202) if known is None else JSONResponse(formats.to_json(known.value))
 
 
 # prices
 
 
-def prices(request: Request) -> Response:
-    site = site_of(request)
-    row = site.chosen(request.query_params.get("deployment"))
+def prices(visit: Visiting, deployment: Name = None, gpu: Name = None, days: PricesDays = PRICES_DAYS[0]) -> Response:
+    site = visit.site
+    row = site.chosen(deployment)
     wanted = None if row is None else spec_of(row)
     model = "" if wanted is None else wanted.model
-    gpu = request.query_params.get("gpu") or None
+    gpu = gpu or None
     found = market.buys(site.ledger, model, gpu)
-    return render(
-        request,
+    return visit.render(
         "prices.html",
         row=row,
         rows=site.deployments(),
@@ -176,36 +165,43 @@ def prices(request: Request) -> Response:
         gpus=market.gpus(site.ledger),
         buys=found[:OFFERS],
         more=max(0, len(found) - OFFERS),
-        days=_days(request, "prices"),
-        ranges=RANGES["prices"],
+        days=days,
+        ranges=PRICES_DAYS,
         zone=zone_of(row),
     )
 
 
-def prices_json(request: Request) -> Response:
-    site = site_of(request)
-    row = site.chosen(request.query_params.get("deployment"))
+def prices_json(
+    visit: Visiting, deployment: Name = None, gpu: Name = None, days: PricesDays = PRICES_DAYS[0]
+) -> Response:
+    site = visit.site
+    row = site.chosen(deployment)
     model = "" if row is None else spec_of(row).model
     end = site.now()
-    start = end - timedelta(days=_days(request, "prices"))
-    shown = market.buys(site.ledger, model, request.query_params.get("gpu") or None)
+    start = end - timedelta(days=days)
+    shown = market.buys(site.ledger, model, gpu or None)
     return JSONResponse(market.moved(site.ledger, shown, *cut(start, end)))
 
 
 # jobs
 
 
-def batches(request: Request, problem: str | None = None) -> Response:
-    return render(request, "jobs.html", 409 if problem else 200, **_jobs(request), problem=problem)
+def batches(visit: Visiting) -> Response:
+    return batches_refusing(visit, None)
 
 
-def batch_list(request: Request) -> Response:
+def batches_refusing(visit: Visit, problem: str | None) -> Response:
+    """The page, after something that was asked of it was refused."""
+    return visit.render("jobs.html", 409 if problem else 200, **_jobs(visit), problem=problem)
+
+
+def batch_list(visit: Visiting) -> Response:
     """The part of it that moves."""
-    return render(request, "batches.html", **_jobs(request))
+    return visit.render("batches.html", **_jobs(visit))
 
 
-def _jobs(request: Request) -> Mapping[str, Any]:
-    site = site_of(request)
+def _jobs(visit: Visit) -> Mapping[str, Any]:
+    site = visit.site
     at = site.now()
     with site.ledger.read() as tx:
         known = jobs.known(tx)[::-1]
@@ -217,35 +213,20 @@ def _jobs(request: Request) -> Mapping[str, Any]:
 # why
 
 
-def why(request: Request) -> Response:
-    site = site_of(request)
-    row = site.chosen(request.query_params.get("deployment"))
+def why(visit: Visiting, deployment: Name = None) -> Response:
+    site = visit.site
+    row = site.chosen(deployment)
     found = (
         []
         if row is None
         else decisions.newest(site.settings.home, site.ledger, row.name, site.now(), DECISIONS, again=False)
     )
-    return render(request, "why.html", row=row, rows=site.deployments(), zone=zone_of(row), decisions=found)
+    return visit.render("why.html", row=row, rows=site.deployments(), zone=zone_of(row), decisions=found)
 
 
-def grounds(request: Request) -> Response:
+def grounds(visit: Visiting, deployment: str, tick: Number) -> Response:
     """What one decision was taken by."""
-    site = site_of(request)
-    name, tick = request.path_params["deployment"], request.path_params["tick"]
-    row = site.chosen(name)
-    found = decisions.grounds(site.settings.home, site.ledger, name, tick)
-    return render(request, "grounds.html", grounds=found, zone=zone_of(row), most=RANKED)
-
-
-def _days(request: Request, page: str) -> int:
-    said = request.query_params.get("days", "")
-    return int(said) if said in map(str, RANGES[page]) else RANGES[page][0]
-
-
-def _moment(request: Request, name: str) -> datetime | None:
-    """Seconds since 1970, to the minute; None when nothing is said, or nothing that makes sense."""
-    try:
-        seconds = int(float(request.query_params[name]))
-        return datetime.fromtimestamp(seconds - seconds % LENGTHS[0], UTC)
-    except (KeyError, ValueError, OverflowError, OSError):
-        return None
+    site = visit.site
+    row = site.chosen(deployment)
+    found = decisions.grounds(site.settings.home, site.ledger, deployment, tick)
+    return visit.render("grounds.html", grounds=found, zone=zone_of(row), most=RANKED)

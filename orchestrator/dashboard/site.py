@@ -36,6 +36,11 @@ class Settings:
     listen: str = "127.0.0.1:7870"
     actions: bool = False  # whether it may override, drain and pause
 
+    @property
+    def cookie(self) -> str:
+        """A cookie goes to every port of a host: two dashboards must not log each other out."""
+        return f"halve_{self.listen.rpartition(':')[2]}"
+
 
 class Site:
     """One ledger's pages. Nothing but answers that are kept for speed is remembered here."""

@@ -78,8 +78,8 @@ def so_far(whole: Span, now: datetime) -> Span:
 
 
 def is_month(text: str) -> bool:
-    """Whether `text` is a month as a report takes it: YYYY-MM, from 1970 on."""
-    return re.fullmatch(r"(19[7-9][0-9]|[2-9][0-9]{3})-(0[1-9]|1[0-2])", text) is not None
+    """Whether `text` is a month as a report takes it: YYYY-MM, from 1970 to 2199."""
+    return re.fullmatch(r"(19[7-9][0-9]|2[01][0-9]{2})-(0[1-9]|1[0-2])", text) is not None
 
 
 def year_and_month(text: str) -> tuple[int, int]:

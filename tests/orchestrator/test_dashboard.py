@@ -14,7 +14,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from starlette.testclient import TestClient
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+from starlette.routing import Mount
 from typer.testing import CliRunner
 
 from orchestrator.cli import app as commands
@@ -406,16 +409,105 @@ def test_a_job_shows_its_margin(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "word"),
+    ("path", "status", "word"),
     [
-        ("/why?deployment=nobody", "no deployment is called nobody"),
-        ("/costs?month=2026-13", "want YYYY-MM"),
-        ("/timeline?deployment=<script>", "no deployment is called &lt;script&gt;"),
+        ("/why?deployment=nobody", 404, "no deployment is called nobody"),
+        ("/timeline?deployment=<script>", 404, "no deployment is called &lt;script&gt;"),
+        ("/costs?month=2026-13", 400, "month: want YYYY-MM, such as 2026-10"),
+        ("/timeline?days=8", 400, "days: want 1, 7, 30 or 90"),
+        ("/prices?days=<script>", 400, "days: Input should be a valid integer"),
+        ("/timeline?from=now&to=then", 400, "from: want seconds since 1970; to: want seconds since 1970"),
+        ("/timeline?from=2000&to=1000", 404, "from: want a moment before to"),
+        ("/timeline?to=253402300000", 400, "to: want a moment from 1970 to 2199"),
+        ("/why/ocr/99999999999999999999", 400, "tick: Input should be less than or equal to 9223372036854775807"),
+        ("/costs?part=perhaps", 400, "part: Input should be a valid boolean"),
     ],
 )
-def test_what_is_not_there_is_said(desk: Desk, path: str, word: str) -> None:
+def test_what_cannot_be_shown_is_said_in_a_line(desk: Desk, path: str, status: int, word: str) -> None:
     answer = desk.client.get(path)
-    assert answer.status_code == 404 and word in answer.text and "<script>" not in answer.text
+    assert answer.status_code == status and word in answer.text and "<script>" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/timeline.json?deployment=ocr", 400, "from: Field required; to: Field required"),
+        ("/timeline.json?deployment=nobody&from=60&to=120", 404, "no deployment is called nobody"),
+        ("/costs.json?month=october", 400, "month: want YYYY-MM, such as 2026-10"),
+        ("/prices.json?days=-7", 400, "days: want 7, 30 or 90"),
+    ],
+)
+def test_a_script_is_told_so_in_json(desk: Desk, path: str, status: int, words: str) -> None:
+    answer = desk.client.get(path)
+    assert (answer.status_code, answer.json()) == (status, {"error": words})
+
+
+HOSTILE = ("", "0", "-1", "1e400", "nan", "9" * 40, "9999-12", "²", "١", "%00", "<script>", "é", "2026-10", "a" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("name", "paths"),
+    [
+        ("deployment", ["timeline", "timeline.json", "prices", "prices.json", "why"]),
+        ("days", ["timeline", "prices", "prices.json"]),
+        ("from", ["timeline", "timeline.json"]),
+        ("to", ["timeline", "timeline.json"]),
+        ("month", ["costs", "costs.json"]),
+        ("part", ["costs"]),
+        ("gpu", ["prices", "prices.json"]),
+        ("lang", ["now", "jobs"]),
+    ],
+    ids=str,
+)
+def test_no_address_is_a_mistake_of_the_dashboards(desk: Desk, name: str, paths: list[str]) -> None:
+    for path in paths:
+        for value in HOSTILE:
+            answer = desk.client.get(f"/{path}?{name}={value}")
+            assert answer.status_code in (200, 202, 400, 404), (answer.url, answer.text)
+
+
+def test_no_decision_that_is_asked_for_is_a_mistake_of_the_dashboards(desk: Desk) -> None:
+    for value in HOSTILE[1:]:
+        for path in (f"/why/ocr/{value}", f"/why/{value}/1"):
+            assert desk.client.get(path).status_code in (400, 404), path
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{"job": value, "do": "pause"} for value in HOSTILE]
+    + [{"job": "1", "do": value} for value in HOSTILE]
+    + [{"job": "1"}, {"do": "pause"}, {}],
+    ids=str,
+)
+def test_no_form_is_a_mistake_of_the_dashboards(acting: Desk, form: dict[str, str]) -> None:
+    assert acting.client.post("/job", data=form | {"seal": acting.seal()}).status_code in (400, 409)
+    with acting.ledger.read() as tx:
+        found = jobs.get(tx, 1)
+    assert found is not None and found.state == "running"
+
+
+def test_whatever_is_not_meant_for_strangers_asks_for_the_token(desk: Desk) -> None:
+    """Whatever is added: only these four are to be seen without a login, and nothing describes the others."""
+    app = desk.client.app
+    assert isinstance(app, FastAPI)
+    stranger = TestClient(app, base_url=ADDRESS, follow_redirects=False)
+    open_to_all = set()
+    for route in app.routes:
+        assert isinstance(route, APIRoute | Mount)
+        for method in getattr(route, "methods", ["GET"]):
+            path = re.sub("{.*?}", "1", route.path)
+            if stranger.request(method, path).status_code != 401:
+                open_to_all.add((method, path))
+    known = {("GET", "/healthz"), ("HEAD", "/healthz"), ("GET", "/login"), ("HEAD", "/login"), ("POST", "/login")}
+    assert open_to_all == known | {("GET", "/static")}
+    for path in ("/docs", "/redoc", "/openapi.json"):
+        assert desk.client.get(path).status_code == 404
+
+
+def test_who_asks_for_the_head_alone_gets_it(desk: Desk) -> None:
+    for path in ("/healthz", "/login", "/now", "/costs"):
+        answer = desk.client.head(path)
+        assert (answer.status_code, answer.text) == (200, "") and "content-security-policy" in answer.headers
 
 
 @pytest.mark.parametrize(
