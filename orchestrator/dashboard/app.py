@@ -1,6 +1,6 @@
 """The dashboard as an application: its addresses, who may see them, and what a browser may do with them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -8,18 +8,18 @@ from fastapi import Depends, FastAPI, Form, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.dashboard import actions, asked, looks, pages
 from orchestrator.dashboard import visit as visits
 from orchestrator.dashboard.access import SESSION
 from orchestrator.dashboard.site import Site
 from orchestrator.dashboard.visit import Stranger, Visiting, logged_in
-from orchestrator.dashboard.words import LANGUAGES
 from orchestrator.errors import Refused
 
 #: by these names a browser reaches loopback, through a tunnel too; under any other name somebody else points at us
@@ -79,7 +79,7 @@ def application(site: Site) -> FastAPI:
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
             Middleware(GZipMiddleware, minimum_size=2000),
-            Middleware(BaseHTTPMiddleware, dispatch=_with_headers),
+            Middleware(Headed),
         ],
         lifespan=life,
     )
@@ -104,16 +104,22 @@ def application(site: Site) -> FastAPI:
     return app
 
 
-async def _with_headers(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Every answer says what a browser may do with it; a language that was asked for is kept."""
-    answer = await go_on(request)
-    said = request.query_params.get("lang")
-    if said in LANGUAGES:
-        answer.set_cookie("lang", said, max_age=31_536_000, samesite="strict", httponly=True)
-    answer.headers.update(HEADERS)
-    lasting = request.url.path.startswith("/static/") and request.url.query
-    answer.headers["Cache-Control"] = FOR_EVER if lasting else "no-store"
-    return answer
+class Headed:
+    """Every answer says what a browser may do with it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                lasting = scope["path"].startswith("/static/") and scope["query_string"]
+                headers["Cache-Control"] = FOR_EVER if lasting else "no-store"
+            await send(message)
+
+        await self._app(scope, receive, sent)
 
 
 async def health() -> Response:
@@ -149,7 +155,9 @@ async def turned_away(request: Request, stranger: Exception) -> Response:
     """Who has not logged in sees the login page; a part of a page, or a form, is told so."""
     page = request.method == "GET" and "html" in request.headers.get("accept", "")
     if page and "hx-request" not in request.headers:
-        return RedirectResponse("/login", 303)
+        answer = RedirectResponse("/login", 303)
+        visits.of(request).keep_language(answer)
+        return answer
     return PlainTextResponse("log in first\n", 401)
 
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment
 
 from orchestrator.dashboard.site import Site
-from orchestrator.dashboard.words import PageWords, chosen
+from orchestrator.dashboard.words import LANGUAGES, PageWords, chosen
 
 
 class Stranger(Exception):
@@ -23,6 +23,7 @@ class Visit:
     environment: Environment
     session: str  # the cookie, empty without one
     language: str
+    asked_language: str | None  # by the address; it is kept
     path: str
     query: str
 
@@ -42,7 +43,14 @@ class Visit:
             "simulated": self.site.ledger.simulated(),
             "problem": None,
         }
-        return HTMLResponse(self.environment.get_template(template).render(common | values), status)
+        answer = HTMLResponse(self.environment.get_template(template).render(common | values), status)
+        self.keep_language(answer)
+        return answer
+
+    def keep_language(self, answer: Response) -> None:
+        """Have the next page in the language that was asked for."""
+        if self.asked_language in LANGUAGES:
+            answer.set_cookie("lang", self.asked_language, max_age=31_536_000, samesite="strict", httponly=True)
 
 
 def of(request: Request) -> Visit:
@@ -54,6 +62,7 @@ def of(request: Request) -> Visit:
         site=site,
         environment=environment,
         session=cookies.get(site.settings.cookie, ""),
+        asked_language=asked,
         language=chosen(asked, cookies.get("lang"), request.headers.get("accept-language", "")),
         path=request.url.path,
         query=request.url.query,

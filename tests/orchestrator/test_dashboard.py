@@ -39,6 +39,7 @@ from tests.orchestrator.tiny import until
 
 PAGES = ("/now", "/timeline", "/timeline?days=90", "/costs", "/prices", "/prices?gpu=T4&days=90", "/jobs", "/why")
 PARTS = ("/now/fleet", "/jobs/list", "/costs?part=1")
+FORM = "application/x-www-form-urlencoded"
 ADDRESS = "http://127.0.0.1:7870"
 
 
@@ -173,6 +174,15 @@ def test_every_page_opens_in_both_languages(desk: Desk, path: str, language: str
     if not path.startswith(PARTS):
         assert f'<html lang="{"zh-CN" if language == "zh" else "en"}">' in shown
         assert ("时间线" in shown) == (language == "zh")
+
+
+def test_a_language_that_was_asked_for_is_kept(desk: Desk) -> None:
+    assert '<html lang="zh-CN">' in desk.client.get("/now?lang=zh").text
+    assert '<html lang="zh-CN">' in desk.client.get("/jobs").text
+    assert '<html lang="zh-CN">' in desk.client.get("/jobs?lang=xx").text, "there is no such language"
+    assert '<html lang="en">' in desk.client.get("/jobs?lang=en").text
+    stranger = TestClient(desk.client.app, base_url=ADDRESS)
+    assert '<html lang="zh-CN">' in stranger.get("/costs?lang=zh", headers={"accept": "text/html"}).text
 
 
 def test_all_that_it_says_is_said_in_chinese() -> None:
@@ -589,7 +599,11 @@ def test_a_job_is_paused_and_goes_on(acting: Desk) -> None:
 
 def test_a_large_form_is_not_read(acting: Desk) -> None:
     for path in ("/override", "/login"):
-        assert acting.client.post(path, data={"token": "x" * 20_000}).status_code == 413
+        for body in (b"token=" + b"x" * 20_000, iter([b"token=", b"x" * 20_000])):  # the second says no length
+            assert acting.client.post(path, content=body, headers={"content-type": FORM}).status_code == 413
+    many = acting.client.post("/login", content="&".join(f"a{n}=" for n in range(50)), headers={"content-type": FORM})
+    file = acting.client.post("/login", files={"token": b"x"})
+    assert (many.status_code, file.status_code) == (400, 400)
 
 
 # answers that are kept

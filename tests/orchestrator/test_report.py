@@ -232,7 +232,9 @@ def test_an_empty_month_says_so(rows: Rows) -> None:
     assert "no data: nothing ran in 2026-10" in text(report)
 
 
-@pytest.mark.parametrize("wrong", ["2026-13", "2026-1", "october", "2026-10-01", "0001-01", "2200-01", "9999-12", "9999-12x"])
+@pytest.mark.parametrize(
+    "wrong", ["2026-13", "2026-1", "october", "2026-10-01", "0001-01", "2200-01", "9999-12", "9999-12x"]
+)
 def test_a_month_that_is_none(rows: Rows, wrong: str) -> None:
     with pytest.raises(Refused, match="want YYYY-MM"):
         of_ledger(rows.ledger, wrong, AFTER)
