@@ -70,20 +70,25 @@ def overdue(
     return status in STARTING and now - started_at >= timedelta(seconds=disruption.start_seconds)
 
 
-def at_risk(staying: Sequence[Instance], now: datetime) -> dict[str, str]:
+def at_risk(staying: Sequence[Instance], target: int, now: datetime) -> dict[str, str]:
     """Ready spot machines that are better replaced, by id, and why: their provider recommends to leave them.
 
-    Of several in a pool none is, unless all are to be left: a pool that is left for one is left for all of them.
+    Of several in a pool none is, unless all are to be left: a pool that is left for one is left for all of them. And
+    none where enough others served before it was said: their loss would leave no gap.
     """
     kept = {one.offer_id for one in staying if not _recommended(one, now)}
-    return {
-        one.id: RECOMMENDED
+    found = {
+        one.id: one.rebalance_at or now
         for one in staying
         if one.status is Status.READY
         and one.purchase is Purchase.SPOT
         and one.offer_id not in kept
         and now - (one.launched_at or one.requested_at) >= SETTLED
     }
+    said_at = min(found.values(), default=now)
+    others = (one for one in staying if one.status is Status.READY and one.id not in found)
+    enough = sum(one.requested_at < said_at for one in others) >= target
+    return {} if enough else dict.fromkeys(found, RECOMMENDED)
 
 
 def _recommended(instance: Instance, now: datetime) -> bool:

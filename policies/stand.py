@@ -83,12 +83,14 @@ def risk_left(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
     """Where machines are to be left by their provider's word: they count as outdated, and as many may be launched as
     are missing beside them, and those that replace them.
 
-    Without surge nobody is: two minutes' notice cost less than a gap.
+    Without surge nobody is: two minutes' notice cost less than a gap. With a guard a whole pool may be lost anyway.
     """
-    risky = disruption.at_risk(stand.current, snapshot.now) if policy.surge and stand.bounds.open else {}
+    target = stand.target.replicas
+    followed = policy.surge > 0 and not policy.guard and stand.bounds.open
+    risky = disruption.at_risk(stand.current, target, snapshot.now) if followed else {}
     if not risky:
         return stand
-    room = max(0, stand.target.replicas + policy.surge - len(stand.staying))
+    room = max(0, target + policy.surge - len(stand.staying))
     return replace(stand, outdated={**stand.outdated, **risky}, room=min(stand.room, room))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from policies.decide import Policy, decide
 from policies.disruption import RECOMMENDED_FOR, SETTLED
-from policies.lifecycle import LIVE, OVER, Status
+from policies.lifecycle import LIVE, Status
 from policies.placement import POLICIES
 from policies.plan import Launch
 from policies.snapshot import Instance, JobState, Offer, Purchase, Snapshot
@@ -46,7 +46,7 @@ def told(seen: Snapshot, *names: str, at: timedelta = timedelta(0)) -> Snapshot:
 def settled(asked: Policy, *machines: Instance, **more: object) -> Snapshot:
     """A world with these machines in which nothing is left to be done."""
     seen, quiet = snapshot(*machines, **{"offers": EVERYWHERE, **more}), 0
-    for step in range(60):
+    for step in range(150):
         plan = decide(seen, asked)
         quiet = 0 if plan.actions else quiet + 1
         seen = replace(obeyed(seen, plan, -step), memory=remembered(seen, plan.memory))
@@ -197,24 +197,44 @@ def test_a_batch_under_a_deadline_is_not_disturbed() -> None:
     assert decide(told(seen, "1"), asked) == decide(seen, asked)
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from("ab"), st.booleans(), st.integers(0, 4)), min_size=1, max_size=5),
-    st.integers(1, 3),
-    st.integers(1, 2),
-    st.sampled_from(["hazard", "hazard", "spothedge", "round-robin"]),
-)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_whoever_is_recommended_each_is_replaced_at_most_once(
-    drawn: list[tuple[str, bool, int]], surge: int, spare: int, name: str
+@pytest.mark.parametrize("offers", [(A, B, DEAR), (A, B, C, DEAR)], ids=["two pools", "three"])
+@pytest.mark.parametrize("need, spare", [(1, 0), (2, 0), (3, 3)])
+@pytest.mark.parametrize("kind", ["plain", "careful", "guarded"])
+def test_of_a_whole_pool_each_is_replaced_at_most_once(
+    kind: str, need: int, spare: int, offers: tuple[Offer, ...]
 ) -> None:
+    """Whatever a deployment at rest holds: no more launches than recommendations, and none on demand."""
+    asked = spot(need, need + spare, availability=0.9999 if kind == "careful" else 0.99, guard=kind == "guarded")
+    seen = settled(asked, *(serving(str(number)) for number in range(need)), offers=offers)
+    seen = replace(seen, instances=tuple(replace(one, launched_at=LONG_AGO) for one in seen.instances))
+    for pool in {one.offer_id for one in seen.instances if one.purchase is Purchase.SPOT}:
+        names = [one.id for one in seen.instances if one.offer_id == pool]
+        _, done = lived(told(seen, *names), asked, 90)
+        launches = [one for one in short(done) if one.startswith("launch")]
+        assert len(launches) <= len(names)
+        assert "launch dear" not in launches
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), min_size=1, max_size=4), st.integers(1, 2))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whoever_is_recommended_each_is_replaced_at_most_once(drawn: list[tuple[str, bool]], surge: int) -> None:
     """Beside a world in which nobody is, at most as many launches more as there are recommendations."""
-    asked = spot(len(drawn), len(drawn) + spare, surge=surge, placing=name)
-    machines = [serving(str(number), of) for number, (of, _, _) in enumerate(drawn)]
-    seen = snapshot(*machines, offers=(A, B, C, DEAR))
-    _, calm = lived(seen, asked)
-    names = [str(number) for number, (_, recommended, _) in enumerate(drawn) if recommended]
-    after, done = lived(told(seen, *names), asked)
+    asked = spot(len(drawn), len(drawn) + 2, surge=surge)
+    seen = snapshot(*(serving(str(number), of) for number, (of, _) in enumerate(drawn)), offers=(A, B, C, DEAR))
+    _, calm = lived(seen, asked, 90)
+    names = [str(number) for number, (_, recommended) in enumerate(drawn) if recommended]
+    _, done = lived(told(seen, *names), asked, 90)
     launches = [one for one in short(done) if one.startswith("launch")]
     expected = [one for one in short(calm) if one.startswith("launch")]
     assert len(launches) <= len(expected) + len(names)
-    assert not [one for one in after.instances if one.status not in (*LIVE, *OVER)]
+
+
+@pytest.mark.parametrize("why", ["a guard", "a spare elsewhere"])
+def test_where_its_loss_leaves_no_gap_nothing_is_done(why: str) -> None:
+    more = {"guard": True} if why == "a guard" else {"availability": 0.9999}
+    asked = spot(1, **more)
+    seen = settled(asked, serving("1"), offers=(A, B, C, DEAR))
+    old = tuple(replace(one, launched_at=LONG_AGO) for one in seen.instances)
+    assert {one.offer_id for one in old} == {"a", "b"}
+    for one in old:
+        assert lived(told(replace(seen, instances=old), one.id), asked)[1] == []
