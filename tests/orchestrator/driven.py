@@ -26,7 +26,6 @@ from orchestrator.ledger.store import Ledger, open_ledger
 from orchestrator.providers.local import LocalProvider
 from orchestrator.simulation.fuse import Fuse, fused
 from policies.lifecycle import Status
-from tests.orchestrator.market_http import HttpMarket
 from tests.orchestrator.tiny import replicas, tiny
 
 SPECS = {
@@ -65,6 +64,8 @@ def main() -> None:
             provider = LocalProvider(home, clock, local_offer(running.spec), tiny())
             running.world = replace(running.world, providers={"local": provider})
         if options.market:
+            from tests.orchestrator.market_http import HttpMarket  # which most need not load
+
             rented = HttpMarket(options.market)
             running.world = replace(running.world, providers={"simulated": rented}, probes=rented)
         running.world = fused(running.world, Fuse(die))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.providers.local import REPLICA, Command, LocalProvider
@@ -89,6 +88,8 @@ def end_all(home: Path) -> None:
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Path]:
     """A file system that is soon full. Needs root."""
+    import pytest  # not by the processes that tests start
+
     path.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "halve-test", str(path)], capture_output=True, check=False
