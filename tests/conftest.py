@@ -2,6 +2,12 @@
 
 import signal
 
+from hypothesis import settings
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # run in the background of a shell, which has what it starts ignore it; what tests start would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# how long an example takes is the machine's business: hypothesis' own limit of 200 ms fails on a busy one
+settings.register_profile("halve", deadline=None)
+settings.load_profile("halve")
