@@ -60,7 +60,7 @@ def prepared(file: tuple[str, str]) -> bytes:
     """One of the files above as it is run: subnormal weights written as zero, then channels that nobody reads cut, and
     the recogniser's softmax over its 18,710 classes, which `recognition.decoded` computes where a character is.
 
-    Answers differ from the file's by 2e-6 at most (measured): sums are added up in another order.
+    Probabilities differ from the file's by 5e-6 at most on pages (measured): sums are added up in another order.
     Raises weights.WeightsError.
     """
     flushed = weights.flushed(weights.read(PACKAGE, *file))

@@ -7,6 +7,7 @@ network's arithmetic, as ONNX Runtime carries it out, took no time.
 """
 
 import argparse
+import resource
 import statistics
 import sys
 import time
@@ -35,18 +36,20 @@ BOUNDS = {"convolutions and matrix products": PRODUCTS, "those and GELUs": (*PRO
 
 @dataclass(slots=True)
 class Spent:
-    """Processor seconds by part, of the rounds so far."""
+    """Processor seconds by part, and pages of memory taken from the system, of the rounds so far."""
 
     parts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     whole: float = 0.0
+    faults: int = 0
 
     @contextmanager
     def counting(self, part: str | None = None) -> Iterator[None]:
-        started = time.process_time()
+        started, faults = time.process_time(), _faults()
         yield
         seconds = time.process_time() - started
         if part is None:
             self.whole += seconds
+            self.faults += _faults() - faults
         else:
             self.parts[part] += seconds
 
@@ -102,6 +105,7 @@ def _print_parts(contestants: dict[str, Spent], rounds: int) -> None:
             row += f"{seconds / rounds:10.2f} {seconds / spent.whole:6.1%} "
         print(row)
     print(f"{'all':20}" + "".join(f"{spent.whole / rounds:10.2f}        " for spent in contestants.values()))
+    print(f"{'page faults':20}" + "".join(f"{spent.faults / rounds:10,.0f}        " for spent in contestants.values()))
 
 
 def _shares(network: str, runtime: "_Watched") -> dict[str, float]:
@@ -178,6 +182,10 @@ class _WatchedSession:
 
     def run(self, batch: Floats) -> Floats:
         return self._runtime.run(self._session, self._network, batch)
+
+
+def _faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _listed(ratios: Sequence[float]) -> str:
