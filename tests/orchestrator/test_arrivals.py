@@ -7,9 +7,11 @@ import pytest
 
 from orchestrator.providers import NoCapacity
 from orchestrator.providers.simulated import Outage
+from policies.snapshot import Purchase
 from tests.orchestrator.bent import Dark
 from tests.orchestrator.scene import NOW, QUICK, SPOT, Scene, always, offer
 
+OWNED = Purchase.OWNED
 FULL = [NoCapacity("none left")]
 
 
@@ -94,6 +96,23 @@ def test_the_one_place_is_waited_for_while_another_leaves_it(home: Path) -> None
     scene.clock.sleep(1)
     scene.tick()
     assert not scene.live() and told(scene) == (True, None)
+
+
+@pytest.mark.parametrize("lived", [40, 120])
+def test_the_successor_of_one_that_died_is_waited_for_at_every_moment(home: Path, lived: int) -> None:
+    """One that died young counts as a refusal, so its offer is left alone for ten seconds first."""
+    scene = Scene(home, offers=(offer(1, OWNED, capacity=1),))
+    scene.run(lived, 1)
+    (engine,) = scene.ready()
+    scene.market.crash(engine.token)
+    seen: list[bool] = []
+
+    def look() -> None:
+        if not scene.door.inside:
+            seen.append(told(scene)[0])
+
+    scene.run(60, 1, look)
+    assert scene.door.inside and len(seen) >= 20 and all(seen)
 
 
 def test_a_provider_that_is_away_is_not_waited_for(home: Path) -> None:

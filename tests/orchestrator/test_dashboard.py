@@ -263,6 +263,15 @@ def test_the_month_is_the_months_report_to_the_micro_unit(desk: Desk, monkeypatc
     assert all(words.lstrip("+") == money(micros) for micros, words in page.steps)
 
 
+def test_the_budget_stands_beside_the_months_bill(desk: Desk) -> None:
+    shown = desk.page("/costs")
+    (spent, limit), *others = re.findall(r'data-spent-micros="(\d+)" data-limit-micros="(\d+)"', shown)
+    total = desk.client.get("/costs.json").json()["total_micros"]
+    assert (int(limit), others) == (400_000_000, [])
+    assert total - 1_000_000 < int(spent) <= total, "what runs goes on costing between two looks"
+    assert re.search(r"\d+% of ocr&#39;s 400\.00 USD", shown), "in words, too"
+
+
 def test_the_timeline_is_what_was(desk: Desk) -> None:
     now = datetime.now(UTC)
     noon = (now - timedelta(days=3)).replace(hour=10, minute=0, second=0, microsecond=0)
@@ -415,7 +424,11 @@ def test_why_on_the_command_line_leaves_out_what_did_nothing(desk: Desk, monkeyp
 
 def test_a_job_shows_its_margin(desk: Desk) -> None:
     shown = desk.page("/jobs")
-    assert "700 of 1,200 images" in shown and "1.84" in shown and "Safety margin".lower() in shown.lower()
+    assert "700 of 1,200 images" in shown
+    figures = dict(re.findall(r"<dt>(.*?)</dt><dd[^>]*>\s*([^<]*)", shown))
+    assert figures["cost so far"] == "1.84"
+    assert float(figures["cost to go"]) > 0 and re.fullmatch(r"\d+[hm] \d+[ms]", figures["safety margin"])
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d", figures["deadline"]) and figures["time left"]
 
 
 @pytest.mark.parametrize(
