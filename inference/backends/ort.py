@@ -19,7 +19,7 @@ __all__ = ["CHANNELS_AT_ONCE", "CPU", "CUDA", "NoAccelerator", "OrtRuntime", "Or
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 #: of a 1x1 convolution's input, added up before its output is written; the default of 128 writes the output of PP-OCR's
-#: wide layers up to five times, which costs the detector 2-4 % (measured on Zen 5) and nothing else anything
+#: wide layers up to six times, which costs the detector 2-4 % (measured on Zen 5) and nothing else anything
 CHANNELS_AT_ONCE = "mlas.nchwc_pointwise_conv_max_input_channel_batch"
 Providers = list[tuple[str, dict[str, str]]]
 
