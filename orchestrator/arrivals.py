@@ -1,4 +1,7 @@
-"""Whether a replica may be expected where none serves: what the door keeps requests for, else when to come again."""
+"""Whether a replica may be expected where none serves: what the door keeps requests for, else when to come again.
+
+A decision was taken a little before: what kept it from a launch, and has ended since, does so no more at the next one.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,13 +37,13 @@ def arrival(world: World, plan: Plan, machines: Collection[Machine]) -> Arrival:
     now = world.clock.now()
     with world.ledger.read() as tx:
         under_way = intents.under_way(tx, world.deployment)
-        recent = [at for at in fleet.launches_since(tx, world.deployment, now - HOUR) if at <= now]
+        recent = [at for at in fleet.launches_since(tx, world.deployment, now - HOUR - HOLD) if at <= now]
     closing = {intent.instance_id for intent in under_way if intent.kind == "terminate"}
     if any(one.status in STARTING and one.id not in closing for one in machines):
         return Arrival(expected=True)
     # without a launch in the last hour no bound is reached, and nobody has to look up which one holds
     if recent and (at := resumes_at(recent, world.policy(now), now)):
-        return Arrival(expected=False, launch_at=at)
+        return Arrival(expected=True) if at <= now else Arrival(expected=False, launch_at=at)
     if plan.target.replicas == 0:  # a request is what wakes the first one
         return Arrival(expected=True)
     if any(one.status is Status.DRAINING or one.id in closing for one in machines):  # its place is taken by another
@@ -52,18 +55,18 @@ def arrival(world: World, plan: Plan, machines: Collection[Machine]) -> Arrival:
 
 
 def resumes_at(recent: Sequence[datetime], policy: Policy, now: datetime) -> datetime | None:
-    """When the runaway bound lets the next launch through; None: now. `recent`: those of the last hour, by time."""
+    """When the runaway bound lets the next launch through after as many as there are in `recent` (by time); None: it
+    does already.
+    """
     bound = policy.launches_per_hour(windows.bounds(policy.schedule, now).max)
     return recent[len(recent) - bound] + HOUR if len(recent) >= bound else None
 
 
 def left_alone_until(offer: Offer, resting: Mapping[str, datetime], now: datetime) -> datetime | None:
-    """When an offer may be asked again; None: now. `resting`: the spot pools that rest, by offer."""
-    until = resting.get(offer.id) if offer.purchase is Purchase.SPOT else backed_off_until(offer)
-    # what seems to have been in the future was before the clock was set back: it is not waited for
-    if until is None or until <= now or (offer.refused_at or now) > now:
+    """Until when an offer is, or was, left alone; None: it is not. `resting`: the spot pools that rest, by offer."""
+    if (offer.refused_at or now) > now:  # that was before the clock was set back: it is not waited for
         return None
-    return until
+    return resting.get(offer.id) if offer.purchase is Purchase.SPOT else backed_off_until(offer)
 
 
 def resting_spot(memory: Mapping[str, Any]) -> dict[str, datetime]:
@@ -77,10 +80,12 @@ def resting_spot(memory: Mapping[str, Any]) -> dict[str, datetime]:
 
 
 def _asked_again_at(world: World, now: datetime) -> datetime | None:
-    """When the first of the offers that the spec allows may be asked again; None where none is left alone."""
+    """When the first of the offers that the spec allows may, or a moment ago might, be asked again; None: none has been
+    left alone lately.
+    """
     policy = world.policy(now)
     with world.ledger.read() as tx:
         known = offers.known(tx, list(world.providers))
         resting = resting_spot(beliefs.known(tx, world.deployment).get("placement", {}))
     untils = [left_alone_until(one, resting, now) for one in known if policy.allows(one)]
-    return min(filter(None, untils), default=None)
+    return min((until for until in untils if until is not None and until > now - HOLD), default=None)

@@ -135,7 +135,7 @@ def _left_alone(tx: Transaction, deployment: str, now: datetime) -> list[dict[st
     for offer in offers.known(tx):
         refused = offer.refused_at is not None and offer.id in words
         until = left_alone_until(offer, resting, now) if refused or offer.purchase is Purchase.SPOT else None
-        if until is None:
+        if until is None or until <= now:
             continue
         lost = offer.lost_at is not None and (offer.refused_at is None or offer.refused_at < offer.lost_at)
         times = f"refused {offer.refusals} time{'s' * (offer.refusals != 1)}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import act
 from orchestrator.providers import NoCapacity
 from orchestrator.providers.simulated import Outage
 from policies.snapshot import Purchase
@@ -96,6 +97,30 @@ def test_the_one_place_is_waited_for_while_another_leaves_it(home: Path) -> None
     scene.clock.sleep(1)
     scene.tick()
     assert not scene.live() and told(scene) == (True, None)
+
+
+def test_who_may_be_asked_again_between_the_decision_and_the_word_to_the_door_is_waited_for(home: Path) -> None:
+    """Found in the whole: by the decision's clock it was left alone for three more milliseconds, by the door's not."""
+    scene = Scene(home)
+    scene.market.faults.before += FULL
+    scene.tick()
+    scene.clock.jump(NOW + timedelta(seconds=9.997))
+    assert not scene.tick().actions
+    scene.clock.sleep(0.005)
+    act.publish(scene.world, scene.plans[-1], scene.machines())
+    assert told(scene) == (True, None)
+
+
+def test_a_bound_that_ends_between_the_decision_and_the_word_to_the_door_is_no_bound(home: Path) -> None:
+    many = tuple(offer(zone) for zone in range(40))
+    scene = Scene(home, offers=many)
+    scene.market.faults.before += FULL * 100
+    scene.run(31, 1)
+    scene.clock.jump(NOW + timedelta(hours=1) - timedelta(milliseconds=3))
+    assert not scene.tick().actions
+    scene.clock.sleep(0.005)
+    act.publish(scene.world, scene.plans[-1], scene.machines())
+    assert told(scene) == (True, None)
 
 
 @pytest.mark.parametrize("lived", [40, 120])
