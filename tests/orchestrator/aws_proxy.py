@@ -96,9 +96,10 @@ class Cloud:
 
     def take_back(self, instance_id: str, region: str = REGION) -> None:
         """As EC2 interrupts a spot machine."""
-        self._end(instance_id, region, "Server.SpotInstanceTermination", "Spot instance termination")
-        request = self._requests[instance_id]
-        request["code"], request["at"] = "instance-terminated-no-capacity", self._now()
+        with self._alone:
+            self._end(instance_id, region, "Server.SpotInstanceTermination", "Spot instance termination")
+            request = self._requests[instance_id]
+            request["code"], request["at"] = "instance-terminated-no-capacity", self.lives[instance_id].ended_at
 
     def announce(self, instance_id: str) -> None:
         """As EC2 marks the request of a spot machine that it will take back."""
@@ -272,7 +273,8 @@ class Cloud:
         return said[0], said[1], content
 
     def _launched(self, region: str, form: dict[str, str], content: bytes) -> None:
-        now = self._now().replace(tzinfo=None)
+        launched_at = self._now()  # once: a clock that runs too fast may be seconds later at the second look
+        now = launched_at.replace(tzinfo=None)
         for found in re.findall(rb"<instanceId>(i-[0-9a-f]+)</instanceId>", content):
             one = self.instance(found.decode(), region)
             one.launch_time = now
@@ -283,14 +285,14 @@ class Cloud:
             for volume in one.block_device_mapping.values():
                 volume.attach_time = now
             spot = form.get("InstanceMarketOptions.MarketType") == "spot"
-            self.lives[one.id] = Life(token=form["ClientToken"], spot=spot, launched_at=self._now())
+            self.lives[one.id] = Life(token=form["ClientToken"], spot=spot, launched_at=launched_at)
             if spot:
-                self._requests[one.id] = {"code": "fulfilled", "at": self._now(), "tags": _tags(form)}
+                self._requests[one.id] = {"code": "fulfilled", "at": launched_at, "tags": _tags(form)}
 
     def _ended(self, region: str, instance_id: str) -> None:
         life = self.lives[instance_id]
         life.ended_at = life.ended_at or self._now()
-        self.instance(instance_id, region)._reason = f"User initiated ({self._now():%Y-%m-%d %H:%M:%S} GMT)"
+        self.instance(instance_id, region)._reason = f"User initiated ({life.ended_at:%Y-%m-%d %H:%M:%S} GMT)"
 
     def _without_hidden(self, content: bytes) -> bytes:
         text = content.decode()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.clock import VirtualClock
 from orchestrator.ledger import charges, fleet
 from orchestrator.providers.aws.notices import REBALANCE, WARNING
 from orchestrator.spec import parse
@@ -158,3 +159,27 @@ def test_a_start_is_measured_from_the_launch_and_the_p95_opens_in_time(day: Day)
     wanted = parse(f'{{"name": "ocr", "model": "ppocr", "provider": "aws", "aws": {section}, "schedule": {hours}}}')
     schedule = wanted.schedule_for(NOW, None, measured)
     assert measured <= schedule.prewarm_seconds <= measured + 120  # it is ready when the day begins
+
+
+class Restless(VirtualClock):
+    """It is another second whenever anybody looks."""
+
+    def now(self) -> datetime:
+        self.sleep(1)
+        return super().now()
+
+
+@pytest.mark.parametrize("end", ["taken back", "ended by us"])
+def test_a_life_is_as_long_for_us_as_on_ec2s_bill(home: Path, end: str) -> None:
+    clock = Restless(NOW)
+    with aws.running(clock) as cloud:
+        aws.furnish(cloud)
+        rented = aws.provider(home, clock)
+        provider_id = rented.launch(aws.request(aws.token(home)))
+        aws.only(rented)
+        if end == "taken back":
+            cloud.take_back(bare(provider_id))
+        else:
+            rented.terminate(provider_id)
+        life, seen = cloud.lives[bare(provider_id)], aws.only(rented)
+        assert (seen.launched_at, seen.ended_at) == (life.launched_at, life.ended_at)
