@@ -129,14 +129,15 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves | None:
     kept_up = min(len(stand.at_risk), max(0, goal.replicas - len(beyond)))
     wishes = without_on_demand(answer.launches, kept_up)
     missed = buy(basket, wishes, snapshot, ranked, steady, spots, answer.waits)
+    short = missed or len(stand.current) + len(basket.chosen) < stand.target.replicas
     replaced = disruption.outdated(stand.staying, stand.target.replicas, policy.surge, stand.outdated)
     return Moves(
         leaving=(*replaced, *answer.stops),
         launches=_launched(basket, stand.target),
         notes=(
             *waiting(snapshot, stand),
-            *(answer.notes if missed or basket.chosen else ()),
-            *(notes if missed else ()),
+            *(answer.notes if short or basket.chosen else ()),
+            *(notes if short else ()),
         ),
         memory=kept(placement=answer.memory),
     )

@@ -399,3 +399,17 @@ def obeyed(seen: Snapshot, plan: Plan, step: int) -> Snapshot:
         for number, one in enumerate(launched)
     ]
     return replace(seen, now=now, instances=(*after, *new))
+
+
+def test_while_what_is_missing_can_be_had_nowhere_each_tick_says_why() -> None:
+    """The placement policy waits for the offer on demand to be asked again: it wants nothing, and misses nothing."""
+    asked = policy(2, spot=True, base_on_demand=1)
+    pool = offer("pool", purchase=Purchase.SPOT, price_per_hour_micros=300_000)
+    refused = replace(offer("dear"), refusals=3, refused_at=NOW - timedelta(seconds=1))
+    up = instance("1", offer_id="pool", purchase=Purchase.SPOT)
+    seen = snapshot(up, offers=(pool, refused))
+    for _ in range(3):
+        plan = decide(seen, asked)
+        assert not plan.actions
+        assert any(note.startswith("dear ") for note in plan.notes), plan.notes
+        seen = replace(seen, memory={**seen.memory, **plan.memory}, now=seen.now + timedelta(seconds=1))
