@@ -24,7 +24,7 @@ Transaction = sa.Connection
 
 BUSY_TIMEOUT_MS = 15_000
 #: the schema that this code speaks; alembic is loaded only when a database is behind it
-HEAD = "0005"
+HEAD = "0006"
 MIGRATIONS = Path(__file__).parent / "migrations"
 #: what SQLite says when there is no room, when it may not write, or when somebody else writes for too long
 NO_ROOM = ("disk is full", "disk i/o error", "readonly database", "unable to open", "database is locked")
