@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from orchestrator.door.limits import Limits
-from orchestrator.ledger import beliefs, fleet, intents, offers
+from orchestrator.ledger import beliefs, fleet, intents, offers, ticks
 from orchestrator.ledger.fleet import Machine
 from orchestrator.world import World
 from policies import windows
@@ -49,7 +49,7 @@ def arrival(world: World, plan: Plan, machines: Collection[Machine]) -> Arrival:
     if any(one.status is Status.DRAINING or one.id in closing for one in machines):  # its place is taken by another
         return Arrival(expected=True)
     at = _asked_again_at(world, now)
-    if at is not None and at - now <= HOLD:
+    if _lately_wanted(world, now) if at is None else at - now <= HOLD:
         return Arrival(expected=True)
     return Arrival(expected=False, launch_at=at)
 
@@ -77,6 +77,13 @@ def resting_spot(memory: Mapping[str, Any]) -> dict[str, datetime]:
         for pool, one in zip(memory.get("pools", ()), known, strict=False)
         if one["retry_at"] > 0
     }
+
+
+def _lately_wanted(world: World, now: datetime) -> bool:
+    """Whether nobody was wanted when the oldest request that is kept came: a provider may be away for a moment."""
+    with world.ledger.read() as tx:
+        decided = ticks.targets(tx, world.deployment, now - HOLD)
+    return not decided or decided[0][0] > now - HOLD or any(target == 0 for _, target in decided)
 
 
 def _asked_again_at(world: World, now: datetime) -> datetime | None:

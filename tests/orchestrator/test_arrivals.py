@@ -140,8 +140,18 @@ def test_the_successor_of_one_that_died_is_waited_for_at_every_moment(home: Path
     assert scene.door.inside and len(seen) >= 20 and all(seen)
 
 
-def test_a_provider_that_is_away_is_not_waited_for(home: Path) -> None:
-    scene = Scene(home)
+def test_a_provider_that_is_away_for_longer_than_a_request_is_kept_is_not_waited_for(home: Path) -> None:
+    scene = Scene(home, policy={"schedule": always(0, 1)})
+    scene.run(120, 10)
     scene.provider = Dark(scene.market)
+    scene.door.waiting = 1
+    for _ in range(3):
+        scene.tick()
+        assert told(scene) == (True, None), "it may be back before a request that has just come is given up"
+        scene.clock.sleep(10)
+    scene.clock.sleep(1)
     scene.tick()
     assert told(scene) == (False, None)
+    scene.provider = scene.market
+    scene.tick()
+    assert told(scene) == (True, None)
