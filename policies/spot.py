@@ -11,9 +11,10 @@ from datetime import datetime
 from typing import Any
 
 from policies import placement, pools
-from policies.disruption import Leaving
+from policies.disruption import RECOMMENDED_FOR, Leaving
 from policies.lifecycle import LIVE, Status
 from policies.placement import POLICIES
+from policies.pools import Pool
 from policies.serving import ON_DEMAND, Decision, Fleet, Goal, Replica
 from policies.snapshot import Instance, Offer, Purchase
 from policies.sources import UNOBTAINABLE, UNWATCHED_SECONDS, Answer, Plain, Source, events, happened, is_spot
@@ -131,11 +132,24 @@ def _recall(
             own = replace(own, reached=False)  # that some are still missing is nobody's loss
         if scene.on_demand_price is None:
             own = replace(own, pools=tuple(asked_sooner(pool, now) for pool in own.pools))
-        known = replace(known, own=own)
+        known = replace(known, own=replace(own, pools=_left(own.pools, names, scene)))
     elif known.pools != names:
         known = replace(known, own=None)  # theirs are places in a list that is no more
     changed = known.goal != wanted(goal) or known.pools != names
     return replace(known, quiet_until=0.0) if changed else known
+
+
+def _left(known: Sequence[Pool], names: Sequence[str], scene: Scene) -> tuple[Pool, ...]:
+    """A pool that is recommended to be left rests as long as that is followed: it is not gone back to meanwhile."""
+    until = {
+        one.offer_id: (one.rebalance_at + RECOMMENDED_FOR).timestamp()
+        for one in scene.going
+        if one.reclaim_at is None and one.rebalance_at is not None
+    }
+    return tuple(
+        replace(pool, retry_at=max(pool.retry_at, until.get(name, 0.0)))
+        for name, pool in zip(names, known, strict=True)
+    )
 
 
 def _on_demand_price(scene: Scene) -> float:

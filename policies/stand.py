@@ -84,9 +84,10 @@ def risk_left(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
     are missing beside them, and those that replace them.
 
     Without surge nobody is: two minutes' notice cost less than a gap. With a guard a whole pool may be lost anyway.
+    Published rules would buy the next one in the same pool, and some never stop a spot machine.
     """
     target = stand.target.replicas
-    followed = policy.surge > 0 and not policy.guard and stand.bounds.open
+    followed = policy.surge > 0 and not policy.guard and stand.bounds.open and policy.placing == "hazard"
     risky = disruption.at_risk(stand.current, target, snapshot.now) if followed else {}
     if not risky:
         return stand

@@ -89,6 +89,16 @@ def test_its_replacement_comes_first_from_another_pool_and_then_it_leaves() -> N
     assert (left.offer_id, left.purchase) == ("b", Purchase.SPOT)
 
 
+def test_nobody_goes_back_while_it_is_followed_though_the_pool_is_cheaper() -> None:
+    asked = spot()
+    dearer = replace(B, price_per_hour_micros=400_000)
+    seen = told(settled(asked, serving("1"), offers=(A, dearer, DEAR)), "1")
+    an_hour = int(RECOMMENDED_FOR / MINUTE) * 3
+    once = ["launch b", "drain 1", "terminate 1"]
+    assert short(lived(seen, asked, an_hour)[1]) == once
+    assert short(lived(seen, asked, an_hour + 60)[1])[:4] == [*once, "launch a"], "and then by its price"
+
+
 def test_each_of_a_pool_is_replaced_once_and_one_at_a_time() -> None:
     asked = spot(3, 9)
     seen = settled(asked, *(serving(name) for name in "123"))
@@ -131,6 +141,15 @@ def test_when_nothing_is_done(kind: str, name: str) -> None:
         asked = replace(asked, schedule=shut)
     calm = replace(seen, instances=tuple(replace(one, rebalance_at=None) for one in seen.instances))
     assert decide(seen, asked) == decide(calm, asked)
+
+
+@pytest.mark.parametrize("name", sorted({*POLICIES} - {"hazard", "on-demand"}))
+def test_published_rules_do_not_follow_it(name: str) -> None:
+    """One bought a second machine in the same pool, and never stopped either."""
+    asked = spot(placing=name)
+    seen = settled(asked, serving("1"))
+    old = tuple(replace(one, launched_at=LONG_AGO) for one in seen.instances)
+    assert lived(told(replace(seen, instances=old), *(one.id for one in old)), asked)[1] == []
 
 
 def test_it_is_replaced_once_its_first_hour_is_over_if_the_word_is_still_new() -> None:
