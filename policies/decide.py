@@ -8,6 +8,7 @@ from policies.policy import Policy
 from policies.pursuit import pursued, without_job
 from policies.serving import Goal
 from policies.snapshot import Purchase, Snapshot
+from policies.sources import is_spot
 from policies.stand import (
     Moves,
     Stand,
@@ -127,7 +128,8 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves | None:
     if any(offer is None for offer, _ in answer.launches):
         steady = first(steady, snapshot, policy, stand.bounds, stand.staying)
     kept_up = min(len(stand.at_risk), max(0, goal.replicas - len(beyond)))
-    wishes = without_on_demand(answer.launches, kept_up)
+    base = max(0, goal.base_on_demand - sum(not is_spot(one) for one in beyond))  # it is promised whatever is at risk
+    wishes = without_on_demand(answer.launches, min(kept_up, sum(offer is None for offer, _ in answer.launches) - base))
     missed = buy(basket, wishes, snapshot, ranked, steady, spots, answer.waits)
     short = missed or len(stand.current) + len(basket.chosen) < stand.target.replicas
     replaced = disruption.outdated(stand.staying, stand.target.replicas, policy.surge, stand.outdated)

@@ -207,6 +207,17 @@ def test_a_loss_beside_it_is_replaced_as_ever() -> None:
     assert len(launched) <= 2  # the lost one's, and within surge the other's
 
 
+def test_the_base_that_is_lost_beside_it_comes_back() -> None:
+    """It was kept away for the hour, and for good by what was launched meanwhile."""
+    asked = spot(3, base_on_demand=1)
+    base = instance("base", offer_id="dear", requested_at=LONG_AGO, launched_at=LONG_AGO)
+    seen = settled(asked, serving("1"), serving("2"), base, offers=(A, B, C, DEAR))
+    alone = replace(seen, instances=tuple(one for one in seen.instances if one.purchase is Purchase.SPOT))
+    after, _ = lived(told(alone, *(one.id for one in alone.instances)), asked, 60)
+    there = [one for one in after.instances if one.status in LIVE]
+    assert sorted(one.purchase for one in there) == [Purchase.ON_DEMAND, Purchase.SPOT, Purchase.SPOT]
+
+
 def test_a_batch_under_a_deadline_is_not_disturbed() -> None:
     asked = replace(spot(1, 4), schedule=replace(spot(0, 4).schedule, min=0))
     job = JobState(id=1, items_left=5000, deadline_at=NOW + 3 * HOUR)
