@@ -132,14 +132,14 @@ def _recall(
             own = replace(own, reached=False)  # that some are still missing is nobody's loss
         if scene.on_demand_price is None:
             own = replace(own, pools=tuple(asked_sooner(pool, now) for pool in own.pools))
-        known = replace(known, own=replace(own, pools=_left(own.pools, names, scene)))
+        known = replace(known, own=replace(own, pools=_rested(own.pools, names, scene)))
     elif known.pools != names:
         known = replace(known, own=None)  # theirs are places in a list that is no more
     changed = known.goal != wanted(goal) or known.pools != names
     return replace(known, quiet_until=0.0) if changed else known
 
 
-def _left(known: Sequence[Pool], names: Sequence[str], scene: Scene) -> tuple[Pool, ...]:
+def _rested(known: Sequence[Pool], names: Sequence[str], scene: Scene) -> tuple[Pool, ...]:
     """A pool that is recommended to be left rests as long as that is followed: it is not gone back to meanwhile."""
     until = {
         one.offer_id: (one.rebalance_at + RECOMMENDED_FOR).timestamp()
