@@ -1,6 +1,6 @@
 """What `halve status` shows, as JSON values."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from orchestrator.ledger.store import Ledger, Transaction
 from orchestrator.spending import spend
 from policies import windows
 from policies.policy import Policy
+from policies.pools import LONGEST_AFTER_LOSS_SECONDS
 from policies.snapshot import Purchase
+
+LONGEST_AFTER_LOSS = timedelta(seconds=LONGEST_AFTER_LOSS_SECONDS)
 
 
 def status(home: Path, ledger: Ledger, now: datetime) -> dict[str, Any]:
@@ -138,8 +141,11 @@ def _left_alone(tx: Transaction, deployment: str, now: datetime) -> list[dict[st
         if until is None or until <= now:
             continue
         lost = offer.lost_at is not None and (offer.refused_at is None or offer.refused_at < offer.lost_at)
-        times = f"refused {offer.refusals} time{'s' * (offer.refusals != 1)}"
-        why = f"{times}: {words[offer.id]}" if refused and not lost else "it took a machine back"
+        why = "its provider recommends to leave it"
+        if refused and not lost:
+            why = f"refused {offer.refusals} time{'s' * (offer.refusals != 1)}: {words[offer.id]}"
+        elif offer.lost_at is not None and now - offer.lost_at < LONGEST_AFTER_LOSS:
+            why = "it took a machine back"
         found.append((until, {"offer": offer.id, "until": iso(until), "refusals": offer.refusals, "why": why}))
     return [shown for _, shown in sorted(found, key=lambda one: (one[0], one[1]["offer"]))]
 

@@ -21,6 +21,7 @@ from orchestrator.status import status
 from orchestrator.world import World
 from policies.lifecycle import Status
 from policies.plan import Launch
+from policies.snapshot import Purchase
 from tests.orchestrator.bent import Hiding
 from tests.orchestrator.screen import plain, screen
 from tests.orchestrator.test_control import done, halve
@@ -177,6 +178,21 @@ def test_a_spot_pool_that_took_a_machine_back_is_named(home: Path, ledger: Ledge
         clock.sleep(1)
     assert asked[0] >= until
     assert shown(home, ledger, clock)["left_alone"] == []
+
+
+def test_a_spot_pool_that_is_to_be_left_by_its_providers_word_is_named(home: Path, ledger: Ledger) -> None:
+    clock = VirtualClock(START)
+    world = opened(home, ledger, clock, SPOT)
+    for _ in range(40):
+        tick(world)
+        clock.sleep(100)
+    with ledger.write() as tx:
+        (machine, *_) = [one for one in fleet.machines(tx, "ocr") if one.purchase is Purchase.SPOT]
+        fleet.save(tx, replace(machine, rebalance_at=clock.now()))
+    tick(world)
+    (pool,) = shown(home, ledger, clock)["left_alone"]
+    assert (pool["offer"], pool["why"]) == (machine.offer_id, "its provider recommends to leave it")
+    assert pool["until"] == f"{clock.now() + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def test_the_contracts_keys_are_there_whatever_else_is(home: Path, ledger: Ledger) -> None:
