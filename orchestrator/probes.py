@@ -6,6 +6,8 @@ from typing import Protocol
 
 import httpx
 
+from orchestrator.authorities import authorities
+
 PROBE_SECONDS = 2.0
 
 
@@ -32,7 +34,7 @@ class HttpProbes:
 
     def __init__(self, transport: httpx.BaseTransport | None = None) -> None:
         """`transport`: who is believed to answer where (pinning.py); None: plain HTTP."""
-        self._client = httpx.Client(timeout=PROBE_SECONDS, trust_env=False, transport=transport)
+        self._client = httpx.Client(timeout=PROBE_SECONDS, trust_env=False, verify=authorities(), transport=transport)
 
     def health(self, url: str) -> Health | None:
         try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from orchestrator.authorities import authorities
 from orchestrator.executors import Outcome, Task, Verdict, contents
 from orchestrator.s3 import Address
 
@@ -46,6 +47,7 @@ class HttpExecutor:
             timeout=httpx.Timeout(answer_seconds, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             trust_env=False,  # a proxy of the environment is not between us and our own door
+            verify=authorities(),
         )
 
     def read(self, task: Task) -> Outcome:

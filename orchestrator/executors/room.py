@@ -6,6 +6,8 @@ from typing import Any
 
 import httpx
 
+from orchestrator.authorities import authorities
+
 #: of a replica that has not said how many workers it has
 UNKNOWN = 4
 #: one is read, one waits behind it: a worker, or a batch, that is done finds the next one there
@@ -21,7 +23,7 @@ class Room:
     """Asks each replica once: it has as many workers, and as large batches, for as long as it lives."""
 
     def __init__(self) -> None:
-        self._http = httpx.Client(timeout=ASK_SECONDS, trust_env=False)
+        self._http = httpx.Client(timeout=ASK_SECONDS, trust_env=False, verify=authorities())
         self._said: dict[str, int] = {}
         self._ask_at: dict[str, float] = {}  # on the monotonic clock
 

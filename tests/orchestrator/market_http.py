@@ -29,6 +29,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from orchestrator import providers
+from orchestrator.authorities import authorities
 from orchestrator.billing import Terms
 from orchestrator.clock import SystemClock
 from orchestrator.files import read_json, write_json
@@ -170,7 +171,7 @@ class HttpMarket:
     terms = TERMS
 
     def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=CALL_SECONDS, trust_env=False)
+        self._http = httpx.Client(base_url=url, timeout=CALL_SECONDS, trust_env=False, verify=authorities())
 
     def offers(self) -> Sequence[Offer]:
         return OFFERS.validate_json(self._ask("offers"))

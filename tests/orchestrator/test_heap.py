@@ -54,3 +54,24 @@ def test_long_blocks_are_the_system_s_again_at_once() -> None:
     assert freed - before > 150
     before, freed = said(f"heap.settle(); {LONG}")
     assert freed - before < 50
+
+
+CLIENTS = """
+from orchestrator.executors.http import HttpExecutor
+from orchestrator.executors.room import Room
+from orchestrator.probes import HttpProbes
+
+def opened():
+    return HttpProbes(), Room(), HttpExecutor("http://127.0.0.1:1/v1/ocr")
+
+first = opened()
+print(held())
+more = [opened() for _ in range(40)]
+print(held())
+"""
+
+
+def test_a_deployment_s_connections_cost_next_to_nothing() -> None:
+    """Each client of its own would load all public authorities: 80 MiB for these."""
+    before, opened = said(CLIENTS)
+    assert opened - before < 20
