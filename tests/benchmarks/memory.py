@@ -86,20 +86,20 @@ def waiting(running: Replica) -> tuple[float, float]:
     with concurrent.futures.ThreadPoolExecutor(WAITING) as threads:
         url = f"{running.announced['url']}/v1/ocr"
         asked = [threads.submit(httpx.post, url, content=page, timeout=300) for _ in range(WAITING)]
-        highest = (0.0, 0.0, 0)
+        highest, count, each_resident = 0.0, 0, 0.0
         while not all(each.done() for each in asked):
             held = next(
                 float(line.split()[1])
                 for line in client.get("/metrics").text.splitlines()
                 if line.startswith("halve_held_bytes ")
             )
-            count = round(held / len(page))
-            if count > highest[2]:
-                highest = ((process.memory_info().rss - before) / count, held / count, count)
+            if held > highest:  # of several moments with as many, the one when the last of them had come whole
+                highest, count = held, round(held / len(page))
+                each_resident = (process.memory_info().rss - before) / max(1, count)
             time.sleep(0.02)
         assert {each.result().status_code for each in asked} == {200}
-    assert highest[2] >= WAITING // 2, "too few waited at once to say anything"
-    return highest[0], highest[1]
+    assert count >= WAITING // 2, "too few waited at once to say anything"
+    return each_resident, highest / count
 
 
 Ask = Callable[[httpx.Client], httpx.Response]

@@ -315,6 +315,7 @@ def test_publish_writes_only_news(tmp_path: Path) -> None:
         "opens_at": "2026-01-01T00:00:00Z",
         "reason": "night",
         "starting": False,
+        "again_at": None,
         "rate_limit": None,
         "replicas": [],
     }
