@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("--tls-certificate", type=Path, metavar="PEM", help="answer over TLS as whom this file says")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="the key of --tls-certificate")
     parser.add_argument("--tls-client", type=Path, metavar="PEM", help="answer nobody but the bearer of this one")
+    parser.add_argument("--notices", type=Path, metavar="FILE", help="where this machine's watcher says when it ends")
     options = parser.parse_args()
     for name in ("workers", "threads", "queue"):
         if (value := getattr(options, name)) is not None and value < 1:
@@ -65,6 +66,7 @@ def main() -> int:
         threads=options.threads,
         queue=options.queue,
         sources=tuple(options.allow_source),
+        notices=options.notices,
     )
     tls = None
     if options.tls_certificate:

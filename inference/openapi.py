@@ -140,6 +140,7 @@ def _schemas() -> Json:
         "queue": COUNT,
         "images_total": COUNT,
         "reclaim_at": MAYBE_TEXT,
+        "rebalance_at": MAYBE_TEXT,
     }
     shape = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 8}
     tensor = {

@@ -5,9 +5,11 @@ GET /openapi.json describes them all. What people look at is under /ui.
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -96,8 +98,8 @@ def _rendered(pages: Sequence[Page]) -> Response:
 
 def _health(service: Service) -> dict[str, Any]:
     """`provider` is the one that really runs, None until the model is loaded; `sources` is what
-    requests may name instead of sending; `reclaim_at` is for a host watcher."""
-    engine = service.engine
+    requests may name instead of sending; `reclaim_at` and `rebalance_at` are what the host's watcher says."""
+    engine, notices = service.engine, _notices(service.settings.notices)
     return {
         "status": service.status,
         "provider": engine.provider if engine else None,
@@ -111,8 +113,18 @@ def _health(service: Service) -> dict[str, Any]:
         "in_flight": service.in_flight,
         "queue": service.waiting,
         "images_total": service.metrics.images_total,
-        "reclaim_at": None,
+        "reclaim_at": notices.get("reclaim_at"),
+        "rebalance_at": notices.get("rebalance_at"),
     }
+
+
+def _notices(file: Path | None) -> dict[str, Any]:
+    """None yet, or no watcher: empty."""
+    try:
+        said = json.loads(file.read_bytes()) if file else {}
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 async def _http_error(_: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from inference import bench, images, models, pages, tuning
@@ -42,6 +43,7 @@ class Settings:
     max_held_bytes: int = 512 * 2**20  # of all requests that wait or run; the next byte gets 429
     batch_seconds: float = 1.0  # what a batch may take, on an accelerator
     tuning_seconds: float = 30.0  # of the start, for finding the fastest batches there; 0: those of the policy
+    notices: Path | None = None  # of the host's watcher: JSON, {"reclaim_at", "rebalance_at"}
     sources: tuple[str, ...] = ()  # what requests may name instead of sending: file:///folder, s3://bucket/prefix
 
 

@@ -19,6 +19,7 @@ class Health:
     draining: bool = False
     in_flight: int = 0
     reclaim_at: datetime | None = None  # what its host's watcher has heard
+    rebalance_at: datetime | None = None
 
 
 class Probes(Protocol):
@@ -39,12 +40,12 @@ class HttpProbes:
     def health(self, url: str) -> Health | None:
         try:
             answer = self._client.get(f"{url}/healthz").json()
-            reclaim_at = answer.get("reclaim_at")
             return Health(
                 ready=answer["status"] == "ready",
                 draining=answer["status"] == "draining",
                 in_flight=int(answer.get("in_flight", 0)),
-                reclaim_at=datetime.fromisoformat(reclaim_at).astimezone(UTC) if reclaim_at else None,
+                reclaim_at=_moment(answer.get("reclaim_at")),
+                rebalance_at=_moment(answer.get("rebalance_at")),
             )
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
             return None  # whatever answers there is not a replica of ours, or not yet
@@ -57,3 +58,11 @@ class HttpProbes:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _moment(said: object) -> datetime | None:
+    """None for what is none: a word that nobody understands is no reason to take a replica for dead."""
+    try:
+        return datetime.fromisoformat(str(said)).astimezone(UTC) if said else None
+    except ValueError:
+        return None

@@ -57,7 +57,7 @@ def reflect(
     machine = _with(
         machine,
         reclaim_at=_earliest(machine.reclaim_at, listed.reclaim_at, health.reclaim_at if health else None),
-        rebalance_at=_earliest(machine.rebalance_at, listed.rebalance_at),
+        rebalance_at=_earliest(machine.rebalance_at, listed.rebalance_at, health.rebalance_at if health else None),
     )
     if status is Status.BOOTING and health is not None and health.ready:
         return replace(machine, status=move(status, Status.READY), ready_at=now)

@@ -5,7 +5,7 @@
 
 Over TLS, by a key that this machine makes for itself and keeps, to nobody but the controller whose certificate it was
 told. The SHA-256 of its own it says on the console, which nobody else can write to. Of the word it knows the SHA-256
-alone. It asks the metadata service for notices.
+alone. It asks the metadata service for notices, and writes them down for the engine, whose /healthz says them too.
 """
 
 import hashlib
@@ -73,10 +73,23 @@ class Watchdog:
             rebalance = self.read("events/recommendations/rebalance", token)
         except (OSError, ValueError):
             return  # the last notice stays: none is ever taken back
+        heard = dict(self.notices)
         if action:
-            self.notices["reclaim_at"] = action.get("time")
+            heard["reclaim_at"] = action.get("time")
         if rebalance:
-            self.notices["rebalance_at"] = rebalance.get("noticeTime")
+            heard["rebalance_at"] = rebalance.get("noticeTime")
+        if heard != self.notices:
+            self.notices = heard
+            self.write()
+
+    def write(self):
+        notices = Path(self.said["notices"])
+        try:
+            new = notices.with_suffix(".new")
+            new.write_text(json.dumps(self.notices))
+            new.replace(notices)
+        except OSError:
+            pass  # a full disk; the controller asks here, too
 
     def read(self, path, token):
         asked = urllib.request.Request(f"{self.said['metadata']}/latest/meta-data/{path}")

@@ -179,9 +179,37 @@ def test_health_says_what_really_runs(served: Replica) -> None:
     assert list(health)[:2] == ["status", "provider"]
     assert health["provider"].endswith("ExecutionProvider")
     assert health["model"] == "ppocr"
-    assert health["reclaim_at"] is None
+    assert (health["reclaim_at"], health["rebalance_at"]) == (None, None)
     assert health["batches"] == {"small": 1, "middle": 1, "large": 1}
     assert (health["in_flight"], health["queue"], health["sources"]) == (0, 0, [])
+
+
+@pytest.mark.parametrize("said", [None, "", "[]", "null"])
+def test_a_watcher_that_has_said_nothing_is_no_notice(tmp_path: Path, said: str | None) -> None:
+    file = tmp_path / "notices.json"
+    if said is not None:
+        file.write_text(said)
+    health = health_of(Service(Settings(notices=file)))
+    assert (health["reclaim_at"], health["rebalance_at"]) == (None, None)
+
+
+def test_health_says_what_the_hosts_watcher_has_heard(tmp_path: Path) -> None:
+    service = Service(Settings(notices=tmp_path / "notices.json"))
+    (tmp_path / "notices.json").write_text('{"reclaim_at": null, "rebalance_at": "2026-11-20T12:00:00Z"}')
+    health = health_of(service)
+    assert (health["reclaim_at"], health["rebalance_at"]) == (None, "2026-11-20T12:00:00Z")
+    (tmp_path / "notices.json").write_text('{"reclaim_at": "2026-11-20T12:02:00Z", "rebalance_at": null}')
+    assert health_of(service)["reclaim_at"] == "2026-11-20T12:02:00Z"
+
+
+def health_of(service: Service) -> dict[str, Any]:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(server.app(service, failed=lambda error: None))
+        async with httpx.AsyncClient(transport=transport, base_url="http://replica") as client:
+            return await client.get("/healthz")
+
+    found: dict[str, Any] = asyncio.run(ask()).json()
+    return found
 
 
 def test_metrics_count_images_and_refusals(served: Replica, pages: Path) -> None:

@@ -116,6 +116,7 @@ def started(folder: Path, user_data: str, metadata: str = "", port: int = 0, **o
     port = port or free_port()
     here = {"port": port, "poweroff": ["touch", str(folder / "off")], "poll_seconds": 0.1, "say_seconds": 0.2}
     here |= {"metadata": metadata or "http://127.0.0.1:9", "kept": str(folder / "lease")}
+    here |= {"notices": str(folder / "notices.json")}
     here |= {"tls": str(folder / "tls"), "console": str(folder / "console")}
     told = {**json.loads(files["/opt/halve/watchdog.json"]), **here, **own}
     (folder / "watchdog.json").write_text(json.dumps(told))

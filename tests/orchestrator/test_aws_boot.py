@@ -52,6 +52,9 @@ def test_the_watchdog_comes_first_and_everything_in_its_order() -> None:
     told = json.loads(files["/opt/halve/watchdog.json"])
     assert (told["lease_seconds"], told["poll_seconds"]) == (1800, 5)
     assert told["metadata"] == "http://169.254.169.254"
+    unit = files["/etc/systemd/system/halve-engine.service"]
+    assert f"--notices {told['notices']}\n" in unit
+    assert f"RuntimeDirectory={Path(told['notices']).parent.name}\n" in boot.part("halve-watchdog.service")
     assert 'HALVE_WHEEL="s3://wheels/halve/00ff/halve-1-py3-none-any.whl"' in files["/opt/halve/engine.env"]
     assert "--port 7860 --model ppocr --workers 2" in files["/opt/halve/engine.env"]
 
@@ -62,6 +65,9 @@ def test_a_container_image_is_the_engine(tmp_path: Path) -> None:
     files = {one["path"]: one["content"] for one in said["write_files"]}
     assert 'HALVE_IMAGE="ghcr.io/some/halve@sha256:00ff"' in files["/opt/halve/engine.env"]
     assert "docker run" in files["/etc/systemd/system/halve-engine.service"]
+    notices = Path(json.loads(files["/opt/halve/watchdog.json"])["notices"])
+    assert f"--volume {notices.parent}:/run/notices:ro" in files["/etc/systemd/system/halve-engine.service"]
+    assert f"--notices /run/notices/{notices.name}\n" in files["/etc/systemd/system/halve-engine.service"]
     assert (
         "--network host" not in files["/etc/systemd/system/halve-engine.service"]
     )  # the metadata service is near there

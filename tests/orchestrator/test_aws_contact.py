@@ -1,6 +1,7 @@
 """Who is believed to be a machine of ours: real watchdogs, real TLS, and consoles as EC2 tells them."""
 
 import base64
+import json
 import shutil
 import ssl
 from collections.abc import Iterator
@@ -265,6 +266,8 @@ def test_a_notice_on_the_machine_is_heard_and_the_earliest_moment_counts(rack: R
         return one if one.reclaim_at is not None else None
 
     assert until(heard, 20).reclaim_at == noticed
+    said = json.loads((tmp_path / "m" / "notices.json").read_text())  # for the engine, whose /healthz says it too
+    assert said == {"reclaim_at": "2026-11-20T12:02:00Z", "rebalance_at": None}
     assert [one.reclaim_at for one in watch.over([replace(listed, reclaim_at=later)])] == [noticed]
     rack.metadata.documents.clear()
     machine.kill()  # it was said once, and nothing takes it back

@@ -40,6 +40,7 @@ def user_data(
         "poll_seconds": POLL_SECONDS,
         "poweroff": ["systemctl", "poweroff"],
         "kept": "/run/halve-lease",
+        "notices": "/run/halve-notices/notices.json",
         "metadata": "http://169.254.169.254",
     }
     container = _plain(str(frozen["image"])) if is_container(str(frozen["image"])) else ""
