@@ -99,7 +99,7 @@ class Families:
     def add(self, name: str, value: float | None, *labels: str) -> None:
         """One sample; the labels in the table's order. Unknown (None) is no sample, which is not 0."""
         if value is not None:
-            self._family(name).add_metric(labels, value)  # type: ignore[attr-defined]
+            self._family(name).add_metric(labels, value)  # type: ignore[attr-defined]  # see _family
 
     def add_histogram(self, name: str, counts: Mapping[float, int], total: float, *labels: str) -> None:
         """`counts`: how many were at most so large, and no smaller than the bound before; the last bound is inf."""
@@ -107,7 +107,7 @@ class Families:
         for bound, count in sorted(counts.items()):
             so_far += count
             buckets.append(("+Inf" if bound == float("inf") else f"{bound:g}", so_far))
-        self._family(name).add_metric(labels, buckets, total)  # type: ignore[attr-defined]
+        self._family(name).add_metric(labels, buckets, total)  # type: ignore[attr-defined]  # see _family
 
     def collect(self) -> Iterator[Metric]:
         yield from self._found.values()

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.ledger import fleet
 from orchestrator.ledger.fleet import Machine
 from orchestrator.probes import Health
-from orchestrator.providers import Listed, State
+from orchestrator.providers import Listed, State, earliest
 from policies.lifecycle import OVER, Status, move
 
 
@@ -56,8 +56,8 @@ def reflect(
         machine = replace(machine, status=status, draining_at=now)
     machine = _with(
         machine,
-        reclaim_at=_earliest(machine.reclaim_at, listed.reclaim_at, health.reclaim_at if health else None),
-        rebalance_at=_earliest(machine.rebalance_at, listed.rebalance_at, health.rebalance_at if health else None),
+        reclaim_at=earliest(machine.reclaim_at, listed.reclaim_at, health.reclaim_at if health else None),
+        rebalance_at=earliest(machine.rebalance_at, listed.rebalance_at, health.rebalance_at if health else None),
     )
     if status is Status.BOOTING and health is not None and health.ready:
         return replace(machine, status=move(status, Status.READY), ready_at=now)
@@ -67,10 +67,6 @@ def reflect(
         answers = health is not None and health.ready
         return _with(machine, silent_since=None if answers else machine.silent_since or now)
     return machine
-
-
-def _earliest(*moments: datetime | None) -> datetime | None:
-    return min((at for at in moments if at is not None), default=None)
 
 
 def _with(machine: Machine, **values: Any) -> Machine:

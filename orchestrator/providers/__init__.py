@@ -145,3 +145,8 @@ class Throttled(ProviderError):
 
 class Unreachable(ProviderError):
     """No answer. Whether anything happened is not known: the same call may be repeated."""
+
+
+def earliest(*moments: datetime | None) -> datetime | None:
+    """Of several that announce one thing; None: nobody does."""
+    return min((at for at in moments if at is not None), default=None)

@@ -15,6 +15,7 @@ from orchestrator.ledger import deployments, fleet
 from orchestrator.ledger.store import Ledger, open_file
 from orchestrator.probes import Health
 from orchestrator.providers.simulated import Conditions, SimulatedProvider
+from orchestrator.reports.frame import year_and_month
 from orchestrator.scheduler import tick
 from orchestrator.simulation import market
 from orchestrator.simulation.recorded import outages
@@ -169,12 +170,7 @@ def local_month(wanted: Spec, month: str) -> tuple[datetime, datetime]:
 
 def calendar_month(month: str) -> tuple[date, date]:
     """Its first day and that of the month after it. Raises Refused for a month that is none."""
-    try:
-        first = date.fromisoformat(f"{month}-01")
-        if not 1970 <= first.year <= 2100:
-            raise ValueError(month)
-    except ValueError:
-        raise Refused(f"month {month}: want YYYY-MM, such as 2026-10") from None
+    first = date(*year_and_month(month), 1)
     return first, (first + timedelta(days=31)).replace(day=1)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from orchestrator.providers import Listed, State, Tags
+from orchestrator.providers import Listed, State, Tags, earliest
 from orchestrator.providers.aws.memory import Memory, Past
 from orchestrator.providers.aws.settings import ENGINE_PORT, TAG
 
@@ -70,11 +70,6 @@ def told(machine: Listed, past: Past) -> Listed:
         reclaim_at=earliest(machine.reclaim_at, past.reclaim_at),
         rebalance_at=earliest(machine.rebalance_at, past.rebalance_at),
     )
-
-
-def earliest(*moments: datetime | None) -> datetime | None:
-    """Of several that announce one thing; None: nobody does."""
-    return min((at for at in moments if at is not None), default=None)
 
 
 def _past(row: Row, state: State, request: Row | None, before: Past | None, now: datetime) -> Past:

@@ -15,8 +15,9 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from orchestrator.providers import earliest
 from orchestrator.providers.aws import clients
-from orchestrator.providers.aws.listing import NOTICE, earliest
+from orchestrator.providers.aws.listing import NOTICE
 from orchestrator.providers.aws.memory import Memory, Past
 
 log = logging.getLogger("halve.aws")

@@ -12,9 +12,8 @@ from typing import Protocol
 
 import httpx
 
-from orchestrator.providers import Listed, State
+from orchestrator.providers import Listed, State, earliest
 from orchestrator.providers.aws.contact import Contacts
-from orchestrator.providers.aws.listing import earliest
 from orchestrator.providers.aws.settings import Installation
 
 ASK_SECONDS = 5.0
