@@ -8,11 +8,9 @@ from fractions import Fraction
 from orchestrator import seeds
 from orchestrator.home import home
 from orchestrator.ledger import offers
+from orchestrator.ledger.quotes import SINCE_EVER
 from orchestrator.ledger.store import Ledger, open_ledger
 from policies.snapshot import Offer, Profile, Purchase
-
-#: a published list without a date holds for as far back as a report may look
-SINCE_EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def seed(ledger: Ledger, now: datetime | None = None) -> None:

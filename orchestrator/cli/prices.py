@@ -155,14 +155,9 @@ def _opened(path: Path | None) -> Any:
 def _show(listed: "Iterable[Quote]", now: "datetime", json: bool) -> None:
     from json import dumps
 
-    from orchestrator.prices import SINCE_EVER
     from orchestrator.reports.figures import age, console, money, table
     from orchestrator.reports.words import Words
     from orchestrator.status import iso
-
-    def dated(one: "Quote") -> bool:
-        """A list without a date: nobody knows how old it was when it was taken in."""
-        return one.effective_at > SINCE_EVER
 
     if json:
         shown = [
@@ -174,9 +169,9 @@ def _show(listed: "Iterable[Quote]", now: "datetime", json: bool) -> None:
                 "price_per_hour_micros": one.price_per_hour_micros,
                 "currency": one.currency or None,
                 "source": one.source,
-                "since": iso(one.effective_at) if dated(one) else None,
+                "since": iso(one.effective_at) if one.is_dated else None,
                 "recorded_at": iso(one.recorded_at),
-                "age_seconds": int((now - one.recorded_at).total_seconds()) if dated(one) else None,
+                "age_seconds": int((now - one.recorded_at).total_seconds()) if one.is_dated else None,
             }
             for one in listed
         ]
@@ -185,7 +180,7 @@ def _show(listed: "Iterable[Quote]", now: "datetime", json: bool) -> None:
     columns = table("GPU", "provider", "terms", "zone", "per hour", "", "source", "since", "age", title="")
     for one in listed:
         since, old = "undated", "unknown"
-        if dated(one):
+        if one.is_dated:
             since, old = f"{one.effective_at:%Y-%m-%d %H:%M}", age(now - one.recorded_at, Words())
         kind = one.gpu, one.provider, one.purchase.value.replace("_", "-"), one.zone
         price = money(one.price_per_hour_micros, 4), one.currency

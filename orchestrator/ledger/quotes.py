@@ -28,7 +28,14 @@ class Quote:
     effective_at: datetime
     recorded_at: datetime
 
+    @property
+    def is_dated(self) -> bool:
+        """Whether anybody said since when it holds."""
+        return self.effective_at > SINCE_EVER
 
+
+#: a published list without a date holds for as far back as a report may look; nobody knows how old it is
+SINCE_EVER = t.EPOCH
 #: what the daemon writes down as the source of what a provider itself says
 OF_PROVIDER = "provider"
 

@@ -7,6 +7,8 @@ CHINESE: dict[str, str] = {
     "SIMULATED: no machine ran and no money was spent.": "模拟数据：没有机器运行，也没有实际花费。",
     "prices": "价格来源",
     "{source} (newest {age} old)": "{source}（最新价格距今 {age}）",
+    "{source} (undated)": "{source}（日期不明）",
+    "{source} (newest taken in afterwards)": "{source}（最新价格为事后录入）",
     "{count} days": "{count} 天",
     "{count} h": "{count} 小时",
     "{count} min": "{count} 分钟",

@@ -40,7 +40,10 @@ def to_json(report: MonthReport) -> dict[str, Any]:
         "simulated": report.simulated,
         "until": _moment(report.until),
         "estimate": True,  # not an invoice
-        "prices": [{"source": one.source, "recorded_at": _moment(one.recorded_at)} for one in report.priced],
+        "prices": [
+            {"source": one.source, "recorded_at": None if one.recorded_at is None else _moment(one.recorded_at)}
+            for one in report.priced
+        ],
         "total_micros": report.total_micros,
         "unknown_hours": _rounded(report.unknown_hours),
         "unconverted": [{"currency": code, "cost_micros": micros} for code, micros in report.unconverted],

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.ledger.reporting import Quoted
 from orchestrator.reports.budgets import BudgetLine
 from orchestrator.reports.figures import PIPED_WIDTH, UNKNOWN, age, amount, count, hours, money, percent
 from orchestrator.reports.hosts import HostRow
@@ -67,11 +68,15 @@ def heading(report: MonthReport, say: Words) -> Iterator[str]:
         parts.append(say("until {at}", at=f"{report.until.astimezone(ZoneInfo(report.zone)):%Y-%m-%d %H:%M}"))
     yield " · ".join([*parts, say("an estimate, not an invoice")])
     if report.priced:
-        sources = [
-            say("{source} (newest {age} old)", source=one.source, age=age(report.until - one.recorded_at, say))
-            for one in report.priced
-        ]
-        yield f"{say('prices')}: {', '.join(sources)}"
+        yield f"{say('prices')}: {', '.join(_source(one, report, say) for one in report.priced)}"
+
+
+def _source(one: Quoted, report: MonthReport, say: Words) -> str:
+    if one.recorded_at is None:
+        return say("{source} (undated)", source=one.source)
+    if one.recorded_at > report.until:
+        return say("{source} (newest taken in afterwards)", source=one.source)
+    return say("{source} (newest {age} old)", source=one.source, age=age(report.until - one.recorded_at, say))
 
 
 def below(report: MonthReport, say: Words) -> Iterator[str]:

@@ -233,6 +233,32 @@ def test_where_the_prices_are_from_and_how_old_they_are(rows: Rows) -> None:
     assert to_json(found)["prices"] == [{"source": "my contract", "recorded_at": "2026-09-20T00:00:00Z"}]
 
 
+def test_prices_that_were_taken_in_after_the_month_have_no_age_in_it(rows: Rows) -> None:
+    offer = Offer(
+        id="o", provider="shop", zone="", instance_type="", gpu="RTX 3060", purchase=Purchase.ON_DEMAND,
+        price_per_hour_micros=PRICE, currency="CNY",
+    )  # fmt: skip
+    with rows.ledger.write() as tx:
+        offers.record(tx, [offer], "list", utc("2026-11-20"), effective_at=utc("2026-09-01"))
+    machine = rows.machine()
+    life(rows, machine, launched_at=utc("2026-10-01"))
+    rows.charge(machine, utc("2026-10-01"), utc("2026-10-02"), PRICE)
+    found = report(rows, "2026-10", utc("2026-11-21"))
+    assert "prices: list (newest taken in afterwards)" in text(found)
+    assert "价格来源: list（最新价格为事后录入）" in text(found, "zh")
+
+
+def test_nobody_knows_how_old_a_list_without_dates_is(rows: Rows) -> None:
+    prices.seed(rows.ledger, utc("2026-10-19"))
+    machine = rows.machine()
+    life(rows, machine, launched_at=utc("2026-10-01"), offer_id="market/RTX 3060")
+    rows.charge(machine, utc("2026-10-01"), utc("2026-10-02"), PRICE)
+    found = report(rows, "2026-10", utc("2026-10-20"))
+    assert to_json(found)["prices"] == [{"source": "seed", "recorded_at": None}]
+    for language, said in (("en", "prices: seed (undated)"), ("zh", "价格来源: seed（日期不明）")):
+        assert said in text(found, language) and said in html_text(found, language)
+
+
 def test_disks_stand_apart(rows: Rows) -> None:
     machine = rows.machine()
     rows.charge(machine, utc("2026-10-01"), utc("2026-10-01 10:00"), PRICE)
