@@ -26,6 +26,13 @@ BUSY_TIMEOUT_MS = 15_000
 #: the schema that this code speaks; alembic is loaded only when a database is behind it
 HEAD = "0006"
 MIGRATIONS = Path(__file__).parent / "migrations"
+#: alembic's own table
+VERSION = sa.Table(
+    "alembic_version",
+    sa.MetaData(),
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
 #: what SQLite says when there is no room, when it may not write, or when somebody else writes for too long
 NO_ROOM = ("disk is full", "disk i/o error", "readonly database", "unable to open", "database is locked")
 
@@ -189,9 +196,6 @@ def migrate(engine: sa.Engine, home: Path | None = None) -> None:
         present = current_revision(tx)
     if present == HEAD:
         return
-    from alembic import command
-    from alembic.config import Config
-
     if present is not None and present not in revisions():
         raise Refused(
             f"ledger {engine.url.database}: written by a newer halve (schema {present}); "
@@ -199,14 +203,32 @@ def migrate(engine: sa.Engine, home: Path | None = None) -> None:
         )
     if present is not None and home is not None and engine.dialect.name == "sqlite":
         _copy_first(Path(str(engine.url.database)), home)
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
     with engine.connect() as connection:
         tx = connection.execution_options(halve_writes=True)
         with tx.begin():
-            if current_revision(tx) != HEAD:  # nobody was faster
-                config.attributes["connection"] = tx
-                command.upgrade(config, "head")
+            present = current_revision(tx)  # somebody may have been faster
+            if present is None:
+                _create(tx)
+            elif present != HEAD:
+                upgrade(tx)
+
+
+def _create(tx: sa.Connection) -> None:
+    """A new database gets the tables as they are today, at once: just what all migrations, one by one, come to."""
+    t.metadata.create_all(tx, checkfirst=False)
+    VERSION.create(tx)
+    tx.execute(VERSION.insert().values(version_num=HEAD))
+
+
+def upgrade(tx: sa.Connection) -> None:
+    """Run the migrations that the database has not had yet."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = tx
+    command.upgrade(config, "head")
 
 
 def _copy_first(database: Path, home: Path) -> None:

@@ -16,7 +16,7 @@ from orchestrator import prices
 from orchestrator.ledger import quotes, sums
 from orchestrator.ledger import tables as t
 from orchestrator.ledger.checks import check
-from orchestrator.ledger.store import Ledger, open_ledger
+from orchestrator.ledger.store import Ledger, open_ledger, upgrade
 from orchestrator.ledger.tallies import tallies
 from orchestrator.reports import focus, formats
 from orchestrator.reports.month import of_ledger
@@ -71,15 +71,20 @@ def cluster() -> Iterator[str]:
         ours(BIN / "pg_ctl", "-D", data, "-m", "immediate", "stop")
 
 
-@pytest.fixture
-def both(cluster: str, tmp_path: Path) -> Iterator[tuple[Ledger, Ledger]]:
-    """Two ledgers with the same rows: on SQLite, and on PostgreSQL."""
+def empty(cluster: str) -> str:
+    """An empty database, by its URL."""
     engine = sa.create_engine(cluster.format("postgres"), isolation_level="AUTOCOMMIT")
     with engine.connect() as tx:
         tx.execute(sa.text("DROP DATABASE IF EXISTS halve"))
         tx.execute(sa.text("CREATE DATABASE halve"))
     engine.dispose()
-    pair = open_ledger(tmp_path / "sqlite"), open_ledger(tmp_path / "pg", cluster.format("halve"))
+    return cluster.format("halve")
+
+
+@pytest.fixture
+def both(cluster: str, tmp_path: Path) -> Iterator[tuple[Ledger, Ledger]]:
+    """Two ledgers with the same rows: on SQLite, and on PostgreSQL."""
+    pair = open_ledger(tmp_path / "sqlite"), open_ledger(tmp_path / "pg", empty(cluster))
     for one in pair:
         fill(Rows(one))
     yield pair
@@ -112,6 +117,35 @@ def fill(rows: Rows) -> None:
         tx.execute(t.instances.update().values(launched_at=c.requested_at))
         tx.execute(t.instances.update().where(c.id == spot).values(status="preempted"))
         tx.execute(t.instances.update().where(c.id == stand_in).values(requested_at=utc("2026-10-20 00:02")))
+
+
+def test_a_new_ledger_is_what_all_migrations_come_to(cluster: str, tmp_path: Path) -> None:
+    """Here too."""
+    engine = sa.create_engine(empty(cluster))
+    with engine.begin() as tx:
+        upgrade(tx)
+    migrated = reflected(engine)
+    engine.dispose()
+    ledger = open_ledger(tmp_path, empty(cluster))
+    assert reflected(ledger.engine) == migrated
+    ledger.close()
+
+
+def reflected(engine: sa.Engine) -> dict[str, list[str]]:
+    """What PostgreSQL says of the columns, constraints and indexes of each table."""
+    asked = (
+        "SELECT table_name, concat_ws(' ', column_name, data_type, character_maximum_length, is_nullable, "
+        "column_default) FROM information_schema.columns WHERE table_schema = 'public'",
+        "SELECT conrelid::regclass::text, conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint "
+        "WHERE connamespace = 'public'::regnamespace",
+        "SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    )
+    found: dict[str, list[str]] = {}
+    with engine.connect() as tx:
+        for query in asked:
+            for table, part in tx.execute(sa.text(query)):
+                found.setdefault(table, []).append(part)
+    return {table: sorted(parts) for table, parts in found.items()}
 
 
 def test_a_month_is_the_same(both: tuple[Ledger, Ledger]) -> None:
