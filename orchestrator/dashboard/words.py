@@ -1,7 +1,7 @@
 """What the dashboard says, in English and in Chinese: the words of the reports, and its own."""
 
 from orchestrator.dashboard.chinese import CHINESE
-from orchestrator.reports.words import LANGUAGES, Said, Words
+from orchestrator.reports.words import LANGUAGES, OUR_WORDS, Said, Words
 
 __all__ = ["LANGUAGES", "PageWords", "chosen", "spoken"]
 
@@ -11,10 +11,7 @@ class PageWords(Words):
 
     def __call__(self, template: str, **values: object) -> str:
         if self.language == "zh" and template in CHINESE and not isinstance(template, Said):
-            said = {
-                name: self(value) if isinstance(value, str) and value in CHINESE else value
-                for name, value in values.items()
-            }
+            said = {name: self(str(value)) if name in OUR_WORDS else value for name, value in values.items()}
             return CHINESE[template].format(**said)
         return super().__call__(template, **values)
 

@@ -149,7 +149,7 @@ def host_line(report: MonthReport, say: Words, one: HostRow) -> str:
 def interruption_lines(report: MonthReport, say: Words) -> Iterator[str]:
     """A line for each kind of machine of which some were lost."""
     for one in report.interruptions:
-        cost = UNKNOWN if one.recovery_micros is None else amount(one.recovery_micros, report.currency, say, 4)
+        cost = say(UNKNOWN) if one.recovery_micros is None else amount(one.recovery_micros, report.currency, say, 4)
         yield say(
             "{deployment}, {gpu} {terms}: {count} lost, {replaced} replaced; that took {minutes} min and {cost}",
             deployment=one.deployment,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from orchestrator.reports.chinese import CHINESE
 
 LANGUAGES = ("en", "zh")
+#: what is put into a template and is a word of ours itself; all else is somebody's name or a figure, and stays as it is
+OUR_WORDS = frozenset({"basis", "hours", "period", "state", "step", "terms"})
 
 
 class Said(str):
@@ -30,5 +32,5 @@ class Words:
             return self(template.template, **template.values)
         if self.language != "zh":
             return template.format(**values)
-        said = {name: CHINESE.get(value, value) if isinstance(value, str) else value for name, value in values.items()}
+        said = {name: CHINESE.get(str(value), value) if name in OUR_WORDS else value for name, value in values.items()}
         return CHINESE.get(template, template).format(**said)

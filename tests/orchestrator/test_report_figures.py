@@ -248,6 +248,13 @@ def test_prices_that_were_taken_in_after_the_month_have_no_age_in_it(rows: Rows)
     assert "价格来源: list（最新价格为事后录入）" in text(found, "zh")
 
 
+def test_a_name_that_is_also_a_word_of_the_report_stays_a_name(rows: Rows) -> None:
+    rows.charge(rows.machine(deployment="spot"), utc("2026-10-01"), utc("2026-10-02"), PRICE)
+    terms = Terms(name="spot", model="m", zone=UTC_ZONE, currency="CNY", budget=Budget(monthly_micros=100 * PRICE))
+    found = text(report(rows, "2026-10", utc("2026-11-01"), terms), "zh")
+    assert "spot 预算" in found and "spot：配置中没有基准" in found
+
+
 def test_nobody_knows_how_old_a_list_without_dates_is(rows: Rows) -> None:
     prices.seed(rows.ledger, utc("2026-10-19"))
     machine = rows.machine()
