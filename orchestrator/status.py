@@ -21,6 +21,9 @@ from policies.policy import Policy
 from policies.pools import LONGEST_AFTER_LOSS_SECONDS
 from policies.snapshot import Purchase
 
+#: what is said of a machine that has a `reclaim_at`, and of one that has a `rebalance_at`, wherever machines are listed
+TAKEN_BACK = "taken back {at}"
+LEAVING_RECOMMENDED = "leaving recommended since {at}"
 LONGEST_AFTER_LOSS = timedelta(seconds=LONGEST_AFTER_LOSS_SECONDS)
 
 

@@ -99,19 +99,22 @@ def _host(console: "Console", host: dict[str, Any]) -> None:
 def _machines(console: "Console", machines: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    columns = {"instance": "id", "provider": "provider", "gpu": "gpu", "purchase": "purchase", "status": "status"}
-    if any(machine["reclaim_at"] for machine in machines):
-        columns["reclaimed"] = "reclaim_at"
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in columns:
+    for name in ("instance", "provider", "gpu", "purchase", "status", ""):
         table.add_column(name, overflow="fold")
     for machine in machines:
-        row = {**machine, "purchase": machine["purchase"].replace("_", " ")}
-        row["reclaim_at"] = _at(row["reclaim_at"]).removesuffix(" UTC").partition(" ")[2] if row["reclaim_at"] else ""
-        table.add_row(*(str(row[key]) for key in columns.values()))
+        cells = [machine[key] for key in ("id", "provider", "gpu", "purchase", "status")]
+        table.add_row(*(cell.replace("_", " ") for cell in cells), "\n".join(_notices(machine)))
     from rich.padding import Padding
 
     console.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def _notices(machine: dict[str, Any]) -> list[str]:
+    from orchestrator.status import LEAVING_RECOMMENDED, TAKEN_BACK
+
+    told = (TAKEN_BACK, machine["reclaim_at"]), (LEAVING_RECOMMENDED, machine["rebalance_at"])
+    return [words.format(at=_at(moment)) for words, moment in told if moment]
 
 
 def _say(console: "Console", words: str, indent: int = 0) -> None:

@@ -35,7 +35,6 @@ CHINESE: dict[str, str] = {
     "nothing": "无",
     "its spec cannot be read": "配置无法读取",
     "{missing} of {count} machines are missing": "{count} 台中缺 {missing} 台",
-    "{machine} is taken back at {at}": "{machine} 将于 {at} 被回收",
     "{machine} is lost: nobody lists it, and it may still cost money": "{machine} 失联：供应商不再列出，可能仍在计费",
     "{hours} hours ran at a price that nobody knows": "有 {hours} 小时价格未知",
     "as many launches as an hour may have; the next one at {at}": "已达每小时启动上限；下一次在 {at}",
@@ -67,7 +66,8 @@ CHINESE: dict[str, str] = {
     "failed": "失败",
     "preempted": "被回收",
     "lost": "失联",
-    "taken back {at}": "{at} 回收",
+    "taken back {at}": "将于 {at} 被回收",
+    "leaving recommended since {at}": "供应商自 {at} 起建议撤离",
     "{count} offers are left alone for a while": "暂不使用 {count} 个报价",
     "until {at}": "至 {at}",
     "Nothing is up, and nothing costs money. `halve up SPEC` starts a deployment.": (

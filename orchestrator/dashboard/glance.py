@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from orchestrator.dashboard.looks import at
+from orchestrator.dashboard.looks import at, notices
 from orchestrator.dashboard.words import PageWords
 from orchestrator.reports import table, terminal
 from orchestrator.reports.figures import money
@@ -104,8 +104,8 @@ def _of(one: Mapping[str, Any], zone: ZoneInfo, say: PageWords) -> Iterator[tupl
         )
     for machine in machines:
         if machine["reclaim_at"]:
-            taken = at(machine["reclaim_at"], zone, "%H:%M:%S")
-            yield say("{machine} is taken back at {at}", machine=machine["id"], at=taken), False
+            ((words, _),) = notices(machine["reclaim_at"], None, zone, say)
+            yield f"{machine['id']} {words}", False
         elif machine["status"] == "lost":
             yield say("{machine} is lost: nobody lists it, and it may still cost money", machine=machine["id"]), True
     for budget in one["budgets"]:

@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from orchestrator.dashboard.reasons import reason
-from orchestrator.dashboard.words import spoken
+from orchestrator.dashboard.words import PageWords, spoken
 from orchestrator.reports import figures
+from orchestrator.status import LEAVING_RECOMMENDED, TAKEN_BACK
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -30,6 +31,7 @@ def environment() -> Environment:
     made.filters |= {"money": figures.money, "count": figures.count, "hours": figures.hours, "at": at, "lasts": lasts}
     made.globals |= {
         "asset": asset,
+        "notices": notices,
         "spoken": spoken,
         "reason": reason,
         "in_language": in_language,
@@ -44,6 +46,18 @@ def at(moment: datetime | str | None, zone: ZoneInfo, pattern: str = "%Y-%m-%d %
         return ""
     known = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
     return known.replace(tzinfo=known.tzinfo or UTC).astimezone(zone).strftime(pattern)
+
+
+def notices(
+    reclaim_at: datetime | str | None, rebalance_at: datetime | str | None, zone: ZoneInfo, say: PageWords
+) -> list[tuple[str, str]]:
+    """What its provider says of a machine, each with the kind of its chip."""
+    found = []
+    if reclaim_at is not None:
+        found.append((say(TAKEN_BACK, at=at(reclaim_at, zone, "%H:%M:%S")), "bad"))
+    if rebalance_at is not None:
+        found.append((say(LEAVING_RECOMMENDED, at=at(rebalance_at, zone)), "warn"))
+    return found
 
 
 def lasts(seconds: float | None) -> str:

@@ -6,6 +6,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +21,7 @@ from fastapi.testclient import TestClient
 from starlette.routing import Mount
 from typer.testing import CliRunner
 
+from orchestrator import replay, status
 from orchestrator.cli import app as commands
 from orchestrator.clock import SystemClock
 from orchestrator.dashboard.access import SESSION, Access, access, token_file
@@ -32,9 +34,10 @@ from orchestrator.dashboard.site import Settings, Site
 from orchestrator.dashboard.words import PageWords
 from orchestrator.errors import Refused
 from orchestrator.ledger import deployments, jobs
+from orchestrator.ledger import tables as t
 from orchestrator.ledger.store import Ledger, open_ledger
 from orchestrator.reports.figures import money
-from tests.orchestrator.dashboard_ledger import DAYS, filled
+from tests.orchestrator.dashboard_ledger import DAYS, filled, snapshot
 from tests.orchestrator.tiny import until
 
 PAGES = ("/now", "/timeline", "/timeline?days=90", "/costs", "/prices", "/prices?gpu=T4&days=90", "/jobs", "/why")
@@ -305,7 +308,42 @@ def test_the_first_look_says_what_runs_what_it_costs_what_is_saved_and_what_is_w
     assert re.search(r'<li class="grave">no daemon is running', shown)
 
 
-MACHINE = {"id": "ocr-1", "status": "ready", "reclaim_at": None}
+def test_a_machine_with_a_notice_or_a_recommendation_says_so_wherever_it_is_listed(home: Path) -> None:
+    ledger = open_ledger(home)
+    taken_at = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=2)
+    with ledger.write() as tx:
+        seen = snapshot(taken_at - timedelta(minutes=3))
+        (one,) = seen.instances
+        instances = replace(one, rebalance_at=taken_at), replace(one, id="ocr-2", reclaim_at=taken_at)
+        actions = [{"kind": "drain", "instance": one.id, "reason": "the provider recommends to leave it"}]
+        tick = {
+            "deployment": "ocr",
+            "at": seen.now,
+            "target": 2,
+            "reason": "",
+            "plan": {"actions": actions, "notes": []},
+        }
+        tick |= {"snapshot": replay.to_json(replace(seen, instances=instances))}
+        number = tx.scalars(t.ticks.insert().values(tick).returning(t.ticks.c.id)).one()
+        dates = {"status": "ready", "ready_at": seen.now, "ended_at": None}
+        tx.execute(t.instances.update().where(t.instances.c.id == "ocr-1").values(rebalance_at=taken_at, **dates))
+        tx.execute(t.instances.update().where(t.instances.c.id == "ocr-2").values(reclaim_at=taken_at, **dates))
+    ledger.close()
+    here = taken_at.astimezone(ZoneInfo("Europe/Berlin"))
+    made = Desk(home)
+    with made.client:
+        made.log_in()
+        for path in ("/now", f"/why/ocr/{number}"):
+            english, chinese = made.page(path), made.page(f"{path}?lang=zh")
+            made.page(f"{path}?lang=en")
+            assert (
+                f"taken back {here:%H:%M:%S}" in english
+                and f"leaving recommended since {here:%Y-%m-%d %H:%M}" in english
+            )
+            assert f"将于 {here:%H:%M:%S} 被回收" in chinese and f"供应商自 {here:%Y-%m-%d %H:%M} 起建议撤离" in chinese
+
+
+MACHINE = {"id": "ocr-1", "status": "ready", "reclaim_at": None, "rebalance_at": None}
 FINE = {
     "name": "ocr",
     "open": True,
@@ -386,6 +424,7 @@ def test_a_reason_is_said_in_chinese_as_far_as_it_is_known(english: str, chinese
 def test_what_is_translated_are_words_that_policies_use() -> None:
     policies = Path(__file__).parents[2] / "policies"
     written = " ".join(file.read_text(encoding="utf-8") for file in policies.glob("*.py"))
+    written += Path(status.__file__).read_text(encoding="utf-8")
     words = {word for english in CLAUSES for word in re.findall(r"[a-z]{4,}", re.sub(r"{\w+}", "", english))}
     assert {word for word in words if word not in written} == set()
 

@@ -222,19 +222,20 @@ def test_it_fits_a_terminal_of_80_columns_and_is_whole_in_a_pipe(home: Path, led
         tick(world)
         clock.sleep(9)
     with ledger.write() as tx:
-        ledger.generation = leases.take(tx, identity(), os.getpid(), now + timedelta(seconds=60))
+        ledger.generation = leases.take(tx, identity(), os.getpid(), now + timedelta(hours=9))
         trouble = "ocr: port 7860 on 127.0.0.1 is taken by somebody else, and that is a line that does not fit"
         leases.ticked(tx, now, trouble)
-        for _ in range(4):
+        for _ in range(11):  # it is left alone for longer than this takes
             offers.refused(tx, "simulated/ocr/sim-1/rtx-3060/on_demand", "NoCapacity: no capacity in sim-1", now)
         (machine,) = fleet.machines(tx, "ocr")
         fleet.save(tx, replace(machine, status=Status.LOST, missing_since=now))
-    backup.keep(backup.place(home), home, now)
+    copied_at = now - timedelta(hours=1)
+    backup.keep(backup.place(home), home, copied_at)
     lines = plain(screen(home, "status"))
     assert max(map(len, lines)) <= 80, lines
     assert lines[1].startswith("  1 tick failed, the last: ")
     assert lines[2].startswith("  ")  # it goes on under its own beginning
-    assert f"ledger copied {now:%Y-%m-%d %H:%M:%S} UTC" in lines
+    assert f"ledger copied {copied_at:%Y-%m-%d %H:%M:%S} UTC" in lines
     assert any(line.strip() == "2 of at most 30 launches in the last hour" for line in lines), lines
     at = lines.index("  left alone: simulated/ocr/sim-1/rtx-3060/on_demand")
     assert lines[at + 1].startswith("    until ")
@@ -242,7 +243,33 @@ def test_it_fits_a_terminal_of_80_columns_and_is_whole_in_a_pipe(home: Path, led
     piped = done(halve(home, "status"))
     line, unseen = [line for line in piped.splitlines() if "until" in line]
     assert unseen == f"  nobody saw the end of ocr-2: it is booked until {now:%Y-%m-%d %H:%M:%S} UTC, see its bill"
-    assert line.endswith(" UTC, refused 5 times: NoCapacity: no capacity in sim-1")
+    assert line.endswith(" UTC, refused 12 times: NoCapacity: no capacity in sim-1")
+
+
+def test_a_notice_and_a_recommendation_stand_beside_their_machine(home: Path, ledger: Ledger) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    clock = VirtualClock(now - timedelta(seconds=30))
+    world = opened(home, ledger, clock, f"{ON_DEMAND}\nreplicas: {{min: 3, max: 3}}")
+    for _ in range(3):
+        tick(world)
+        clock.sleep(9)
+    with ledger.write() as tx:
+        one, other, calm = fleet.machines(tx, "ocr")
+        fleet.save(tx, replace(one, reclaim_at=now, rebalance_at=now))
+        fleet.save(tx, replace(other, rebalance_at=now))
+    taken, leaving = f"taken back {now:%Y-%m-%d %H:%M:%S} UTC", f"leaving recommended since {now:%Y-%m-%d %H:%M:%S} UTC"
+    piped = done(halve(home, "status", COLUMNS="200")).splitlines()
+    at = next(place for place, line in enumerate(piped) if line.split()[:1] == [one.id])
+    assert piped[at].rstrip().endswith(taken) and piped[at + 1].strip() == leaving
+    assert piped[at + 2].split()[0] == other.id and piped[at + 2].rstrip().endswith(leaving)
+    assert piped[at + 3].split() == [calm.id, "simulated", "RTX", "3060", "on", "demand", str(calm.status)]
+    lines = plain(screen(home, "status"))
+    assert max(map(len, lines)) <= 80, lines
+    assert {word for line in lines for word in line.split()} >= set(f"{taken} {leaving}".split())
+    said = {one["id"]: one for one in shown(home, ledger, clock)["instances"]}
+    moment = f"{now:%Y-%m-%dT%H:%M:%SZ}"
+    assert (said[one.id]["reclaim_at"], said[one.id]["rebalance_at"]) == (moment, moment)
+    assert (said[other.id]["reclaim_at"], said[other.id]["rebalance_at"]) == (None, moment)
 
 
 def test_of_many_that_are_left_alone_a_few_are_shown(home: Path, ledger: Ledger) -> None:
@@ -254,7 +281,8 @@ def test_of_many_that_are_left_alone_a_few_are_shown(home: Path, ledger: Ledger)
         tick(world)
         with ledger.write() as tx:
             for offer in shown(home, ledger, clock)["left_alone"]:
-                offers.refused(tx, offer["offer"], "none", clock.now())  # for longer
+                for _ in range(8):  # for longer than this takes
+                    offers.refused(tx, offer["offer"], "none", clock.now())
     said = done(halve(home, "status"))
     assert said.count("left alone: ") == 4
     assert "and 5 more are left alone, the last until" in said
