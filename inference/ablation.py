@@ -122,6 +122,10 @@ def _unturned() -> Read:
     return _reading(replace(ppocr.load(OrtRuntime(accelerator="cpu")), orienter=Orienter(_Upright())))
 
 
+def _reread() -> Read:
+    return _reading(ppocr.load(OrtRuntime(accelerator="cpu"), reread=True))
+
+
 def _own_widths() -> Read:
     runtime = OrtRuntime(accelerator="cpu")
     return _reading(ppocr.load(runtime, ppocr.recogniser(runtime, own_widths=True)))
@@ -153,6 +157,7 @@ SWITCHES: Mapping[str, tuple[Callable[[], Read], bool]] = {
     "and each line alone (as shipped)": (_alone, False),
     "and a worker per core": (_alone, True),
     "shipped, classifier skipped": (_unturned, False),
+    "shipped, doubted lines read both ways up": (_reread, False),
     f"shipped, longest side {FAST_SIDE}": (_shrunk, False),
     "shipped, lines at their own width": (_own_widths, False),
     "openvino, fp32": (_by("openvino", "fp32"), False),

@@ -14,7 +14,7 @@ from inference import bench, images, meters, models
 from inference.agreement import Page, agreement
 from inference.backends import Accelerator, Backend, Precision
 from inference.engine import Engine
-from inference.models import PRECISIONS, UnknownModel, WeightsError
+from inference.models import PRECISIONS, SAME_NETWORKS, UnknownModel, WeightsError
 
 ROUNDS = 3
 LEAST_CHARACTERS = 0.98  # of the reference's, found again; a reduced precision keeps about 0.99 (measured)
@@ -126,7 +126,7 @@ def remembered(model: str, backend: Backend = "auto", accelerator: Accelerator =
 
     A `backend` that was named is kept: then the choice counts only if it is of that backend.
     """
-    entry = _known(_file()).get(device(accelerator), {}).get(model)
+    entry = _known(_file()).get(device(accelerator), {}).get(SAME_NETWORKS.get(model, model))
     if not entry or entry["versions"] != bench.versions() or backend not in ("auto", entry["backend"]):
         return backend, "fp32"
     return entry["backend"], entry["precision"]

@@ -44,6 +44,8 @@ class Engine:
     """A detector, an orienter and a recogniser, loaded. `read` may be called by several threads at once.
 
     `bounded` brings images within PP-OCR's bounds before detection; without it the detector sees them as they are.
+    `reread` reads lines on their head too where it doubts what they say; without that and without an orienter, lines
+    are taken to stand upright.
     """
 
     model: str
@@ -52,9 +54,10 @@ class Engine:
     fallback: str | None
     on_accelerator: bool
     detector: Detector
-    orienter: Orienter | None  # None: lines are taken to stand upright
+    orienter: Orienter | None
     recogniser: Recogniser
     bounded: bool = True
+    reread: bool = False
 
     def read(self, images: Sequence[Pixels]) -> list[Reading]:
         """One reading per image, in order. A page without text has no lines; it is not an error."""
@@ -62,10 +65,8 @@ class Engine:
         framed = [_Frame.around(image) if self.bounded else _Frame.bare(image) for image in images]
         found = self.detector.find([frame.image for frame in framed])
         crops = [self._crops(frame, boxes) for frame, boxes in zip(framed, found, strict=True)]
-        lines = [
-            _lines(frame, boxes, words)
-            for frame, boxes, words in zip(framed, found, self.recogniser.read(crops), strict=True)
-        ]
+        read = self.recogniser.reread(crops) if self.reread else self.recogniser.read(crops)
+        lines = [_lines(frame, boxes, words) for frame, boxes, words in zip(framed, found, read, strict=True)]
         seconds = time.perf_counter() - started
         return [
             Reading(width=image.shape[1], height=image.shape[0], lines=those, seconds=seconds)

@@ -23,6 +23,7 @@ TURN_ABOVE = 1.5  # height over width
 # Ours, for lines at their own width.
 WIDTH_STEP = 32  # pixels: a few dozen input shapes in all, for runtimes that make kernels for each
 MOST_COLUMNS = 32 * 640  # pixels of width in one batch: what its memory grows with
+SURE = 0.9  # a score from which a line is taken to stand upright: of lines on their head one in seventeen reaches it
 
 Place = tuple[int, int]
 """A page, and a line on it."""
@@ -67,7 +68,7 @@ class Orienter:
             some = crops[start : start + ROWS]
             upside_down = self._session.run(np.stack([_row(crop, UPRIGHT_WIDTH, PPOCR_FORM) for crop in some]))[:, 1]
             for crop, probability in zip(some, upside_down, strict=True):
-                turned.append(cv2.rotate(crop, cv2.ROTATE_180) if probability > FLIP_ABOVE else crop)
+                turned.append(_turned(crop) if probability > FLIP_ABOVE else crop)
         return turned
 
 
@@ -107,6 +108,33 @@ class Recogniser:
             for (page, i), answer in zip(places, self._run(rows), strict=True):
                 words[page][i] = decoded(answer, self._alphabet, logits=self._form.logits)
         return words
+
+    def reread(self, pages: Sequence[Sequence[Pixels]]) -> list[list[Words]]:
+        """As `read`; a line whose score is below SURE is read on its head too, and the better score counts. Where that
+        turns most of a page, its other lines are as well. So no orienter is needed, which turns more upright lines
+        than there are others (docs/engine.md)."""
+        words = self.read(pages)
+        doubted = [[i for i, line in enumerate(page) if line.score < SURE] for page in words]
+        turned = self._turn(pages, words, doubted)
+        sure = [
+            sorted({*range(len(page))}.difference(those)) if 2 * count > len(page) else []
+            for page, those, count in zip(words, doubted, turned, strict=True)
+        ]
+        self._turn(pages, words, sure)
+        return words
+
+    def _turn(
+        self, pages: Sequence[Sequence[Pixels]], words: list[list[Words]], chosen: Sequence[Sequence[int]]
+    ) -> list[int]:
+        """Read the chosen lines of each page on their head, put the better words in place, and count those."""
+        turned = [[_turned(crops[i]) for i in those] for crops, those in zip(pages, chosen, strict=True)]
+        counts = []
+        for page, those, others in zip(words, chosen, self.read(turned), strict=True):
+            better = [(i, other) for i, other in zip(those, others, strict=True) if other.score > page[i].score]
+            for i, other in better:
+                page[i] = other
+            counts.append(len(better))
+        return counts
 
     def _batches(self, pages: Sequence[Sequence[Pixels]]) -> Iterator[tuple[int, list[Place]]]:
         """The lines of all pages by the width they are padded to, bounded by what a batch of them takes."""
@@ -155,6 +183,11 @@ def crop(image: Pixels, box: NDArray[np.float32]) -> Pixels:
         flags=cv2.INTER_CUBIC,
     )
     return np.ascontiguousarray(np.rot90(line)) if height / width >= TURN_ABOVE else line
+
+
+def _turned(crop: Pixels) -> Pixels:
+    turned: Pixels = cv2.rotate(crop, cv2.ROTATE_180)
+    return turned
 
 
 def decoded(answer: Floats, alphabet: Sequence[str], *, logits: bool = False) -> Words:

@@ -16,7 +16,7 @@ PRECISIONS: Mapping[str, tuple[str, ...]] = {
 }
 EXTRAS: Mapping[str, str] = {"onnxruntime": "cpu", "openvino": "openvino", "torch": "torch"}
 DBNET = "cv_resnet18_ocr-detection"
-MODELS = ("ppocr", DBNET)
+MODELS = ("ppocr", "ppocr-reread", DBNET)
 CARD_SUFFIXES = (".yaml", ".yml")
 
 

@@ -12,7 +12,9 @@ from inference.models.weights import WeightsError
 
 __all__ = ["NAMES", "NoAccelerator", "UnknownModel", "WeightsError", "is_card", "load"]
 
-NAMES = ("ppocr", "cv_resnet18_ocr-detection")
+NAMES = ("ppocr", "ppocr-reread", "cv_resnet18_ocr-detection")
+#: those of the same networks as another: what was measured of that one holds for them
+SAME_NETWORKS: Mapping[str, str] = {"ppocr-reread": "ppocr"}
 #: what each backend computes in; onnxruntime's fp32 is a model as its file says
 PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
     "onnxruntime": ("fp32", "fp16"),
@@ -52,7 +54,7 @@ def load(
 
     if is_card(name):
         return card.load(Path(name), runtime)
-    return dbnet.load(runtime) if name == dbnet.NAME else ppocr.load(runtime)
+    return dbnet.load(runtime) if name == dbnet.NAME else ppocr.load(runtime, reread=name == ppocr.REREAD)
 
 
 def is_card(name: str) -> bool:

@@ -12,7 +12,7 @@
     recogniser:
       file: rec.onnx                    # N x 3 x height x W -> N x steps x classes, the blank first
       dictionary: keys.txt              # one character a line; default: the model file's `character`
-    orienter: ppocr                     # or none
+    orienter: ppocr                     # or none; or recogniser: what it doubts it reads on its head too
 
 `detector: ppocr`, `recogniser: ppocr` take PP-OCR's; `detector: {checkpoint: FOLDER}` a ModelScope DBNet on ResNet-18.
 """
@@ -129,7 +129,7 @@ class Card(Part):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
     detector: Literal["ppocr"] | DetectorFile | DetectorCheckpoint = "ppocr"
     recogniser: Literal["ppocr"] | RecogniserFile = "ppocr"
-    orienter: Literal["ppocr", "none"] = "ppocr"
+    orienter: Literal["ppocr", "none", "recogniser"] = "ppocr"
 
 
 def read(path: Path) -> Card:
@@ -172,6 +172,7 @@ def load(path: Path, runtime: Runtime) -> Engine:
         fallback=runtime.fallback,
         on_accelerator=runtime.on_accelerator,
         bounded=not isinstance(detector, DetectorCheckpoint),
+        reread=card.orienter == "recogniser",
     )
 
 

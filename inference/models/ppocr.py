@@ -11,6 +11,7 @@ from inference.models.pruning import pruned
 from inference.recognition import HEIGHT, LEAST_WIDTH, UPRIGHT_WIDTH, Form, Orienter, Recogniser
 
 NAME = "ppocr"
+REREAD = "ppocr-reread"
 PACKAGE = "rapidocr"
 DETECTOR = ("PP-OCRv6_det_small.onnx", "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f")
 RECOGNISER = ("PP-OCRv6_rec_small.onnx", "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884")
@@ -23,12 +24,13 @@ ORIENTER = (
 FORM = Form(logits=True)
 
 
-def load(runtime: Runtime, read: Recogniser | None = None) -> Engine:
-    """`read` takes the place of its own recogniser. Raises weights.WeightsError when a model file is missing or not the
+def load(runtime: Runtime, read: Recogniser | None = None, *, reread: bool = False) -> Engine:
+    """`read` takes the place of its own recogniser. `reread`: that decides which way up a line stands, where it doubts
+    (Recogniser.reread), and there is no orienter. Raises weights.WeightsError when a model file is missing or not the
     one expected."""
-    found, turned = detector(runtime), orienter(runtime)
+    found, turned = detector(runtime), None if reread else orienter(runtime)
     return Engine(
-        model=NAME,
+        model=REREAD if reread else NAME,
         precision=runtime.precision,
         provider=runtime.provider,
         fallback=runtime.fallback,
@@ -36,6 +38,7 @@ def load(runtime: Runtime, read: Recogniser | None = None) -> Engine:
         detector=found,
         orienter=turned,
         recogniser=read or recogniser(runtime),
+        reread=reread,
     )
 
 

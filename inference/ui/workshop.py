@@ -43,10 +43,11 @@ class Task:
 def exportable(model: str) -> Literal["torch", "onnx", "card"]:
     """What the model's detector is: a checkpoint, a published ONNX file, or one that the user named himself."""
     from inference import models
+    from inference.models import dbnet
 
     if models.is_card(model):
         return "card"
-    return "onnx" if model == "ppocr" else "torch"
+    return "torch" if model == dbnet.NAME else "onnx"
 
 
 def able() -> bool:

@@ -12,7 +12,7 @@ BACKENDS = ("auto", "onnxruntime", "openvino", "torch")
 PRECISIONS = ("fp32", "bf16", "fp16")
 BACKEND_HELP = "auto, onnxruntime, openvino or torch."
 PRECISION_HELP = "fp32, bf16, fp16, or auto: what halve profile --precisions found best here, else fp32."
-MODEL_HELP = "ppocr, cv_resnet18_ocr-detection, or a model card's path."
+MODEL_HELP = "ppocr, ppocr-reread, cv_resnet18_ocr-detection, or a card's path."
 
 
 def require_engine() -> None:

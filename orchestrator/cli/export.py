@@ -38,8 +38,8 @@ def export(
 
     if model not in models.NAMES:
         raise Refused(f"no model named {model!r} to export; there is {', '.join(models.NAMES)}")
-    if checkpoint and model == "ppocr":
-        raise Refused("--checkpoint: ppocr has none; its files come with rapidocr")
+    if checkpoint and model.startswith("ppocr"):
+        raise Refused(f"--checkpoint: {model} has none; its files come with rapidocr")
     try:
         with busy("exporting and comparing"):
             found = exported(model, output, checkpoint=checkpoint, fp16=fp16)

@@ -57,6 +57,13 @@ def test_built_in_parts_and_a_dictionary_of_its_own(folder: Path, pages: Path) -
     assert any(line.text == "三相异步电动机" for line in described.read([page])[0].lines)
 
 
+def test_the_recogniser_may_say_which_way_up_a_line_stands(folder: Path, pages: Path) -> None:
+    described = models.load(written(folder, orienter="recogniser"), accelerator="cpu")
+    assert described.orienter is None
+    page = images.decode((pages / "nameplate.png").read_bytes())[::-1, ::-1].copy()
+    assert any(line.text == "三相异步电动机" for line in described.read([page])[0].lines)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -131,7 +138,7 @@ def test_the_commands_take_a_card(folder: Path, pages: Path) -> None:
     ("words", "reason"),
     [
         pytest.param(("--model", "cv_resnet18_ocr-detection"), "no checkpoint here: put pytorch_model.pt", id="none"),
-        pytest.param(("--model", "nothing"), "no model named 'nothing'; there is ppocr, cv_resnet18", id="unknown"),
+        pytest.param(("--model", "nothing"), "no model named 'nothing'; there is ppocr, ppocr-reread", id="unknown"),
         pytest.param(("--model", "gone.yaml"), "model card gone.yaml: No such file", id="no-card"),
         pytest.param(("--backend", "abacus"), "it is one of auto, onnxruntime, openvino, torch", id="backend"),
     ],

@@ -50,6 +50,7 @@ def test_a_choice_is_remembered_for_its_device_model_backend_and_versions(home: 
     assert choice.remembered("ppocr") == ("openvino", "bf16")
     assert choice.remembered("ppocr", "openvino") == ("openvino", "bf16")
     assert choice.remembered("ppocr", "torch") == ("torch", "fp32"), "a backend that was named is kept"
+    assert choice.remembered("ppocr-reread") == ("openvino", "bf16"), "the same networks"
     assert choice.remembered("cv_resnet18_ocr-detection") == ("auto", "fp32")
     content = json.loads(file.read_text())
     ((name, known),) = content.items()

@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from inference import fields, images
+from inference import fields, images, models
+from inference.agreement import Page, agreement, known_texts
 from inference.engine import Engine
+from inference.images import Pixels
 from inference.values import narrowed
 from tests.pages import render
 
@@ -65,6 +67,33 @@ def test_a_page_on_its_head_is_read(engine: Engine, pages: Path) -> None:
     upright = {line.text for line in engine.read([page])[0].lines}
     turned = {line.text for line in engine.read([cv2.rotate(page, cv2.ROTATE_180)])[0].lines}
     assert len(upright & turned) >= 0.8 * len(upright)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["upright", "on-its-head"])
+def test_more_lines_of_receipts_are_true_when_doubted_ones_are_reread(
+    engine: Engine, real_images: Path, turned: bool
+) -> None:
+    """The classifier turns upright lines, and leaves some that are on their head."""
+    reread = models.load("ppocr-reread", accelerator="cpu")
+    assert (reread.model, reread.orienter) == ("ppocr-reread", None)
+    paths = [real_images / name for name in ("sroie_397.jpg", "sroie_622.jpg")]
+    truth, by_classifier, by_rereading = list[Page](), list[Page](), list[Page]()
+    for path, known in zip(paths, known_texts(real_images, paths), strict=True):
+        page = images.decode(path.read_bytes())
+        if turned:
+            known = [(text, on_its_head(box, page)) for text, box in known]
+            page = cv2.rotate(page, cv2.ROTATE_180)
+        truth.append(known)
+        for reader, found in ((engine, by_classifier), (reread, by_rereading)):
+            found.append([(line.text, line.box) for line in reader.read([page])[0].lines])
+    before, after = agreement(truth, by_classifier), agreement(truth, by_rereading)
+    assert after[0] > before[0]
+    assert after[1] > before[1]
+
+
+def on_its_head(box: tuple[tuple[float, float], ...], page: Pixels) -> tuple[tuple[float, float], ...]:
+    height, width = page.shape[:2]
+    return tuple((width - x, height - y) for x, y in box)
 
 
 def test_several_images_at_once_read_as_one_by_one(engine: Engine, pages: Path) -> None:

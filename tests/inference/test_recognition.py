@@ -107,6 +107,49 @@ def test_lines_of_several_pages_run_in_common_batches_and_read_as_page_by_page(
     assert sum(shape[0] for shape in noted.shapes) == sum(map(len, lines))
 
 
+class Bright:
+    """A recogniser's network that is sure of a line that is bright on the left, and guesses at others."""
+
+    def __init__(self, guess: float) -> None:
+        self.metadata = {"character": "甲\n乙"}
+        self.guess = guess
+        self.lines = 0
+
+    def run(self, batch: Floats) -> Floats:
+        self.lines += len(batch)
+        bright = [line[:, :, 2].mean() > 0 for line in batch]
+        return np.stack([steps(1, certainty=0.95) if b else steps(2, certainty=self.guess) for b in bright])
+
+
+def test_a_line_in_doubt_is_read_on_its_head_too_and_the_surer_reading_counts() -> None:
+    upright = np.zeros((48, 320, 3), np.uint8)
+    upright[:, :160] = 255
+    upside_down, grey = upright[::-1, ::-1].copy(), np.zeros_like(upright)
+    network = Bright(guess=0.8)
+    recogniser = Recogniser(network, together=False)
+    sure, guessed = Words("甲", 0.95), Words("乙", 0.8)
+    pages = [[upright, upside_down], [], [grey]]
+    assert recogniser.read(pages) == [[sure, guessed], [], [guessed]]
+    network.lines = 0
+    assert recogniser.reread(pages) == [[sure, sure], [], [guessed]]
+    assert network.lines == 3 + 2, "what is sure is read once"
+
+
+def test_on_a_page_that_stands_on_its_head_the_sure_lines_are_read_both_ways_too() -> None:
+    """One line in fourteen on its head is sure of what it says there."""
+    bright = np.full((48, 320, 3), 255, np.uint8)
+    dim, upside_down = bright.copy(), bright.copy()
+    upside_down[:, :160] = 0  # "乙" as it lies, at 0.8; "甲" on its head, at 0.95
+    dim[:, 160:] = 0
+    network = Bright(guess=0.8)
+    recogniser = Recogniser(network, together=False)
+    recogniser.reread([[upside_down, upside_down, bright]])
+    assert network.lines == 3 + 2 + 1
+    network.lines = 0
+    recogniser.reread([[upside_down, dim, bright]])
+    assert network.lines == 3 + 1, "half of a page is not most of it"
+
+
 class Nothing:
     """A recogniser's network that sees no character."""
 
