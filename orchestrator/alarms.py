@@ -16,6 +16,8 @@ from orchestrator.reports import budgets, days, terminal
 from orchestrator.reports.frame import Frame, so_far
 from orchestrator.reports.month import of_ledger
 from orchestrator.reports.terms import terms_of
+from orchestrator.reports.words import Words
+from orchestrator.spec import Spec
 from orchestrator.status import status
 
 log = logging.getLogger("halve.alerts")
@@ -74,7 +76,7 @@ def tell(home: Path, ledger: Ledger, now: datetime) -> list[str]:
     """Say what is due, to the owners of every deployment that has `alerts`. Returns what could not be said."""
     with ledger.read() as tx:
         rows = [row for row in deployments.known(tx) if row.wanted == "up"]
-    wanted = [(row, urls) for row in rows if (urls := _urls(row))]
+    wanted = [(row, read) for row in rows if (read := _spec(row)) is not None and read.alerts]
     if not wanted:
         return []
     with ledger.read() as tx:
@@ -82,17 +84,18 @@ def tell(home: Path, ledger: Ledger, now: datetime) -> list[str]:
     found = {one["name"]: one for one in status(home, ledger, now)["deployments"]}
     errors = _errors(held, now)
     failed = []
-    for row, urls in wanted:
+    for row, read in wanted:
         try:
-            failed += _tell_one(ledger, row, urls, found[row.name], errors, now)
+            failed += _tell_one(ledger, row, read, found[row.name], errors, now)
         except Refused as refusal:
             failed.append(f"{row.name}: {refusal}")
     return failed
 
 
 def _tell_one(
-    ledger: Ledger, row: Deployment, urls: tuple[str, ...], shown: dict[str, object], errors: str, now: datetime
+    ledger: Ledger, row: Deployment, wanted: Spec, shown: dict[str, object], errors: str, now: datetime
 ) -> list[str]:
+    urls, say = wanted.alerts, Words(wanted.lang)
     terms = terms_of(row, now.year, now.month)
     zone = terms.zone or ZoneInfo("UTC")
     local = now.astimezone(zone)
@@ -104,12 +107,12 @@ def _tell_one(
     news, after = alerts.due(alerts.findings(shown, lines, errors), before, now)
     failed: list[str] = []
     if news:
-        failed = _failures(urls, *alerts.message(row.name, news))
+        failed = _failures(urls, *alerts.message(row.name, news, wanted.lang))
         # what no way took is said again; what one of several took is not
         after = before if len(failed) == len(urls) else after
     if last := alerts.month_due(local, reported):
-        page = terminal.text(of_ledger(ledger, last, now, zone))
-        missed = _failures(urls, f"halve: month report {last}", page, Weight.INFO)
+        page = terminal.text(of_ledger(ledger, last, now, zone), wanted.lang)
+        missed = _failures(urls, say("halve: month report {month}", month=last), page, Weight.INFO)
         reported = reported if len(missed) == len(urls) else last
         failed += missed
     memory = {**after.to_json(), "reported": reported or alerts.month_before(local)}
@@ -149,8 +152,8 @@ def _budget_lines(ledger: Ledger, asked: Frame, now: datetime) -> tuple[budgets.
     return months + budgets.day_lines([terms], {terms.name: today}, midnight, asked.rates)
 
 
-def _urls(row: Deployment) -> tuple[str, ...]:
+def _spec(row: Deployment) -> Spec | None:
     try:
-        return spec.parse(row.spec, row.source).alerts
+        return spec.parse(row.spec, row.source)
     except Refused:
-        return ()
+        return None

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from orchestrator.errors import Refused
 from orchestrator.reports.budgets import BudgetLine
 from orchestrator.reports.figures import money, percent
+from orchestrator.reports.words import Said, Words
 from policies.budget import Brake
 
 #: what lasts is said again after so long
@@ -52,7 +53,7 @@ class Alert:
 
     key: str
     weight: Weight
-    words: str
+    words: Said
     once: bool = False  # not said again while it lasts
 
 
@@ -86,31 +87,45 @@ def findings(shown: Mapping[str, Any], budgets: Sequence[BudgetLine], errors: st
     for line in budgets:
         found += _of_budget(line)
     if errors:
-        found.append(Alert(key="errors", weight=Weight.FAILURE, words=f"the daemon's tick failed: {errors}"))
+        words = Said("the daemon's tick failed: {errors}", errors=errors)
+        found.append(Alert(key="errors", weight=Weight.FAILURE, words=words))
     ready = sum(one["status"] == "ready" for one in shown["instances"])
     if shown["open"] and shown["target"] and not ready and shown["left_alone"]:
-        why = shown["left_alone"][0]["why"]
-        words = f"nothing serves, {shown['target']} wanted: {len(shown['left_alone'])} offers refuse ({why})"
+        words = Said(
+            "nothing serves, {target} wanted: {count} offers refuse ({why})",
+            target=shown["target"],
+            count=len(shown["left_alone"]),
+            why=shown["left_alone"][0]["why"],
+        )
         found.append(Alert(key="nothing serves", weight=Weight.FAILURE, words=words))
     if lost := [one["id"] for one in shown["instances"] if one["status"] == "lost"]:
-        words = f"no longer listed by their provider, and perhaps still paid: {', '.join(sorted(lost))}"
+        words = Said(
+            "no longer listed by their provider, and perhaps still paid: {names}", names=", ".join(sorted(lost))
+        )
         found.append(Alert(key=f"lost {' '.join(sorted(lost))}", weight=Weight.WARNING, words=words))
     if hours := shown["spend"].get("unknown_hours"):
-        words = f"{hours:.1f} machine hours of this month have no known price; a budget cannot count them"
+        template = "{hours} machine hours of this month have no known price; a budget cannot count them"
+        words = Said(template, hours=f"{hours:.1f}")
         found.append(Alert(key=UNKNOWN_PRICE, weight=Weight.INFO, words=words, once=True))
     return found
 
 
 def _of_budget(line: BudgetLine) -> list[Alert]:
-    limit = f"{money(line.limit_micros)} {line.currency} of {line.period}"
-    spent = f"{percent(line.spent_micros, line.limit_micros)} of the {limit}"
+    spent = {
+        "share": percent(line.spent_micros, line.limit_micros),
+        "limit": f"{money(line.limit_micros)} {line.currency}",
+        "period": line.period,
+    }
     if line.reached is not None:
         share = max(share for share, _ in line.at if line.spent_micros >= share * line.limit_micros)
-        words = f"{spent} are spent: {line.reached.value}"
+        words = Said("{share} of the {limit} of {period} are spent: {step}", **spent, step=line.reached.value)
         return [Alert(key=f"budget {line.period} {share}", weight=BRAKES[line.reached], words=words, once=True)]
     if line.ahead is not None and line.forecast_micros is not None:
         end = percent(line.forecast_micros, line.limit_micros)
-        words = f"{spent} are spent; at this pace it will be {end} at the month's end: {line.ahead.value}"
+        template = (
+            "{share} of the {limit} of {period} are spent; at this pace it will be {end} at the month's end: {step}"
+        )
+        words = Said(template, **spent, end=end, step=line.ahead.value)
         return [Alert(key=f"forecast {line.period} {line.ahead}", weight=Weight.WARNING, words=words, once=True)]
     return []
 
@@ -132,11 +147,13 @@ def due(found: Sequence[Alert], before: Told, now: datetime) -> tuple[tuple[Aler
     return news, Told(said={**kept, **{one.key: now for one in news}}, messages=(*recent, now))
 
 
-def message(deployment: str, news: Sequence[Alert]) -> tuple[str, str, Weight]:
+def message(deployment: str, news: Sequence[Alert], language: str = "en") -> tuple[str, str, Weight]:
     """Title, text and weight of one message that says them all, the heaviest first."""
+    say = Words(language)
     ordered = sorted(news, key=lambda one: -WEIGHTS.index(one.weight))
-    what = ordered[0].words if len(ordered) == 1 else f"{len(ordered)} alerts"
-    return f"halve: {deployment}: {what}", "\n".join(f"- {one.words}" for one in ordered), ordered[0].weight
+    told = [say(one.words) for one in ordered]
+    what = told[0] if len(told) == 1 else say("{count} alerts", count=len(told))
+    return f"halve: {deployment}: {what}", "\n".join(f"- {words}" for words in told), ordered[0].weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,20 @@ CHINESE: dict[str, str] = {
     ),
     "{name}: a price paid is unknown, so the savings are unknown": "{name}：有一段价格未知，因此节省未知",
     "{name} was busy: its GPU is compared by same images": "{name} 较忙：选卡按相同图片数比较",
+    # alerts
+    "{count} alerts": "{count} 条提醒",
+    "the daemon's tick failed: {errors}": "守护进程检查失败：{errors}",
+    "nothing serves, {target} wanted: {count} offers refuse ({why})": (
+        "没有副本在服务，目标 {target} 台：{count} 个报价被拒绝（{why}）"
+    ),
+    "no longer listed by their provider, and perhaps still paid: {names}": "供应商不再列出，可能仍在计费：{names}",
+    "{hours} machine hours of this month have no known price; a budget cannot count them": (
+        "本月有 {hours} 机时价格未知，无法计入预算"
+    ),
+    "{share} of the {limit} of {period} are spent: {step}": "{period} 预算 {limit} 已用 {share}：{step}",
+    "{share} of the {limit} of {period} are spent; at this pace it will be {end} at the month's end: {step}": (
+        "{period} 预算 {limit} 已用 {share}；按目前进度，月末将达 {end}：{step}"
+    ),
     # the page
     "halve: month report {month}": "halve 月度账单 {month}",
     "Cost by day": "每日费用",

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from datetime import date, datetime
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, Field
@@ -81,6 +81,7 @@ class Spec(Section):
     baseline: Baseline | None = None
     door: Door = Door()
     dashboard: Dashboard | None = None
+    lang: Literal["en", "zh"] = "en"  # of what its owner is sent: alerts and the month report
     alerts: tuple[Annotated[str, Field(pattern="^[a-zA-Z][a-zA-Z0-9+.-]*://.+")], ...] = Field(default=(), repr=False)
 
     @property

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,14 +16,15 @@ from orchestrator.alerts import MOST_AN_HOUR, REPEAT, Alert, Told, Weight, due, 
 from orchestrator.errors import Refused
 from orchestrator.ledger import beliefs
 from orchestrator.reports.budgets import BudgetLine
+from orchestrator.reports.words import Said
 from policies.budget import Brake
 from tests.orchestrator.receiver import Receiver
 from tests.orchestrator.report_ledger import Rows, rows_in, utc
 
 NOW = utc("2026-10-11 12:00")
 MINUTE = timedelta(minutes=1)
-BROKEN = Alert(key="broken", weight=Weight.FAILURE, words="it is broken")
-SPENT = Alert(key="budget 2026-10 0.8", weight=Weight.WARNING, words="80% spent", once=True)
+BROKEN = Alert(key="broken", weight=Weight.FAILURE, words=Said("it is broken"))
+SPENT = Alert(key="budget 2026-10 0.8", weight=Weight.WARNING, words=Said("80% spent"), once=True)
 NOTHING = Told(said={})
 
 
@@ -56,7 +58,7 @@ def test_no_more_than_so_many_messages_an_hour_and_nothing_is_forgotten() -> Non
     told, sent = NOTHING, []
     troubles: list[Alert] = []
     for minute in range(100):
-        troubles.append(Alert(key=f"trouble {minute}", weight=Weight.WARNING, words=f"{minute}"))
+        troubles.append(Alert(key=f"trouble {minute}", weight=Weight.WARNING, words=Said(f"{minute}")))
         news, told = due(troubles, told, NOW + minute * MINUTE)
         if news:
             sent.append((minute, [one.key for one in news]))
@@ -266,6 +268,32 @@ def test_the_month_report_comes_on_the_1st(rows: Rows, receiver: Receiver, tmp_p
         assert tell(tmp_path, rows.ledger, utc(at)) == []
     reports = [one for one in receiver.got[before:] if one["title"] == "halve: month report 2026-10"]
     assert len(reports) == 1 and "1,488.00" in reports[0]["message"]
+
+
+def test_what_is_sent_is_in_the_specs_language(receiver: Receiver, tmp_path: Path) -> None:
+    rows = rows_in(tmp_path)
+    rows.deployment("ocr", SPEC.format(port=1, url=receiver.url) + "lang: zh\n", at=utc("2026-10-01"))
+    rows.charge(rows.machine(purchase="owned", provider="local"), utc("2026-10-01"), None, 2_000_000)
+    tell(tmp_path, rows.ledger, NOW)
+    (got,) = receiver.got
+    assert got["title"] == "halve: ocr: 2 条提醒"
+    assert "- 2026-10 预算 1,000.00 CNY 已用 50%：提醒" in got["message"]
+    tell(tmp_path, rows.ledger, utc("2026-11-01 00:01"))
+    report = receiver.got[-1]
+    assert report["title"] == "halve 月度账单 2026-10"
+    assert "¥1,488.00" in report["message"] and "本报告为估算，并非账单" in report["message"]
+    rows.ledger.close()
+
+
+def test_everything_that_is_told_has_chinese_words() -> None:
+    ahead = [line(spent, 700) for spent in (100, 500)]
+    gone = {"instances": [{"id": "ocr-7", "status": "lost"}], "left_alone": [{"why": "no capacity"}]}
+    found = findings({**SHOWN, **gone, "spend": {"unknown_hours": 2.5}}, ahead, "the disk is full")
+    assert len(found) == 6
+    theirs = re.compile("the disk is full|ocr-7|no capacity|halve: ocr")
+    for one in found:
+        title, text, _ = message("ocr", [one], "zh")
+        assert not re.search("[a-z]", theirs.sub("", title + text)), text
 
 
 def test_alarms_look_once_a_minute_and_never_keep_a_tick_waiting(
