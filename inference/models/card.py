@@ -18,19 +18,22 @@
 """
 
 import hashlib
+import logging
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from inference.backends import Floats, Runtime
+from inference.backends import Floats, Runtime, Session
 from inference.detection import BoxRule, Detector, Sizing
 from inference.engine import Engine
 from inference.models import dbnet, ppocr, weights
 from inference.models.weights import WeightsError
 from inference.recognition import Form, Recogniser
+
+log = logging.getLogger(__name__)
 
 Three = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
@@ -177,10 +180,9 @@ def load(path: Path, runtime: Runtime) -> Engine:
 
 
 def _detector(path: Path, described: DetectorFile, runtime: Runtime) -> Detector:
-    model = _file(path, described)
     height, width = described.fixed or (64, 64)
     sample = np.zeros((1, 3, height, width), np.float32)
-    session = _opened(path, described, runtime, model, sample)
+    session = _opened(path, described, runtime, sample)
     if (shape := session.run(sample).shape) != (1, 1, height, width):
         raise WeightsError(f"model card {path}: {described.file}: a map like {sample.shape} was expected, not {shape}")
     return Detector(
@@ -194,7 +196,7 @@ def _detector(path: Path, described: DetectorFile, runtime: Runtime) -> Detector
 
 def _recogniser(path: Path, described: RecogniserFile, runtime: Runtime) -> Recogniser:
     sample = np.zeros((1, 3, described.height, described.least_width), np.float32)
-    session = _opened(path, described, runtime, _file(path, described), sample)
+    session = _opened(path, described, runtime, sample)
     alphabet = ["", *_dictionary(path, described, dict(session.metadata)), *([" "] if described.space else [])]
     shape = session.run(sample).shape
     if len(shape) != 3 or shape[2] != len(alphabet):
@@ -227,15 +229,22 @@ def _file(path: Path, described: Normalised) -> bytes:
     found = hashlib.sha256(content).hexdigest()
     if described.sha256 and found != described.sha256:
         raise WeightsError(f"model card {path}: {place}: its sha256 is {found}, not {described.sha256}")
-    try:
-        return weights.flushed(content)
-    except WeightsError as error:
-        raise WeightsError(f"model card {path}: {place}: {error}") from None
+    return content
 
 
-def _opened(path: Path, described: Normalised, runtime: Runtime, model: bytes, sample: Floats) -> Any:
+def _opened(path: Path, described: Normalised, runtime: Runtime, sample: Floats) -> Session:
+    """Subnormal weights are written as zero if the network then answers noise as before, to the last bit."""
+    original = _file(path, described)
     try:
-        return runtime.open(model, sample)
+        flushed = weights.flushed(original)
+        session = runtime.open(flushed, sample)
+        if flushed != original:
+            noise = np.random.default_rng(0).uniform(-1, 1, sample.shape).astype(np.float32)
+            as_it_is = runtime.open(original, sample)
+            if not np.array_equal(session.run(noise), as_it_is.run(noise)):
+                log.warning("%s: its subnormal weights matter, so they stay: slow on many CPUs", described.file)
+                return as_it_is
+        return session
     except WeightsError as error:
         raise WeightsError(f"model card {path}: {described.file}: {error}") from None
     except (RuntimeError, ValueError) as error:  # what runtimes say of a file or an input they cannot take

@@ -14,7 +14,7 @@ import yaml
 
 from inference import images, models
 from inference.engine import Engine
-from inference.models import card, ppocr, weights
+from inference.models import card, graph, ppocr, weights
 from inference.models.weights import WeightsError
 
 
@@ -101,6 +101,35 @@ def test_what_is_no_card_is_refused(tmp_path: Path, content: str) -> None:
         card.read(tmp_path / "card.yaml")
     with pytest.raises(WeightsError, match="No such file"):
         card.read(tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize("louder", [3e38, 1.0], ids=["they-matter", "they-do-not"])
+def test_subnormal_weights_become_zero_only_where_the_answers_stay(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, louder: float
+) -> None:
+    """A detector whose only weights are subnormal, behind which its map is made louder, and one added to it."""
+    shape = (1, 3, "height", "width")
+    network = graph.Graph(
+        nodes=(
+            graph.Node(op="Conv", inputs=("images", "weights"), outputs=("quiet",)),
+            graph.Node(op="Mul", inputs=("quiet", "louder"), outputs=("loud",)),
+            graph.Node(op="Add", inputs=("loud", "one"), outputs=("map",)),
+        ),
+        constants={
+            "weights": np.full((1, 3, 1, 1), 1e-39, np.float32),
+            "louder": np.array(louder, np.float32),
+            "one": np.array(1, np.float32),
+        },
+        inputs=(graph.Port(name="images", kind="float32", shape=shape),),
+        outputs=(graph.Port(name="map", kind="float32", shape=(1, 1, "height", "width")),),
+        opset=13,
+    )
+    (tmp_path / "det.onnx").write_bytes(graph.serialised(network))
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump({"name": "quiet", "detector": {"file": "det.onnx"}}))
+    session = models.load(str(tmp_path / "card.yaml"), accelerator="cpu").detector._session
+    answer = session.run(np.ones((1, 3, 32, 32), np.float32))
+    assert answer == pytest.approx(1.9 if louder > 1 else 1.0, rel=1e-3)
+    assert ("det.onnx: its subnormal weights matter" in caplog.text) == (louder > 1)
 
 
 def test_normalisation_is_per_channel_in_the_order_given() -> None:
