@@ -57,17 +57,15 @@ class Ledger:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A consistent view. Writes nothing."""
-        with said_plainly(self.engine), self.engine.connect() as tx, tx.begin():
+        with said_plainly(self.engine), transaction(self.engine) as tx:
             yield tx
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """One transaction: all of it or nothing. Raises Stale, or LedgerUnwritable when there is no room."""
-        with said_plainly(self.engine), self.engine.connect() as connection:
-            tx = connection.execution_options(halve_writes=True)
-            with tx.begin():
-                self._fence(tx)
-                yield tx
+        with said_plainly(self.engine), transaction(self.engine, writes=True) as tx:
+            self._fence(tx)
+            yield tx
 
     def _fence(self, tx: sa.Connection) -> None:
         if self.generation is None:
@@ -154,15 +152,12 @@ def _open(url: str, key: bytes, simulated: bool, home: Path | None = None) -> Le
         ) from None
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", tune_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
     try:
         migrate(engine, home)
-        with engine.connect() as connection:
-            tx = connection.execution_options(halve_writes=True)
-            with tx.begin():
-                if tx.execute(sa.select(t.installation.c.id)).first() is None:
-                    row = {"id": str(uuid.uuid4()), "created_at": datetime.now(UTC), "simulated": simulated}
-                    tx.execute(t.installation.insert().values(row))
+        with transaction(engine, writes=True) as tx:
+            if tx.execute(sa.select(t.installation.c.id)).first() is None:
+                row = {"id": str(uuid.uuid4()), "created_at": datetime.now(UTC), "simulated": simulated}
+                tx.execute(t.installation.insert().values(row))
     except DatabaseError as error:
         raise Refused(f"ledger {engine.url.database or engine.url.host}: {str(error.orig).strip()}") from None
     return Ledger(engine, key)
@@ -192,7 +187,7 @@ def migrate(engine: sa.Engine, home: Path | None = None) -> None:
 
     Raises Refused when a newer halve has written it.
     """
-    with engine.connect() as tx:
+    with transaction(engine) as tx:
         present = current_revision(tx)
     if present == HEAD:
         return
@@ -203,14 +198,12 @@ def migrate(engine: sa.Engine, home: Path | None = None) -> None:
         )
     if present is not None and home is not None and engine.dialect.name == "sqlite":
         _copy_first(Path(str(engine.url.database)), home)
-    with engine.connect() as connection:
-        tx = connection.execution_options(halve_writes=True)
-        with tx.begin():
-            present = current_revision(tx)  # somebody may have been faster
-            if present is None:
-                _create(tx)
-            elif present != HEAD:
-                upgrade(tx)
+    with transaction(engine, writes=True) as tx:
+        present = current_revision(tx)  # somebody may have been faster
+        if present is None:
+            _create(tx)
+        elif present != HEAD:
+            upgrade(tx)
 
 
 def _create(tx: sa.Connection) -> None:
@@ -261,10 +254,21 @@ def current_revision(tx: sa.Connection) -> str | None:
     return None if found is None else str(found)
 
 
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # a writer takes its lock at once: a transaction that reads first and writes later could fail half-way
-    writes = connection.get_execution_options().get("halve_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+@contextmanager
+def transaction(engine: sa.Engine, *, writes: bool = False) -> Iterator[sa.Connection]:
+    """One transaction: committed at its end, rolled back when it raises.
+
+    SQLite's are begun here, not by an event of the engine: with one, every statement would be announced four times.
+    """
+    with engine.connect() as tx, tx.begin():
+        if engine.dialect.name == "sqlite":
+            if writes:  # takes its lock at once: one that reads first and writes later could fail half-way
+                tx.exec_driver_sql("BEGIN IMMEDIATE")
+            else:  # cannot fail, so nobody need translate its errors
+                driver = tx.connection.driver_connection
+                assert driver is not None
+                driver.execute("BEGIN")
+        yield tx
 
 
 def tune_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -76,6 +76,26 @@ def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     assert [row.name for row in rows(ledger, "deployments")] == ["ocr"]
 
 
+def test_a_reader_sees_one_moment_whoever_writes_meanwhile(tmp_path: Path) -> None:
+    ledger, other = opened(tmp_path), open_ledger(tmp_path)
+    with ledger.read() as reading:
+        assert len(deployments.known(reading)) == 1
+        with other.write() as tx:
+            deployments.put_up(tx, "other", "spec", "s.yaml", NOW)
+        assert len(deployments.known(reading)) == 1
+    with ledger.read() as reading:
+        assert len(deployments.known(reading)) == 2
+
+
+def test_a_writer_has_its_lock_before_it_has_written(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    other = sqlite3.connect(tmp_path / "halve.db", timeout=0, isolation_level=None)
+    with ledger.write(), pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("BEGIN IMMEDIATE")
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
+
+
 def test_a_full_disk_is_said_plainly_and_nothing_is_lost(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
     before = rows(ledger, "deployments")
