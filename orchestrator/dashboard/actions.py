@@ -77,7 +77,7 @@ def _hold(site: Site, name: str, state: str, until: str) -> None:
         holding.lift(site.ledger, name, site.clock.now())
         return
     if state not in holding.STATES:
-        raise Refused(f"override: {state}: want {' or '.join(holding.STATES)}")
+        raise Refused(f"override: {state}: want open or closed")
     # a browser's date and time have a T between them
     holding.hold(site.ledger, name, state, until.strip().replace("T", " "), site.clock.now())
 

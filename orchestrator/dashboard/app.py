@@ -1,6 +1,6 @@
 """The dashboard as an application: its addresses, who may see them, and what a browser may do with them."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from orchestrator.dashboard import actions, asked, looks, pages
 from orchestrator.dashboard import visit as visits
 from orchestrator.dashboard.access import SESSION
+from orchestrator.dashboard.refusals import refusal
 from orchestrator.dashboard.site import Site
 from orchestrator.dashboard.visit import Stranger, Visiting, logged_in
 from orchestrator.errors import Refused
@@ -158,7 +159,7 @@ async def turned_away(request: Request, stranger: Exception) -> Response:
         answer = RedirectResponse("/login", 303)
         visits.of(request).keep_language(answer)
         return answer
-    return PlainTextResponse("log in first\n", 401)
+    return _line(request, "log in first", 401)
 
 
 def refused(request: Request, refusal: Exception) -> Response:
@@ -174,7 +175,12 @@ def senseless(request: Request, error: Exception) -> Response:
 
 async def told(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
+    return _line(request, error.detail, error.status_code, error.headers)
+
+
+def _line(request: Request, words: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """Without a page around it."""
+    return PlainTextResponse(f"{refusal(words, visits.of(request).say)}\n", status, headers)
 
 
 def _no(request: Request, words: str, status: int) -> Response:

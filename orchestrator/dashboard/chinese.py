@@ -14,7 +14,6 @@ CHINESE: dict[str, str] = {
     "log out": "退出",
     "Token": "令牌",
     "It lies in HALVE_HOME, in the file dashboard.token:": "在 HALVE_HOME 的 dashboard.token 文件中：",
-    "that is not the token": "令牌不正确",
     "not here": "未找到",
     "back to what runs now": "返回当前状态",
     "looking …": "读取中……",

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from orchestrator.dashboard.reasons import reason
+from orchestrator.dashboard.refusals import refusal
 from orchestrator.dashboard.words import PageWords, spoken
 from orchestrator.reports import figures
 from orchestrator.status import LEAVING_RECOMMENDED, TAKEN_BACK
@@ -34,6 +35,7 @@ def environment() -> Environment:
         "notices": notices,
         "spoken": spoken,
         "reason": reason,
+        "refusal": refusal,
         "in_language": in_language,
         "utc": ZoneInfo("UTC"),
     }

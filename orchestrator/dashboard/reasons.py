@@ -1,8 +1,8 @@
 """Reasons in Chinese. Policies write them in English, clause by clause; a clause that is not known here stays so."""
 
 import re
-from functools import cache
 
+from orchestrator.dashboard.phrases import Phrases
 from orchestrator.dashboard.words import PageWords
 
 #: what a clause says -> the same in Chinese. A value whose name ends in `why` is a reason itself
@@ -91,6 +91,7 @@ CLAUSES: dict[str, str] = {
     ),
     "{name}: {why}": "{name}：{why}",
 }
+PHRASES = Phrases(CLAUSES)
 DAYS = {"Mon": "周一", "Tue": "周二", "Wed": "周三", "Thu": "周四", "Fri": "周五", "Sat": "周六", "Sun": "周日"}
 
 
@@ -102,26 +103,16 @@ def reason(text: str, say: PageWords) -> str:
 
 
 def _clause(text: str, say: PageWords) -> str:
-    for pattern, chinese in _known():
-        if found := pattern.fullmatch(text):
-            return chinese.format(**{name: _value(name, value, say) for name, value in found.groupdict().items()})
-    return text
+    found = PHRASES.find(text)
+    if found is None:
+        return text
+    chinese, values = found
+    return chinese.format(**{name: _value(name, value, say) for name, value in values.items()})
 
 
 def _value(name: str, value: str, say: PageWords) -> str:
     if name == "why":
         return reason(value, say)
     if name in ("state", "step"):
-        return say(value)
+        return say.word(value)
     return re.sub(rf"\b({'|'.join(DAYS)}) (\d{{4}}-\d\d-\d\d)", lambda day: f"{day[2]} {DAYS[day[1]]}", value)
-
-
-@cache
-def _known() -> list[tuple[re.Pattern[str], str]]:
-    """The longest first: what says more is not taken for what says less."""
-    ordered = sorted(CLAUSES.items(), key=lambda one: ("{name}" in one[0], -len(re.sub(r"{\w+}", "", one[0]))))
-    return [(_pattern(english), chinese) for english, chinese in ordered]
-
-
-def _pattern(english: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(english)))

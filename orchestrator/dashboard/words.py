@@ -1,6 +1,7 @@
 """What the dashboard says, in English and in Chinese: the words of the reports, and its own."""
 
 from orchestrator.dashboard.chinese import CHINESE
+from orchestrator.reports.chinese import CHINESE as REPORTED
 from orchestrator.reports.words import LANGUAGES, OUR_WORDS, Said, Words
 
 __all__ = ["LANGUAGES", "PageWords", "chosen", "spoken"]
@@ -11,9 +12,13 @@ class PageWords(Words):
 
     def __call__(self, template: str, **values: object) -> str:
         if self.language == "zh" and template in CHINESE and not isinstance(template, Said):
-            said = {name: self(str(value)) if name in OUR_WORDS else value for name, value in values.items()}
+            said = {name: self.word(str(value)) if name in OUR_WORDS else value for name, value in values.items()}
             return CHINESE[template].format(**said)
         return super().__call__(template, **values)
+
+    def word(self, word: str) -> str:
+        """A word that somebody else wrote: what is none of ours stays as it is, braces and all."""
+        return self(word) if word in CHINESE or word in REPORTED else word
 
 
 def chosen(asked: str | None, kept: str | None, accepted: str) -> str:
