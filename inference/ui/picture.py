@@ -11,6 +11,7 @@ import numpy as np
 from inference import drawing, images
 from inference.images import Pixels
 from inference.refusals import Refusal
+from inference.ui.refusals import told
 from inference.ui.words import Language, refusal_key, said
 
 SHOWN_SIDE = 1600  # pixels of the longest side
@@ -59,12 +60,14 @@ def html(page: Mapping[str, Any], jpeg: bytes, language: Language) -> str:
 def refused(refusal: Refusal, language: Language) -> str:
     """One line."""
     word = _kind(refusal, language)
-    return f'<p class="halve-refused" role="alert"><strong>{escape(word)}</strong> {escape(refusal.reason)}</p>'
+    why = told(refusal.reason, language)
+    return f'<p class="halve-refused" role="alert"><strong>{escape(word)}</strong> {escape(why)}</p>'
 
 
 def in_words(refusal: Refusal, language: Language) -> str:
-    """Without markup: the replica speaks English, so in Chinese the kind of refusal goes before."""
-    return refusal.reason if language == "en" else f"{_kind(refusal, language)}（{refusal.reason}）"
+    """Without markup: in Chinese the kind of refusal goes before, for what the replica says may be English."""
+    why = told(refusal.reason, language)
+    return why if language == "en" else f"{_kind(refusal, language)}（{why}）"
 
 
 def note(text: str) -> str:
