@@ -18,6 +18,8 @@ from inference import openapi, server
 from inference.service import Service, Settings
 from tests.inference.sleeper import SleepingReplica
 
+pytest_plugins = ("schemathesis.pytest.plugin",)  # it makes the tests of `parametrize`
+
 PAGE = Path(__file__).parents[1] / "pages" / "nameplate.png"
 #: an answer to nonsense is 4xx of a known kind, and every answer is what the document says
 TOLD = [status_code_conformance, content_type_conformance, response_schema_conformance]
