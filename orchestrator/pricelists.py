@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from orchestrator import prices
 from orchestrator.errors import Refused
 from orchestrator.ledger import offers, quotes
-from orchestrator.ledger.quotes import Quote
+from orchestrator.ledger.quotes import SINCE_EVER, Quote
 from orchestrator.ledger.store import Ledger
 from orchestrator.providers import Provider, ProviderError
 from orchestrator.reports.figures import exact
@@ -77,24 +77,32 @@ def read(text: str, name: str, now: datetime) -> tuple[tuple[Quote, ...], int]:
     `name` is for messages. Raises Refused with every fault and its line.
     """
     rows = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")), skipinitialspace=True)
-    heading = tuple(rows.fieldnames or ())
+    try:
+        heading = tuple(rows.fieldnames or ())
+        lines = [(rows.line_num, row) for row in rows]
+    except csv.Error as error:
+        raise Refused(f"{name}: line {rows.line_num + 1}: {error}; is it CSV?") from None
     missing = [column for column in REQUIRED if column not in heading]
     unknown = [column for column in heading if column not in COLUMNS]
     if missing or unknown:
         words = [f"no column {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(unknown)}"] * bool(unknown)
         raise Refused(f"{name}: line 1: {'; '.join(words)}; the columns are {', '.join(COLUMNS)}")
+    if not lines:
+        raise Refused(f"{name}: no price in it: below the heading stands a line for each")
     found: list[Quote] = []
     faults: list[str] = []
     left_out = 0
-    for row in rows:
+    for number, row in lines:
         cells = {column: (row.get(column) or "").strip() for column in COLUMNS}
         if cells["provider"] in OF_SPECS:
             left_out += 1
             continue
         try:
+            if more := row.get(None):  # where csv puts what has no heading
+                raise ValueError(f"{len(heading) + len(more)} cells, and {len(heading)} columns in the heading")
             found.append(_quote(cells, now))
         except ValueError as fault:
-            faults.append(f"line {rows.line_num}: {fault}")
+            faults.append(f"line {number}: {fault}")
     faults += _contradictions(found)
     if faults:
         more = [f"and {len(faults) - MOST_FAULTS} more"] * (len(faults) > MOST_FAULTS)
@@ -111,11 +119,13 @@ def import_list(ledger: Ledger, listed: Sequence[Quote], now: datetime) -> int:
 def _quote(cells: Mapping[str, str], now: datetime) -> Quote:
     if empty := [column for column in REQUIRED if not cells[column] and column not in ("price_per_hour", "currency")]:
         raise ValueError(f"{', '.join(empty)} is empty")
+    if strange := [column for column, cell in cells.items() if not cell.isprintable()]:
+        raise ValueError(f"{', '.join(strange)}: a character that cannot be printed")
     purchase = cells["purchase"] or Purchase.ON_DEMAND.value
     if purchase not in (Purchase.ON_DEMAND.value, Purchase.SPOT.value):
         raise ValueError(f"purchase {purchase}: want on_demand or spot")
     price = _price(cells["price_per_hour"])
-    since = _moment(cells["since"])
+    since = _since(cells["since"])
     if since > now:
         raise ValueError(f"since {cells['since']}: that is still to come; a list says what was and is")
     provider = cells["provider"] or offers.MARKET
@@ -129,7 +139,7 @@ def _quote(cells: Mapping[str, str], now: datetime) -> Quote:
         gpu=cells["gpu"],
         purchase=Purchase(purchase),
         price_per_hour_micros=price,
-        currency=currency_code(cells["currency"]) if price is not None else "",
+        currency=_currency(cells["currency"]) if price is not None else "",
         source=cells["source"],
         effective_at=since,
         recorded_at=now,
@@ -144,8 +154,24 @@ def _price(text: str) -> int | None:
     except InvalidOperation:
         raise ValueError(f"price_per_hour {text}: want a number such as 1.80, or nothing for unknown") from None
     if not price.is_finite() or not 0 < price < 1_000_000:
-        raise ValueError(f"price_per_hour {text}: want more than 0; leave it empty where it is not known")
+        raise ValueError(
+            f"price_per_hour {text}: want more than 0 and less than 1,000,000; leave it empty where it is not known"
+        )
     return prices.micros(text)
+
+
+def _currency(text: str) -> str:
+    try:
+        return currency_code(text)
+    except ValueError as fault:
+        raise ValueError(f"currency {text}: {fault}") from None
+
+
+def _since(text: str) -> datetime:
+    at = _moment(text)
+    if at < SINCE_EVER:
+        raise ValueError(f"since {text}: want a moment from 1970 on")
+    return at.astimezone(UTC)
 
 
 def _moment(text: str) -> datetime:
@@ -161,7 +187,7 @@ def _moment(text: str) -> datetime:
         raise ValueError(f"since {text}: want 2026-10-01 or 2026-10-01T08:00:00Z") from None
     if at.tzinfo is None:
         raise ValueError(f"since {text}: want the zone too, as in {text}Z or {text}+08:00")
-    return at.astimezone(UTC)
+    return at
 
 
 def _contradictions(listed: Sequence[Quote]) -> list[str]:

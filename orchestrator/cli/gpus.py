@@ -12,7 +12,7 @@ def gpus(
     model: str = typer.Option(
         "cv_resnet18_ocr-detection", "--model", help="Model whose speed counts; `ppocr` is the engine's own."
     ),
-    latency: float | None = typer.Option(None, "--latency", min=0.001, help="Seconds for 95 of 100 images."),
+    latency: float | None = typer.Option(None, "--latency", min=0.001, max=3600, help="Seconds for 95 of 100 images."),
     size: str = typer.Option("", "--size", help="Speed on images of one size: small, middle or large. Default: all."),
     spot: bool = typer.Option(False, "--spot", help="Compare spot prices too."),
     json: bool = typer.Option(False, "--json", help="Print JSON."),

@@ -52,7 +52,12 @@ def history(
     opened, now = _opened(ledger)
     with opened.read() as tx:
         told = quotes.history(tx)
-    _show([one for one in told if gpu is None or gpu_key(one.gpu) == gpu_key(gpu)], now, json)
+    found = [one for one in told if gpu is None or gpu_key(one.gpu) == gpu_key(gpu)]
+    if not found and not json:
+        known = ", ".join(sorted({one.gpu for one in told}))
+        print(f"no price of {gpu} is known; there are prices of: {known}")
+        return
+    _show(found, now, json)
 
 
 @app.command()
@@ -111,8 +116,10 @@ def import_(
 
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"{file}: cannot be read as UTF-8 text: {error}") from None
+    except UnicodeDecodeError as error:
+        raise Refused(f"{file}: not UTF-8 text (at byte {error.start + 1}); save it as CSV in UTF-8") from None
+    except OSError as error:
+        raise Refused(f"{file}: {error.strerror}; name a CSV file, `halve prices export` shows its columns") from None
     opened, now = _opened(ledger)
     listed, left_out = pricelists.read(text, str(file), now)
     news = pricelists.import_list(opened, listed, now)
@@ -136,7 +143,7 @@ def export(
 
     opened, _ = _opened(ledger)
     with opened.read() as tx:
-        put(pricelists.to_csv(quotes.history(tx)), file)
+        put(pricelists.to_csv(quotes.history(tx)), file, "")
 
 
 def _opened(path: Path | None) -> Any:

@@ -122,15 +122,17 @@ def _chinese_lines(report: MonthReport) -> Iterator[tuple[object, ...]]:
             yield *key, "", "", code, "", "", exact(micros), "", ""
 
 
-def put(text: str, path: Path | None) -> None:
-    """Write a report to a file, or to standard output. Raises Refused when the file cannot be written."""
+def put(text: str, path: Path | None, named: str = "--output ") -> None:
+    """Write a report to a file, or to standard output. Raises Refused when the file, `named` so by its command, cannot
+    be written.
+    """
     if path is None:
         sys.stdout.write(text)
         return
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise Refused(f"--output {path}: {error.strerror}; name a file that can be written") from None
+        raise Refused(f"{named}{path}: {error.strerror}; name a file that can be written") from None
 
 
 def _row(row: Row) -> dict[str, Any]:

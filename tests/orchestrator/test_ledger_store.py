@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,55 @@ def test_real_and_simulated_ledgers_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="no such file"):
         open_file(tmp_path / "nowhere.db")
     assert not (tmp_path / "nowhere.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "an empty file, no ledger of halve"),
+        (b"hello, world" * 1000, "file is not a database"),
+        (None, "a database of something else, no ledger of halve"),
+    ],
+    ids=["empty", "text", "foreign"],
+)
+def test_what_is_no_ledger_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes | None, words: str) -> None:
+    file = tmp_path / "theirs.db"
+    if content is None:
+        with closing(sqlite3.connect(file)) as theirs:
+            theirs.execute("CREATE TABLE alembic_version (version_num TEXT)")
+            theirs.execute("CREATE TABLE albums (title TEXT)")
+    else:
+        file.write_bytes(content)
+    before = file.read_bytes()
+    with pytest.raises(Refused, match=words):
+        open_file(file)
+    assert file.read_bytes() == before and [one.name for one in tmp_path.iterdir()] == ["theirs.db"]
+
+
+def test_a_folder_is_no_ledger(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="not a file; name the ledger in it"):
+        open_file(tmp_path)
+
+
+def test_a_ledger_that_is_damaged_says_so_and_how_to_go_back(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+    with ledger.write() as tx:
+        for number in range(400):
+            deployments.put_up(tx, f"d{number}", "spec " * 100, "s.yaml", NOW)
+    ledger.close()
+    file = tmp_path / "halve.db"
+    whole = file.read_bytes()
+    with closing(sqlite3.connect(file)) as found:
+        (page,) = found.execute("SELECT rootpage FROM sqlite_master WHERE name = 'deployments'").fetchone()
+        (size,) = found.execute("PRAGMA page_size").fetchone()
+    torn = whole[: (page - 1) * size] + b"\xff" * size + whole[page * size :]
+    for content in (torn, whole[: len(whole) // 3], b"no database" * 1000):
+        for beside in tmp_path.glob("halve.db-*"):
+            beside.unlink()
+        file.write_bytes(content)
+        with pytest.raises(Refused, match="it is damaged: `halve ledger restore` goes back to a copy"):
+            rows(open_ledger(tmp_path), "deployments")
+        assert file.read_bytes() == content
 
 
 def test_a_naive_time_does_not_reach_the_ledger(tmp_path: Path) -> None:

@@ -102,6 +102,14 @@ HEAD = "gpu,price_per_hour,currency,source,since\n"
         (HEAD + "T4,1,CNY,x,yesterday\n", "line 2: since yesterday"),
         (HEAD + "T4,1,CNY,x,2026-10-01T08:00\n", "line 2: since 2026-10-01T08:00: want the zone too"),
         (HEAD + "T4,1,CNY,x,2027-10-01\n", "line 2: since 2027-10-01: that is still to come"),
+        (HEAD + "T4,1,CNY,x,0001-01-01\n", "line 2: since 0001-01-01: want a moment from 1970 on"),
+        (HEAD + "T4,1,CNY,x,0001-01-01T00:00:00+14:00\n", "line 2: since 0001-01-01T00:00:00+14:00: want a moment"),
+        (HEAD + "T4,1e99,CNY,x,2026-10-01\n", "line 2: price_per_hour 1e99: want more than 0 and less than 1,000,000"),
+        (HEAD + "T4,1,YUAN,x,2026-10-01\n", "line 2: currency YUAN: not an ISO-4217 currency, did you mean CNY?"),
+        (HEAD + "T4,1,8,CNY,x,2026-10-01\n", "line 2: 6 cells, and 5 columns in the heading"),
+        (HEAD + "T4\0,1,CNY,x,2026-10-01\n", "line 2: gpu: a character that cannot be printed"),
+        (HEAD + f"T4,1,CNY,{'x' * 200_000},2026-10-01\n", "line 2: field larger than field limit"),
+        (HEAD, "no price in it"),
         (HEAD + ",1,CNY,,2026-10-01\n", "line 2: gpu, source is empty"),
         (HEAD + "T4,1,CNY,x,2026-10-01\nT4,2,CNY,x,2026-10-01\n", "market/T4 has two prices since 2026-10-01 00:00"),
     ],
@@ -203,6 +211,35 @@ def test_a_history_is_taken_in_whole(ledger: Ledger) -> None:
 def halve(home: Path, *words: str) -> Result:
     env = {"HALVE_HOME": str(home), "COLUMNS": "80", "HALVE_DATABASE_URL": None}
     return CliRunner().invoke(app, ["prices", *words], env=env)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No such file or directory; name a CSV file"),
+        ("folder", "Is a directory; name a CSV file"),
+        (LIST.encode("utf-16"), "not UTF-8 text (at byte 1); save it as CSV in UTF-8"),
+    ],
+    ids=["none", "folder", "utf-16"],
+)
+def test_a_list_that_cannot_be_read_is_refused_in_a_line(tmp_path: Path, content: object, words: str) -> None:
+    file = tmp_path / "list.csv"
+    if content == "folder":
+        file.mkdir()
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    refused = halve(tmp_path, "import", str(file)).exception
+    assert isinstance(refused, Refused) and str(refused).startswith(f"{file}: {words}")
+
+
+def test_a_mark_and_windows_lines_are_no_faults(ledger: Ledger) -> None:
+    assert take(ledger, "\ufeff" + LIST.replace("\n", "\r\n")) == 4
+
+
+def test_a_gpu_of_which_no_price_is_known_is_said_to_be_so(tmp_path: Path) -> None:
+    said = halve(tmp_path, "history", "--gpu", "RTX 9999").stdout
+    assert said == "no price of RTX 9999 is known; there are prices of: A100, GTX 1060, RTX 3060, RTX 3090, V100\n"
+    assert halve(tmp_path, "history", "--gpu", "RTX 9999", "--json").stdout == "[]\n"
 
 
 def test_import_show_history_export(tmp_path: Path) -> None:
