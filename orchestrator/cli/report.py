@@ -1,5 +1,6 @@
 """halve report"""
 
+import sys
 from pathlib import Path
 
 import typer
@@ -33,7 +34,7 @@ def report(
     from orchestrator.reports import focus as export
     from orchestrator.reports.frame import is_month
     from orchestrator.reports.month import of_ledger
-    from orchestrator.reports.words import LANGUAGES
+    from orchestrator.reports.words import LANGUAGES, Words
 
     if json + csv + html + (focus is not None) > 1:
         raise typer.BadParameter("one of --json, --csv, --html and --focus")
@@ -57,6 +58,8 @@ def report(
         formats.put(formats.json_text(found), output)
     elif csv:
         formats.put(formats.csv_text(found, lang), output)
+        if not found.rows:
+            sys.stderr.write(f"{Words(lang)(found.notes[0])}\n")
     elif html:
         formats.put(page.html_text(found, lang), output)
     elif output is not None:

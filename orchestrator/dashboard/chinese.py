@@ -27,6 +27,8 @@ CHINESE: dict[str, str] = {
     ),
     "{ready} of {wanted}": "{ready} / {wanted} 台",
     "{open} of {count} deployments open": "{count} 个部署中 {open} 个开放",
+    "no deployment is up": "没有部署在运行",
+    "nothing ran yet": "尚未运行",
     "{amount} at the month's end": "月末预计 {amount}",
     "no baseline to measure against": "配置中没有基准",
     "wrong": "异常",

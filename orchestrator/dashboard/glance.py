@@ -13,6 +13,8 @@ from orchestrator.reports.month import MonthReport
 
 #: machines that are on their way to ready
 STARTING = ("requested", "booting")
+#: instead of a number where there is nothing to count
+NONE = "–"
 Standing = Mapping[str, Any]
 """What `halve status --json` says."""
 
@@ -40,11 +42,13 @@ def figures(standing: Standing, report: MonthReport | None, wrong: Sequence[Trou
     shown = standing["deployments"]
     ready = sum(machine["status"] == "ready" for one in shown for machine in one["instances"])
     opened = sum(bool(one["open"]) for one in shown)
-    running = Figure(
-        name=say("ready"),
-        value=say("{ready} of {wanted}", ready=ready, wanted=sum(one["target"] or 0 for one in shown)),
-        under=say("{open} of {count} deployments open", open=opened, count=len(shown)),
-    )
+    running = Figure(name=say("ready"), value=NONE, under=say("no deployment is up"))
+    if shown:
+        running = Figure(
+            name=say("ready"),
+            value=say("{ready} of {wanted}", ready=ready, wanted=sum(one["target"] or 0 for one in shown)),
+            under=say("{open} of {count} deployments open", open=opened, count=len(shown)),
+        )
     wanting = Figure(
         name=say("wrong"),
         value=str(len(wrong)) if wrong else say("nothing"),
@@ -72,6 +76,10 @@ def troubles(standing: Standing, zones: Mapping[str, ZoneInfo], say: PageWords, 
 
 
 def _money(report: MonthReport | None, say: PageWords) -> tuple[Figure, Figure]:
+    if report is not None and not report.rows:
+        return Figure(name=say("this month"), value=NONE, under=say("nothing ran yet")), Figure(
+            name=say("saved"), value=NONE
+        )
     if report is None or report.total_micros is None:
         known = "…" if report is None else say("unknown")
         return Figure(name=say("this month"), value=known), Figure(name=say("saved"), value=known)

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
-from orchestrator import decisions
+from orchestrator import decisions, seeds
 from orchestrator.dashboard import glance, market
 from orchestrator.dashboard.asked import (
     PRICES_DAYS,
@@ -152,8 +152,7 @@ def costs_json(visit: Visiting, month: Month = None) -> Response:
 def prices(visit: Visiting, deployment: Name = None, gpu: Name = None, days: PricesDays = PRICES_DAYS[0]) -> Response:
     site = visit.site
     row = site.chosen(deployment)
-    wanted = None if row is None else spec_of(row)
-    model = "" if wanted is None else wanted.model
+    model = _model(row)
     gpu = gpu or None
     found = market.buys(site.ledger, model, gpu)
     return visit.render(
@@ -176,11 +175,15 @@ def prices_json(
 ) -> Response:
     site = visit.site
     row = site.chosen(deployment)
-    model = "" if row is None else spec_of(row).model
     end = site.now()
     start = end - timedelta(days=days)
-    shown = market.buys(site.ledger, model, gpu or None)
+    shown = market.buys(site.ledger, _model(row), gpu or None)
     return JSONResponse(market.moved(site.ledger, shown, *cut(start, end)))
+
+
+def _model(row: Deployment | None) -> str:
+    """Whose speeds count; before there is a deployment, that of the published table."""
+    return seeds.MODEL if row is None else spec_of(row).model
 
 
 # jobs

@@ -120,6 +120,8 @@ def write(ledger: Ledger, month_text: str | None, now: datetime, path: Path | No
         parquet(found.lines, path)
     else:
         put(csv_text(found.lines), path)
+    if not found.lines and not found.unknown:
+        sys.stderr.write("no data: nothing was charged in that month\n")
     if found.unknown:
         sys.stderr.write(f"left out: {found.unknown} charges at a price that nobody knows; FOCUS has no unknown cost\n")
 

@@ -40,8 +40,8 @@ def show(report: MonthReport, console: Console, language: str = "en") -> None:
         console.print(Text(line), style="bold")
     if report.simulated:
         console.print(say("SIMULATED: no machine ran and no money was spent."), style="bold reverse")
-    console.print()
     if report.rows:
+        console.print()
         console.print(fitting(report, say, console))
         console.print()
     bars = (f"{_bar(budget)} {budget_words(budget, say)}" for budget in report.budgets)

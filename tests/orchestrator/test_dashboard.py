@@ -343,6 +343,22 @@ def test_a_machine_with_a_notice_or_a_recommendation_says_so_wherever_it_is_list
             assert f"将于 {here:%H:%M:%S} 被回收" in chinese and f"供应商自 {here:%Y-%m-%d %H:%M} 起建议撤离" in chinese
 
 
+def test_on_the_first_day_every_page_says_that_there_is_nothing_yet(tmp_path: Path) -> None:
+    made = Desk(tmp_path)
+    with made.client:
+        made.log_in()
+        made.page("/costs")  # so that the month is added up
+        shown = re.sub(r"<[^>]+>", " ", made.page("/now"))
+        assert "no deployment is up" in shown and "nothing ran yet" in shown and "halve up SPEC" in shown
+        assert not re.search(r"\b0(\.0+)?\b", shown), "no zeros"
+        assert "nothing ran in" in made.page("/costs")
+        assert "There is no deployment yet." in made.page("/timeline")
+        assert "No jobs yet" in made.page("/jobs") and "Nothing has been decided yet" in made.page("/why")
+        rows = re.findall(r"<tr><td>(.*?)</tr>", made.page("/prices"), re.DOTALL)
+        best = re.sub(r"<[^>]+>|\s+", " ", rows[0]).split()
+        assert best[:2] == ["RTX", "3060"] and "0.2000" in best, "as `halve gpus` has it"
+
+
 MACHINE = {"id": "ocr-1", "status": "ready", "reclaim_at": None, "rebalance_at": None}
 FINE = {
     "name": "ocr",

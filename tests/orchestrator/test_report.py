@@ -555,6 +555,21 @@ def test_no_data_is_no_error(tmp_path: Path) -> None:
     assert halve(tmp_path).exit_code == 0
 
 
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_on_the_first_day_every_report_says_that_nothing_ran(tmp_path: Path, lang: str) -> None:
+    said = {"en": "no data: nothing ran in 2020-01", "zh": "没有数据：2020-01 没有机器运行"}[lang]
+    asked = ("--month", "2020-01", "--lang", lang)
+    page = halve(tmp_path, *asked).stdout
+    assert said in page and "\n\n\n" not in page and "0.00" not in page
+    assert said in halve(tmp_path, *asked, "--html").stdout
+    listed = halve(tmp_path, *asked, "--csv")
+    assert len(listed.stdout.splitlines()) == 1 and listed.stderr.strip() == said, "a table has no room for words"
+    found = json.loads(halve(tmp_path, *asked, "--json").stdout)
+    assert found["rows"] == [] and found["notes"] == ["no data: nothing ran in 2020-01"]
+    export = halve(tmp_path, *asked, "--focus", "1.4")
+    assert export.stderr == "no data: nothing was charged in that month\n"
+
+
 def test_a_simulated_ledger_is_marked(tmp_path: Path) -> None:
     path = tmp_path / "simulated.db"
     ledger = open_file(path, simulated=True, create=True)
