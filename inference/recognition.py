@@ -102,51 +102,53 @@ class Recogniser:
 
     def read(self, pages: Sequence[Sequence[Pixels]]) -> list[list[Words]]:
         """The words of each crop of each page, in order."""
-        words = [[Words("", 0.0)] * len(crops) for crops in pages]
-        for width, places in self._batches(pages):
-            rows = [_row(pages[page][i], width, self._form) for page, i in places]
-            for (page, i), answer in zip(places, self._run(rows), strict=True):
-                words[page][i] = decoded(answer, self._alphabet, logits=self._form.logits)
-        return words
+        return self._read(pages, [self._widths(crops) for crops in pages])
 
     def reread(self, pages: Sequence[Sequence[Pixels]]) -> list[list[Words]]:
         """As `read`; a line whose score is below SURE is read on its head too, and the better score counts. Where that
         turns most of a page, its other lines are as well. So no orienter is needed, which turns more upright lines
         than there are others (docs/engine.md)."""
-        words = self.read(pages)
+        widths = [self._widths(crops) for crops in pages]
+        words = self._read(pages, widths)
         doubted = [[i for i, line in enumerate(page) if line.score < SURE] for page in words]
-        turned = self._turn(pages, words, doubted)
+        turned = self._turn(pages, widths, words, doubted)
         sure = [
             sorted({*range(len(page))}.difference(those)) if 2 * count > len(page) else []
             for page, those, count in zip(words, doubted, turned, strict=True)
         ]
-        self._turn(pages, words, sure)
+        self._turn(pages, widths, words, sure)
         return words
 
     def _turn(
-        self, pages: Sequence[Sequence[Pixels]], words: list[list[Words]], chosen: Sequence[Sequence[int]]
+        self,
+        pages: Sequence[Sequence[Pixels]],
+        widths: Sequence[Sequence[int]],
+        words: list[list[Words]],
+        chosen: Sequence[Sequence[int]],
     ) -> list[int]:
         """Read the chosen lines of each page on their head, put the better words in place, and count those."""
         turned = [[_turned(crops[i]) for i in those] for crops, those in zip(pages, chosen, strict=True)]
+        wide = [[page[i] for i in those] for page, those in zip(widths, chosen, strict=True)]
         counts = []
-        for page, those, others in zip(words, chosen, self.read(turned), strict=True):
+        for page, those, others in zip(words, chosen, self._read(turned, wide), strict=True):
             better = [(i, other) for i, other in zip(those, others, strict=True) if other.score > page[i].score]
             for i, other in better:
                 page[i] = other
             counts.append(len(better))
         return counts
 
-    def _batches(self, pages: Sequence[Sequence[Pixels]]) -> Iterator[tuple[int, list[Place]]]:
-        """The lines of all pages by the width they are padded to, bounded by what a batch of them takes."""
-        same: dict[int, list[Place]] = defaultdict(list)
-        for page, crops in enumerate(pages):
-            ratios = [crop.shape[1] / crop.shape[0] for crop in crops]
-            for i, width in enumerate(self._own(ratios) if self._own_widths else self._of_neighbours(ratios)):
-                same[width].append((page, i))
-        for width, places in same.items():
-            at_once = max(1, MOST_COLUMNS // width)
-            for start in range(0, len(places), at_once):
-                yield width, places[start : start + at_once]
+    def _read(self, pages: Sequence[Sequence[Pixels]], widths: Sequence[Sequence[int]]) -> list[list[Words]]:
+        words = [[Words("", 0.0)] * len(crops) for crops in pages]
+        for width, places in _batches(widths):
+            rows = [_row(pages[page][i], width, self._form) for page, i in places]
+            for (page, i), answer in zip(places, self._run(rows), strict=True):
+                words[page][i] = decoded(answer, self._alphabet, logits=self._form.logits)
+        return words
+
+    def _widths(self, crops: Sequence[Pixels]) -> list[int]:
+        """What each line of a page is padded to, in pixels."""
+        ratios = [crop.shape[1] / crop.shape[0] for crop in crops]
+        return self._own(ratios) if self._own_widths else self._of_neighbours(ratios)
 
     def _own(self, ratios: Sequence[float]) -> list[int]:
         return [max(1, math.ceil(self._form.height * ratio / WIDTH_STEP)) * WIDTH_STEP for ratio in ratios]
@@ -168,6 +170,18 @@ class Recogniser:
         else:
             for row in rows:
                 yield self._session.run(row[None])[0]
+
+
+def _batches(widths: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[Place]]]:
+    """The lines of all pages by the width they are padded to, bounded by what a batch of them takes."""
+    same: dict[int, list[Place]] = defaultdict(list)
+    for page, those in enumerate(widths):
+        for i, width in enumerate(those):
+            same[width].append((page, i))
+    for width, places in same.items():
+        at_once = max(1, MOST_COLUMNS // width)
+        for start in range(0, len(places), at_once):
+            yield width, places[start : start + at_once]
 
 
 def crop(image: Pixels, box: NDArray[np.float32]) -> Pixels:
