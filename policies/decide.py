@@ -119,7 +119,7 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves | None:
         machines=beyond,
         going=(*spot.returning(snapshot.instances), *stand.at_risk),
         replaced=changed,
-        full=policy.surge == 0 and stand.room == 0 and spots > 0 and not snapshot.unreachable,
+        full=stand.room == 0 and spots > 0 and not snapshot.unreachable,
     )
     goal = _goal(policy, stand, round(rest))
     answer = spot.answer(scene, goal, policy.placing, snapshot.memory.get("placement"))
@@ -130,6 +130,7 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves | None:
     kept_up = min(len(stand.at_risk), max(0, goal.replicas - len(beyond)))
     base = max(0, goal.base_on_demand - sum(not is_spot(one) for one in beyond))  # it is promised whatever is at risk
     wishes = without_on_demand(answer.launches, min(kept_up, sum(offer is None for offer, _ in answer.launches) - base))
+    spots = min(spots, basket.left - base if steady else max(basket.left - base, goal.replicas - len(beyond)))
     missed = buy(basket, wishes, snapshot, ranked, steady, spots, answer.waits)
     short = missed or len(stand.current) + len(basket.chosen) < stand.target.replicas
     replaced = disruption.outdated(stand.staying, stand.target.replicas, policy.surge, stand.outdated)

@@ -95,6 +95,8 @@ def place(fleet: Fleet, goal: Goal, memory: Memory | None = None) -> Decision:
     waits = 0 if fleet.refused else max(0, min(asked, missing))
     launches += [Launch(pool=ON_DEMAND, reason=_why(goal, trusted, spots))] * max(0, missing)
     stops = _stops(fleet, goal, staying, trusted, memory.wanted)
+    if not launches and not stops:
+        stops = _relieved(goal, staying, memory, now)
     stopped = {one.id for one in stops}
     ready = sum(one.ready for one in fleet.replicas if one.id not in stopped)
     memory = replace(memory, short=ready < goal.replicas, reached=memory.reached or ready >= goal.replicas)
@@ -276,6 +278,18 @@ def _stops(
             stops.append(Stop(id=one.id, reason="more than the allocation wants"))
             del kept[one.id]
     return tuple(stops)
+
+
+def _relieved(goal: Goal, staying: Sequence[Replica], memory: Memory, now: float) -> tuple[Stop, ...]:
+    """Where nothing else moves: the youngest of more than are asked for, in a pool that is free to hold more and is
+    wanted to hold fewer. As many as MOST_SPOT would wait for a replacement that may not come beside them.
+    """
+    spots = Counter(one.pool for one in staying if one.pool != ON_DEMAND)
+    extra = {at for at, count in spots.items() if count > memory.wanted[at] and memory.pools[at].retry_at <= now}
+    surplus = [one for one in staying if one.pool in extra]
+    if not surplus or any(not one.ready for one in staying) or len(staying) <= goal.replicas:
+        return ()
+    return (Stop(id=max(surplus, key=lambda one: one.launched_at).id, reason="more than the allocation wants"),)
 
 
 def _quiet_until(memory: Memory, missing: bool) -> float:

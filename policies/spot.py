@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from policies import placement, pools
+from policies import placement, pools, room
 from policies.disruption import RECOMMENDED_FOR, Leaving
 from policies.lifecycle import LIVE, Status
 from policies.placement import POLICIES
 from policies.pools import Pool
 from policies.serving import ON_DEMAND, Decision, Fleet, Goal, Replica
-from policies.snapshot import Instance, Offer, Purchase
+from policies.snapshot import Instance, Offer
 from policies.sources import UNOBTAINABLE, UNWATCHED_SECONDS, Answer, Plain, Source, events, happened, is_spot
 from policies.spot_memory import Known, asked_sooner, gist, not_ahead, plain, restored, wanted
 
@@ -31,7 +31,7 @@ class Scene:
     machines: tuple[Instance, ...]  # in the order of their launch
     going: tuple[Instance, ...]  # or are recommended to be left: nothing is launched there meanwhile
     replaced: bool  # others, of an older spec, serve beside them
-    full: bool = False  # so many are up as may ever be: who is to be replaced has to go first
+    full: bool = False  # so many are up as may be: who is to be replaced has to go first
 
 
 def answer(scene: Scene, goal: Goal, policy: str, remembered: Plain | None) -> Answer:
@@ -226,20 +226,11 @@ def _stops(scene: Scene, decision: Decision, goal: Goal, fleet: Fleet) -> tuple[
 
 
 def _room(scene: Scene, decision: Decision, goal: Goal, fleet: Fleet) -> tuple[Leaving, ...]:
-    """Without surge, the youngest machine on demand makes room for the spot machine that is wanted in its place, when
-    what the promise leaves open is enough for the two starts that a refusal costs. That is how often it is tried, too.
-    """
-    own = decision.memory
-    asked = any(ON_DEMAND < one.pool < len(scene.sources) for one in decision.launches)
-    ready = sum(one.ready for one in fleet.replicas)
-    if not scene.full or not asked or ready < goal.replicas or not isinstance(own, placement.Memory):
+    if not scene.full:
         return ()
-    steady = [one for one in scene.machines if not is_spot(one)]
-    rented = [one for one in steady if one.purchase is Purchase.ON_DEMAND]
-    open_hours = placement.MARGIN * (1 - goal.availability) * own.hours - own.short_hours
-    if not rented or len(steady) <= goal.base_on_demand or open_hours * 3600 < 2 * goal.cold_start_seconds:
-        return ()
-    return (Leaving(instance=rented[-1], reason="makes room to try spot: without surge none is left beside it"),)
+    to_be_had = {*range(len(scene.sources)), *([ON_DEMAND] if fleet.on_demand else [])}
+    asked = {one.pool for one in decision.launches} & to_be_had
+    return room.made(scene.machines, fleet, goal, asked, decision.memory)
 
 
 def _resting(scene: Scene, own: Any, now: float) -> tuple[str, ...]:

@@ -202,7 +202,7 @@ def test_a_full_pool_is_rested_from_however_long_ago_it_took_a_machine_back() ->
 
 def test_more_than_may_be_up_leave_whatever_the_placement_would_keep() -> None:
     """Found by a bad day: the maximum was lowered under way, and the spot policy kept its spare."""
-    careful = {"availability": 0.9999}
+    careful = {"availability": 0.999}
     seen = snapshot(held("1"), held("2", "b"), offers=OFFERS)
     for _ in range(3):
         seen = after(seen, decide(seen, spot(1, 2, **careful)))
