@@ -56,9 +56,9 @@ def moment(ledger: Ledger, name: str, text: str, now: datetime) -> datetime:
     zone = spec.parse(row.spec, row.source).schedule_for(now).zone
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise Refused(f'why: --at {text}: want "YYYY-MM-DD HH:MM"') from None
-    return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
 
 
 def _told(row: Any, wishes: Callable[[datetime, float | None], Policy] | None) -> dict[str, Any]:

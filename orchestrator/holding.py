@@ -8,6 +8,8 @@ from orchestrator.ledger import deployments
 from orchestrator.ledger.store import Ledger
 
 STATES = ("open", "closed")
+#: what is to last longer is a schedule
+LONGEST = timedelta(days=366)
 
 
 def hold(ledger: Ledger, name: str, state: str, until: str, now: datetime) -> datetime:
@@ -19,6 +21,8 @@ def hold(ledger: Ledger, name: str, state: str, until: str, now: datetime) -> da
     ends_at = moment(until, now.astimezone(zone))
     if ends_at <= now:
         raise Refused(f"override: --until {until} has passed already")
+    if ends_at - now > LONGEST:
+        raise Refused(f"override: --until {until} is more than a year away: change the schedule in the spec instead")
     with ledger.write() as tx:
         deployments.override(tx, name, state, ends_at, now)
     return ends_at
@@ -42,6 +46,6 @@ def moment(text: str, local_now: datetime) -> datetime:
         else:
             wanted = datetime.fromisoformat(text)
             wanted = wanted if wanted.tzinfo else wanted.replace(tzinfo=local_now.tzinfo)
-    except ValueError:
+        return wanted.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise Refused(f'override: --until {text}: want HH:MM, or "YYYY-MM-DD HH:MM"') from None
-    return wanted.astimezone(UTC)

@@ -96,15 +96,26 @@ def root(
 
 
 def main() -> None:
-    """Run one command. A refusal is one clear line on stderr and exit code 1, never a traceback."""
+    """Run one command. A refusal is one clear line on stderr and exit code 1, never a traceback; so is a file that the
+    system does not give.
+    """
     from orchestrator.errors import Refused
 
     try:
         app()
     except Refused as refusal:
-        from orchestrator.cli.width import within
-
-        print(within(f"halve: {refusal}", sys.stderr), file=sys.stderr)
+        _say(str(refusal))
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _say(f"{error.filename}: {error.strerror}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _say(words: str) -> None:
+    from orchestrator.cli.width import within
+
+    print(within(f"halve: {words}", sys.stderr), file=sys.stderr)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from orchestrator.numbers import MOST_NUMBER
+
 if TYPE_CHECKING:
     from orchestrator.ledger.jobs import Job
     from orchestrator.ledger.store import Ledger
@@ -19,7 +21,7 @@ app = typer.Typer(
     help="Submit and follow batches.\n\nExample: halve job submit scans/ --out results/",
 )
 
-ID = typer.Argument(metavar="ID", help="The job's number.")
+ID = typer.Argument(metavar="ID", min=1, max=MOST_NUMBER, help="The job's number.")
 JSON = typer.Option(False, "--json", help="Print JSON.")
 #: between two looks at a job that is waited for
 LOOK_SECONDS = 0.5

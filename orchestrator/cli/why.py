@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from orchestrator.numbers import MOST_NUMBER
+
 if TYPE_CHECKING:
     from orchestrator.decisions import Grounds
     from policies.selection import Ranked
@@ -15,7 +17,9 @@ def why(
     at: str = typer.Option(
         "", "--at", metavar="TIME", help='What held then: "YYYY-MM-DD HH:MM", in the schedule\'s zone.'
     ),
-    tick: int | None = typer.Option(None, "--tick", metavar="N", help="One decision, by its number."),
+    tick: int | None = typer.Option(
+        None, "--tick", metavar="N", min=1, max=MOST_NUMBER, help="One decision, by its number."
+    ),
     json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Explain the last decision about a deployment, and the last ones that did something.

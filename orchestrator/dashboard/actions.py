@@ -11,11 +11,11 @@ from fastapi.responses import RedirectResponse, Response
 
 from orchestrator import control, holding
 from orchestrator.dashboard import pages
-from orchestrator.dashboard.asked import MOST_NUMBER
 from orchestrator.dashboard.site import Site
 from orchestrator.dashboard.visit import Visit, Visiting
 from orchestrator.errors import Refused
 from orchestrator.jobs import asking
+from orchestrator.numbers import MOST_NUMBER
 
 log = logging.getLogger("halve.dashboard")
 

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BeforeValidator
 
 from orchestrator.dashboard.timeline import LENGTHS
+from orchestrator.numbers import MOST_NUMBER
 from orchestrator.reports.frame import is_month
 
 #: what the timeline and the prices may be asked for, in days
@@ -16,7 +17,6 @@ TIMELINE_DAYS = (1, 7, 30, 90)
 PRICES_DAYS = (7, 30, 90)
 #: moments beyond it are nobody's; twice as far from today as they are there is still a date
 YEARS = range(1970, 2200)
-MOST_NUMBER = 2**63 - 1  # that a ledger can count
 
 
 def _one_of(*numbers: int) -> Callable[[int], int]:

@@ -20,6 +20,9 @@ REFUSALS: dict[str, str] = {
     "override: {state}: want open or closed": "手动开关：{state}：应为 open 或 closed",
     "override: say until when, such as --until 22:30": "手动开关：请写明到何时，例如 22:30",
     "override: --until {until} has passed already": "手动开关：{until} 已经过去",
+    "override: --until {until} is more than a year away: change the schedule in the spec instead": (
+        "手动开关：{until} 在一年以后：请改配置中的开放时段"
+    ),
     'override: --until {until}: want HH:MM, or "YYYY-MM-DD HH:MM"': (
         "手动开关：{until}：应为 HH:MM，或 YYYY-MM-DD HH:MM"
     ),

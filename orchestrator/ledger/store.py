@@ -122,7 +122,7 @@ def said_plainly(engine: sa.Engine) -> Iterator[None]:
 
 
 def _damaged(file: object, words: object) -> str:
-    return f"ledger {file}: {words}; it is damaged: `halve ledger restore` goes back to a copy"
+    return f"ledger {file}: {words}; it is damaged: `halve ledger restore FILE` goes back to a copy"
 
 
 def open_ledger(home: Path, url: str | None = None, *, simulated: bool = False) -> Ledger:
@@ -153,9 +153,9 @@ def open_file(path: Path, *, simulated: bool = False, create: bool = False) -> L
 
 
 def _see_ledger(path: Path) -> None:
-    if path.exists() and not path.is_file():
-        raise Refused(f"ledger {path}: not a file; name the ledger in it, such as {path / 'halve.db'}")
-    if not path.exists():
+    if path.is_dir():
+        raise Refused(f"ledger {path}: a folder; name the ledger in it, such as {path / 'halve.db'}")
+    if not path.is_file():
         raise Refused(f"ledger {path}: no such file; `halve simulate SPEC --month YYYY-MM --ledger {path}` writes one")
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as found:

@@ -155,7 +155,7 @@ def test_what_is_no_ledger_is_refused_and_left_as_it_is(tmp_path: Path, content:
 
 
 def test_a_folder_is_no_ledger(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="not a file; name the ledger in it"):
+    with pytest.raises(Refused, match="a folder; name the ledger in it"):
         open_file(tmp_path)
 
 
@@ -175,7 +175,7 @@ def test_a_ledger_that_is_damaged_says_so_and_how_to_go_back(tmp_path: Path) -> 
         for beside in tmp_path.glob("halve.db-*"):
             beside.unlink()
         file.write_bytes(content)
-        with pytest.raises(Refused, match="it is damaged: `halve ledger restore` goes back to a copy"):
+        with pytest.raises(Refused, match="it is damaged: `halve ledger restore FILE` goes back to a copy"):
             rows(open_ledger(tmp_path), "deployments")
         assert file.read_bytes() == content
 

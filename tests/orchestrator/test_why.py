@@ -92,7 +92,12 @@ def test_one_decision_by_its_number(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [(("--tick", "999999"), "no decision 999999"), (("--at", "noon"), "YYYY-MM-DD HH:MM")]
+    ("arguments", "words"),
+    [
+        (("--tick", "999999"), "no decision 999999"),
+        (("--at", "noon"), "YYYY-MM-DD HH:MM"),
+        (("--at", "0001-01-01 00:00"), "--at 0001-01-01 00:00: want"),
+    ],
 )
 def test_refusals(home: Path, arguments: tuple[str, ...], words: str) -> None:
     with pytest.raises(Refused, match=words):
