@@ -16,7 +16,7 @@ from policies import windows
 from policies.candidates import backed_off_until
 from policies.lifecycle import STARTING, Status
 from policies.plan import Plan
-from policies.policy import Policy
+from policies.policy import HAZARD, Policy
 from policies.snapshot import Offer, Purchase
 
 HOUR = timedelta(hours=1)
@@ -71,7 +71,7 @@ def left_alone_until(offer: Offer, resting: Mapping[str, datetime], now: datetim
 
 def resting_spot(memory: Mapping[str, Any]) -> dict[str, datetime]:
     """Until when the placement of spot machines leaves which pool alone, as its memory in the ledger says."""
-    known = memory["own"]["pools"] if memory.get("policy") == "hazard" and memory["own"] else ()
+    known = memory["own"]["pools"] if memory.get("policy") == HAZARD and memory["own"] else ()
     return {
         pool: datetime.fromtimestamp(one["retry_at"], UTC)
         for pool, one in zip(memory.get("pools", ()), known, strict=False)

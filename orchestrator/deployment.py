@@ -31,6 +31,7 @@ from policies import budget as budgets
 from policies import scaling
 from policies.decide import Policy
 from policies.lifecycle import Status
+from policies.policy import HAZARD
 from policies.snapshot import Offer, Profile, Purchase
 from policies.windows import Override
 
@@ -206,7 +207,7 @@ def wishes(
         p95_ms=wanted.slo.p95.total_seconds() * 1000 if wanted.slo else None,
         try_unmeasured=wanted.selection.unmeasured == "try-one",
         spot=wanted.spot is not None,
-        placing=wanted.spot.policy if wanted.spot else "hazard",
+        placing=wanted.spot.policy if wanted.spot else HAZARD,
         availability=wanted.spot.availability if wanted.spot else 0.99,
         guard=wanted.spot is not None and wanted.spot.guard,
         base_on_demand=wanted.spot.base_on_demand if wanted.spot else 0,

@@ -1,7 +1,10 @@
 """The only place where the policies meet: snapshot in, plan out."""
 
+from collections.abc import Sequence
+
 from policies import candidates, disruption, spot
 from policies.candidates import Basket
+from policies.disruption import Leaving
 from policies.lifecycle import Status
 from policies.plan import Action, Drain, Hours, Launch, Plan, Target, Terminate
 from policies.policy import Policy
@@ -135,7 +138,7 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves | None:
     short = missed or len(stand.current) + len(basket.chosen) < stand.target.replicas
     replaced = disruption.outdated(stand.staying, stand.target.replicas, policy.surge, stand.outdated)
     return Moves(
-        leaving=(*replaced, *answer.stops),
+        leaving=(*replaced, *_gentle(answer.stops, replaced, stand, policy)),
         launches=_launched(basket, stand.target),
         notes=(
             *waiting(snapshot, stand),
@@ -144,6 +147,17 @@ def _on_spot(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves | None:
         ),
         memory=kept(placement=answer.memory),
     )
+
+
+def _gentle(stops: Sequence[Leaving], replaced: Sequence[Leaving], stand: Stand, policy: Policy) -> tuple[Leaving, ...]:
+    """Of those that may go, no more that serve than leave enough: a machine of one's own that was counted on may still
+    start. Without surge there is no place for it before somebody goes.
+    """
+    gone = sum(one.instance.status is Status.READY for one in replaced)
+    spare = sum(one.status is Status.READY for one in stand.staying) - gone - stand.target.replicas
+    serving = [one for one in stops if one.instance.status is Status.READY]
+    kept = serving[max(0, spare) :] if policy.surge else []
+    return tuple(one for one in stops if one not in kept)
 
 
 def _goal(policy: Policy, stand: Stand, replicas: int) -> Goal:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from policies import placing_published, pools
+from policies.policy import HAZARD, ON_DEMAND_ONLY
 from policies.pools import Pool
 from policies.serving import FOREVER, ON_DEMAND, Decision, Fleet, Goal, Launch, Placing, Replica, Stop
 
@@ -318,8 +319,8 @@ def reordered(memory: Memory, before: Sequence[str], now: Sequence[str]) -> Memo
 
 #: By name, our own first.
 POLICIES: dict[str, Placing] = {
-    "hazard": place,
+    HAZARD: place,
     "spothedge": placing_published.spothedge,
     "round-robin": placing_published.round_robin,
-    "on-demand": placing_published.on_demand,
+    ON_DEMAND_ONLY: placing_published.on_demand,
 }

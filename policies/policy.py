@@ -7,7 +7,8 @@ from fractions import Fraction
 from policies import budget, disruption, scaling, throughput, windows
 from policies.snapshot import Instance, Offer, Purchase
 
-#: the one of placement.POLICIES that has no use for spot machines
+#: of placement.POLICIES our own, and the one that has no use for spot machines
+HAZARD = "hazard"
 ON_DEMAND_ONLY = "on-demand"
 
 
@@ -26,7 +27,7 @@ class Policy:
     p95_ms: float | None = None
     try_unmeasured: bool = False
     spot: bool = False
-    placing: str = "hazard"  # which of placement.POLICIES says where spot replicas run
+    placing: str = HAZARD  # which of placement.POLICIES says where spot replicas run
     availability: float = 0.99  # the share of time in which it keeps as many ready as are wanted
     guard: bool = False  # survive the loss of any one spot pool
     base_on_demand: int = 0  # so many are never spot machines

@@ -5,6 +5,7 @@ from typing import Any
 
 from policies import placement, pools
 from policies.placing_published import Turn, Zones
+from policies.policy import HAZARD
 from policies.serving import Goal
 from policies.sources import Events, Plain
 
@@ -32,7 +33,7 @@ def restored(kept: Plain | None) -> Known | None:
 
 def _shaped(kept: Plain) -> Known:
     own, policy = kept["own"], kept["policy"]
-    if own is not None and policy == "hazard":
+    if own is not None and policy == HAZARD:
         own = placement.restored(own)
     elif own is not None and policy == "spothedge":
         own = Zones(preempting=frozenset(own["preempting"]), tried=tuple(own["tried"]))

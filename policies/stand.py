@@ -10,7 +10,7 @@ from policies.candidates import Basket
 from policies.disruption import Leaving
 from policies.lifecycle import LIVE, STARTING
 from policies.plan import Launch, Target
-from policies.policy import Policy
+from policies.policy import HAZARD, Policy
 from policies.selection import Ranked
 from policies.snapshot import Instance, Offer, Snapshot
 from policies.sources import Plain
@@ -87,7 +87,7 @@ def risk_left(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
     Published rules would buy the next one in the same pool, and some never stop a spot machine.
     """
     target = stand.target.replicas
-    followed = policy.surge > 0 and not policy.guard and stand.bounds.open and policy.placing == "hazard"
+    followed = policy.surge > 0 and not policy.guard and stand.bounds.open and policy.placing == HAZARD
     risky = disruption.at_risk(stand.current, target, snapshot.now) if followed else {}
     if not risky:
         return stand

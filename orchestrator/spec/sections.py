@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from orchestrator import calendars
 from orchestrator.spec import units
 from orchestrator.spec.units import Money
+from policies.policy import HAZARD
 from policies.snapshot import Purchase
 from policies.windows import Extra, Window
 
@@ -258,7 +259,7 @@ class Selection(Section):
 class Spot(Section):
     """Serving on machines that may be taken back."""
 
-    policy: Text = "hazard"
+    policy: Text = HAZARD
     availability: Share = 0.99
     base_on_demand: Count = 0
     guard: bool = False

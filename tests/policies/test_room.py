@@ -124,3 +124,20 @@ def test_spares_leave_the_place_of_the_base_free() -> None:
     resting = replace(DEAR, refusals=3, refused_at=NOW)
     plan = decide(replace(seen, offers=(*pools(300, 300, 300)[:-1], resting)), asked)
     assert [what for what in actions(plan) if what.startswith("launch")] == ["launch b"], "while it is not to be had"
+
+
+@pytest.mark.parametrize("there", ["aa", "dd", "ad", "aaa"])
+def test_nobody_leaves_for_a_machine_of_ones_own_before_that_serves(there: str) -> None:
+    """It was counted on as soon as it was free: one fewer served while it started."""
+    own = offer("own", provider="ssh", purchase=Purchase.OWNED, capacity=1, price_per_hour_micros=100_000)
+    asked = policy(len(there), spot=True, providers=("ssh", "cloud"))
+    seen = snapshot(*fleet(there), offers=(own, *pools(300, 400)))
+    plan = decide(seen, asked)
+    assert "launch own" in actions(plan)
+    assert not [what for what in actions(plan) if what.startswith("drain")]
+    starting = instance("own", Status.BOOTING, offer_id="own", provider="ssh", purchase=Purchase.OWNED)
+    waits = actions(decide(replace(seen, instances=(*seen.instances, starting)), asked))
+    assert not [what for what in waits if what.startswith("drain")]
+    serves = replace(starting, status=Status.READY)
+    then = actions(decide(replace(seen, instances=(*seen.instances, serves)), asked))
+    assert len([what for what in then if what.startswith("drain")]) == 1
