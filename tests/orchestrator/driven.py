@@ -1,13 +1,12 @@
 """A real daemon in a process of its own, with tiny replicas, a quick clock, and a fuse where the test wants one.
 
-python -m tests.orchestrator.driven HOME [--no-wait] [--slow] [--die EFFECT [--down] [--signal NUMBER]] [--market URL]
+main() takes: HOME [--no-wait] [--slow] [--die EFFECT [--down] [--signal NUMBER]] [--market URL]
 """
 
 import argparse
 import logging
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from orchestrator.ledger.store import Ledger, open_ledger
 from orchestrator.providers.local import LocalProvider
 from orchestrator.simulation.fuse import Fuse, fused
 from policies.lifecycle import Status
+from tests.orchestrator.forked import Forked
 from tests.orchestrator.tiny import replicas, tiny
 
 SPECS = {
@@ -80,12 +80,10 @@ def main() -> None:
 
 
 @contextmanager
-def daemon(home: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+def daemon(home: Path, *options: str) -> Iterator[Forked]:
     """One in the background; its words go to `daemon.log`, and it ends with the block at the latest."""
     home.mkdir(exist_ok=True)
-    with (home / "daemon.log").open("a") as log:
-        command = [sys.executable, "-m", "tests.orchestrator.driven", str(home), *options]
-        process = subprocess.Popen(command, stdout=log, stderr=log, text=True)
+    process = Forked("tests.orchestrator.driven", home, *options, out=home / "daemon.log", folder=home)
     try:
         yield process
     finally:
@@ -128,7 +126,3 @@ def running(home: Path, kind: str) -> int:
     from orchestrator.providers.simulated import Conditions, SimulatedProvider
 
     return len(SimulatedProvider(SystemClock(), Conditions(offers=()), home / "simulated.json").running())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,9 @@
 """A real daemon in a process of its own, whose hosts run tiny replicas.
 
-python -m tests.orchestrator.driven_ssh HOME [MODULE:COMMAND]
+main() takes: HOME [MODULE:COMMAND]
 """
 
 import logging
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from orchestrator.ledger.store import Ledger, open_ledger
 from orchestrator.providers.local import LocalProvider
 from orchestrator.providers.ssh.provider import Offered, SshProvider
 from tests.orchestrator import tiny_there
+from tests.orchestrator.forked import Forked
 from tests.orchestrator.sshd import Server
 
 TINY = "tests.orchestrator.tiny_there:command"
@@ -60,17 +60,11 @@ def spec(*servers: Server, here: int = 0) -> str:
 
 
 @contextmanager
-def daemon(home: Path, command: str = TINY) -> Iterator[subprocess.Popen[bytes]]:
+def daemon(home: Path, command: str = TINY) -> Iterator[Forked]:
     """One in the background; its words go to `daemon.log`, and it ends with the block at the latest."""
-    with (home / "daemon.log").open("a") as log:
-        command = [sys.executable, "-m", "tests.orchestrator.driven_ssh", str(home), command]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+    process = Forked("tests.orchestrator.driven_ssh", home, command, out=home / "daemon.log", folder=home)
     try:
         yield process
     finally:
         process.kill()
         process.wait()
-
-
-if __name__ == "__main__":
-    main()

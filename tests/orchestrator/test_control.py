@@ -21,6 +21,7 @@ from orchestrator.ledger import deployments
 from orchestrator.ledger.store import open_ledger
 from orchestrator.spec import parse
 from tests.orchestrator.fake_engine import free_port
+from tests.orchestrator.forked import completed
 from tests.orchestrator.scene import rows
 from tests.orchestrator.tiny import fill, living, replicas, small_disk, until
 
@@ -35,14 +36,7 @@ door: {listen: "127.0.0.1:0"}
 
 
 def halve(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "orchestrator", *arguments],
-        env={**os.environ, "HALVE_HOME": str(home), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return completed("orchestrator.cli", *arguments, environment={**os.environ, "HALVE_HOME": str(home), **environment})
 
 
 def done(said: subprocess.CompletedProcess[str]) -> str:
@@ -56,6 +50,11 @@ def refused(said: subprocess.CompletedProcess[str]) -> str:
     (line,) = said.stderr.splitlines()
     assert line.startswith("halve: ")
     return line
+
+
+def all_gone(home: Path) -> None:
+    """A door that let go of its lock may still be on its way out."""
+    until(lambda: not living(home), why="something is left")
 
 
 def status(home: Path) -> dict[str, Any]:
@@ -123,7 +122,7 @@ def test_the_main_job(home: Path, tmp_path: Path) -> None:
     done(halve(home, "override", "daytime", "none"))
     assert "serves at" in done(halve(home, "up", str(spec)))
     assert done(halve(home, "down", "daytime")) == "daytime is down\n"
-    assert living(home) == []
+    all_gone(home)
     charges = rows(open_ledger(home), "charges")
     assert len(charges) == 3
     assert all(row.ended_at is not None and row.price_per_hour_micros == 1_800_000 for row in charges)
@@ -139,7 +138,7 @@ def test_two_who_come_up_at_once_share_one_daemon(home: Path, spec: Path) -> Non
     assert len(daemons) == 1
     assert len(rows(open_ledger(home), "instances")) == 1
     done(halve(home, "down", "ocr"))
-    assert living(home) == []
+    all_gone(home)
 
 
 @pytest.mark.slow
@@ -147,7 +146,8 @@ def test_down_of_what_is_down_starts_nothing_and_up_again_is_a_new_machine(home:
     done(halve(home, "up", str(spec)))
     done(halve(home, "down", "ocr"))
     said = halve(home, "down", "ocr")
-    assert (said.returncode, said.stderr, living(home)) == (0, "", [])
+    assert (said.returncode, said.stderr) == (0, "")
+    all_gone(home)
     done(halve(home, "up", str(spec)))
     assert [row.status for row in rows(open_ledger(home), "instances")] == ["ended", "ready"]
     done(halve(home, "down", "ocr"))
@@ -181,7 +181,7 @@ def test_ctrl_c_leaves_the_daemon_at_work_and_says_so(home: Path, spec: Path) ->
     waiting.stderr.close()
     assert status(home)["daemon"] is not None
     done(halve(home, "down", "ocr"))
-    assert living(home) == []
+    all_gone(home)
 
 
 # wrong input: one line, exit code 1, nothing started

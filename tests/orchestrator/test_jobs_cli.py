@@ -17,12 +17,14 @@ from orchestrator.ledger import deployments
 from orchestrator.ledger.jobs import State
 from tests.orchestrator.batch import find, folder, generation, lines, numbered, opened, runner, until
 from tests.orchestrator.fake_engine import Replica, replica
+from tests.orchestrator.forked import completed
 
 __all__ = ["replica"]
 
 
 def halve(home: Path, *arguments: object, check: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*arguments), env=environment(home), capture_output=True, text=True, timeout=60)
+    words = (os.fsdecode(str(one)) for one in arguments)
+    done = completed("orchestrator.cli", "job", *words, environment=environment(home))
     assert done.returncode == check, done.stderr
     assert "Traceback" not in done.stderr
     return done

@@ -15,6 +15,7 @@ from orchestrator.ledger.store import open_ledger
 from orchestrator.providers import Request
 from orchestrator.providers.ssh import host as hosts
 from orchestrator.providers.ssh.host import Files
+from tests.orchestrator.forked import completed
 from tests.orchestrator.sshd import Server, offer_of, reached, server, ssh
 from tests.orchestrator.tiny import end_all, replicas, until
 
@@ -28,15 +29,8 @@ def own(tmp_path: Path) -> Iterator[Server]:
 
 def halve(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """As a person with a terminal of 80 columns."""
-    return subprocess.run(
-        [sys.executable, "-m", "orchestrator", "hosts", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "HALVE_HOME": str(home), "COLUMNS": "80"},
-        check=False,
-    )
+    environment = {**os.environ, "HALVE_HOME": str(home), "COLUMNS": "80"}
+    return completed("orchestrator.cli", "hosts", *arguments, environment=environment)
 
 
 def added(home: Path, own: Server) -> str:
