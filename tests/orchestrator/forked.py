@@ -45,6 +45,7 @@ class Forked:
         words = [str(one) for one in arguments]
         whole = dict(os.environ if environment is None else environment)
         given = (module, words, str(out), str(err or out), str(folder or Path.cwd()), whole)
+        out.touch()  # there at once, as whoever reads it expects
         self._process = CONTEXT.Process(target=_main, args=given, daemon=True)
         self._process.start()
         assert self._process.pid is not None
