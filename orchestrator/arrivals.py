@@ -42,16 +42,22 @@ def arrival(world: World, plan: Plan, machines: Collection[Machine]) -> Arrival:
     if any(one.status in STARTING and one.id not in closing for one in machines):
         return Arrival(expected=True)
     # without a launch in the last hour no bound is reached, and nobody has to look up which one holds
-    if recent and (at := resumes_at(recent, world.policy(now), now)):
-        return Arrival(expected=True) if at <= now else Arrival(expected=False, launch_at=at)
+    bound_ends = resumes_at(recent, world.policy(now), now) if recent else None
+    if bound_ends is not None and bound_ends > now:
+        return Arrival(expected=False, launch_at=max(bound_ends, _asked_at(_left_alone(world, now), now)))
     if plan.target.replicas == 0:  # a request is what wakes the first one
         return Arrival(expected=True)
     if any(one.status is Status.DRAINING or one.id in closing for one in machines):  # its place is taken by another
         return Arrival(expected=True)
-    at = _asked_again_at(world, now)
-    if _lately_wanted(world, now) if at is None else at - now <= HOLD:
-        return Arrival(expected=True)
-    return Arrival(expected=False, launch_at=at)
+    untils = _left_alone(world, now)
+    lately = [until for until in untils if until is not None and until > now - HOLD]
+    if bound_ends is not None:  # it ended a moment ago: the offers alone say when the next launch may be
+        at = _asked_at(untils, now)
+    elif lately:
+        at = min(lately)
+    else:
+        return Arrival(expected=_lately_wanted(world, now))
+    return Arrival(expected=True) if at - now <= HOLD else Arrival(expected=False, launch_at=at)
 
 
 def resumes_at(recent: Sequence[datetime], policy: Policy, now: datetime) -> datetime | None:
@@ -86,13 +92,15 @@ def _lately_wanted(world: World, now: datetime) -> bool:
     return not decided or decided[0][0] > now - HOLD or any(target == 0 for _, target in decided)
 
 
-def _asked_again_at(world: World, now: datetime) -> datetime | None:
-    """When the first of the offers that the spec allows may, or a moment ago might, be asked again; None: none has been
-    left alone lately.
-    """
+def _left_alone(world: World, now: datetime) -> list[datetime | None]:
+    """Until when each of the offers that the spec allows is, or was, left alone; None: it was not."""
     policy = world.policy(now)
     with world.ledger.read() as tx:
         known = offers.known(tx, list(world.providers))
         resting = resting_spot(beliefs.known(tx, world.deployment).get("placement", {}))
-    untils = [left_alone_until(one, resting, now) for one in known if policy.allows(one)]
-    return min((until for until in untils if until is not None and until > now - HOLD), default=None)
+    return [left_alone_until(one, resting, now) for one in known if policy.allows(one)]
+
+
+def _asked_at(untils: Sequence[datetime | None], now: datetime) -> datetime:
+    """When the first of the offers may be asked."""
+    return max(now, min((until or now for until in untils), default=now))

@@ -123,6 +123,22 @@ def test_a_bound_that_ends_between_the_decision_and_the_word_to_the_door_is_no_b
     assert told(scene) == (True, None)
 
 
+def test_a_bound_that_ends_while_every_offer_is_left_alone_brings_nobody(home: Path) -> None:
+    """The door heard that somebody may be expected, and callers waited in vain."""
+    scene = Scene(home, offers=tuple(offer(zone) for zone in range(3)))
+    scene.market.faults.before += FULL * 100
+    scene.run(3500, 5)
+    frees = NOW + timedelta(hours=1)
+    assert scene.launches() == 30
+    starting, again_at = told(scene)
+    assert not starting and again_at is not None and again_at > frees, "the bound ends before, and helps nobody"
+    for at in (frees, frees + timedelta(seconds=20), frees + timedelta(seconds=40)):
+        scene.clock.jump(at)
+        assert not scene.tick().actions and told(scene) == (False, again_at)
+    scene.clock.jump(again_at)
+    assert scene.tick().actions, "it is true"
+
+
 @pytest.mark.parametrize("lived", [40, 120])
 def test_the_successor_of_one_that_died_is_waited_for_at_every_moment(home: Path, lived: int) -> None:
     """One that died young counts as a refusal, so its offer is left alone for ten seconds first."""
