@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from orchestrator.numbers import MOST_NUMBER
+from orchestrator.cli.counting import countable
 
 if TYPE_CHECKING:
     from orchestrator.ledger.jobs import Job
@@ -21,7 +21,7 @@ app = typer.Typer(
     help="Submit and follow batches.\n\nExample: halve job submit scans/ --out results/",
 )
 
-ID = typer.Argument(metavar="ID", min=1, max=MOST_NUMBER, help="The job's number.")
+ID = typer.Argument(metavar="ID", callback=countable, help="The job's number.")
 JSON = typer.Option(False, "--json", help="Print JSON.")
 #: between two looks at a job that is waited for
 LOOK_SECONDS = 0.5

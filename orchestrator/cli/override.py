@@ -15,7 +15,7 @@ class Held(StrEnum):
 
 def override(
     name: str = typer.Argument(metavar="NAME", help="The deployment's name."),
-    state: Held = typer.Argument(metavar="open|closed|none", help="none lifts an override."),
+    state: Held = typer.Argument(metavar="STATE", help="open, closed, or none: it lifts an override."),
     until: str = typer.Option(
         "", "--until", metavar="TIME", help="HH:MM, or YYYY-MM-DD HH:MM, in the schedule's zone."
     ),

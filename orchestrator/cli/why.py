@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from orchestrator.numbers import MOST_NUMBER
+from orchestrator.cli.counting import countable
 
 if TYPE_CHECKING:
     from orchestrator.decisions import Grounds
@@ -18,7 +18,7 @@ def why(
         "", "--at", metavar="TIME", help='What held then: "YYYY-MM-DD HH:MM", in the schedule\'s zone.'
     ),
     tick: int | None = typer.Option(
-        None, "--tick", metavar="N", min=1, max=MOST_NUMBER, help="One decision, by its number."
+        None, "--tick", metavar="N", callback=countable, help="One decision, by its number."
     ),
     json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:

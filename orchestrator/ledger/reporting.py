@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from orchestrator.billing import Charge
 from orchestrator.ledger import tables as t
-from orchestrator.ledger.quotes import SINCE_EVER, source_name
+from orchestrator.ledger.quotes import OF_PROVIDER, SINCE_EVER, source_name
 from orchestrator.ledger.store import Ledger
 from policies.lifecycle import Status
 from policies.snapshot import Purchase
@@ -332,7 +332,8 @@ def quoted(tx: sa.Connection, start: datetime, end: datetime) -> tuple[Quoted, .
     used = sa.select(c.offer_id).where(c.launched_at < end, sa.or_(GONE_AT.is_(None), start < GONE_AT)).distinct()
     source = source_name().label("source")
     priced = p.offer_id.in_(used), p.effective_at < end, p.price_per_hour_micros.is_not(None)
-    dated_at = sa.case((p.effective_at > SINCE_EVER, p.recorded_at))
+    # what a provider itself says holds as of when it was asked, since whenever it holds
+    dated_at = sa.case((sa.or_(p.effective_at > SINCE_EVER, p.source == OF_PROVIDER), p.recorded_at))
     query = sa.select(source, sa.func.max(dated_at, type_=t.Moment()).label("at")).where(*priced)
     query = query.join(t.offers, t.offers.c.id == p.offer_id)
     rows = tx.execute(query.group_by(source).order_by(source))

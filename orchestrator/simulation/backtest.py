@@ -19,6 +19,8 @@ from policies.hazard import Belief, observe, unseen
 from policies.market import IDLE, ON_DEMAND, Job, Market, Step, Zone
 
 MOST_STARTS = 10_000
+#: of an hour, in any currency: beyond it a price is a slip, and its arithmetic overflows
+HIGHEST_PRICE = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +78,11 @@ def task_of(
     if not 0 <= overhead_hours < math.inf:
         raise Refused(f"--restart-overhead-hours must be a number, 0 or more, not {overhead_hours:g}")
     for field, value in (("on-demand-price", on_demand_price), *(("spot-price", price) for price in spot_prices)):
-        if not 0 < value < math.inf:
-            raise Refused(f"--{field} must be a number above 0, not {value:g}: costs are compared as ratios")
+        if not 0 < value <= HIGHEST_PRICE:
+            raise Refused(
+                f"--{field} must be a number above 0, at most {HIGHEST_PRICE:,}, not {value:g}: "
+                "costs are compared as ratios"
+            )
     zones = len(trace.names)
     if len(spot_prices) not in (1, zones):
         raise Refused(f"--spot-price: {len(spot_prices)} prices for {zones} zones; give one for all, or one for each")

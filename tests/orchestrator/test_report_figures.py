@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from orchestrator import prices
 from orchestrator.cli import app
-from orchestrator.ledger import offers
+from orchestrator.ledger import offers, quotes
 from orchestrator.ledger import tables as t
 from orchestrator.reports.comparison import alike
 from orchestrator.reports.formats import csv_text, to_json
@@ -246,6 +246,19 @@ def test_prices_that_were_taken_in_after_the_month_have_no_age_in_it(rows: Rows)
     found = report(rows, "2026-10", utc("2026-11-21"))
     assert "prices: list (newest taken in afterwards)" in text(found)
     assert "价格来源: list（最新价格为事后录入）" in text(found, "zh")
+
+
+def test_what_a_provider_says_of_its_own_prices_is_as_old_as_the_question(rows: Rows) -> None:
+    offer = Offer(
+        id="o", provider="simulated", zone="", instance_type="", gpu="RTX 3060", purchase=Purchase.ON_DEMAND,
+        price_per_hour_micros=PRICE, currency="CNY",
+    )  # fmt: skip
+    with rows.ledger.write() as tx:
+        offers.record(tx, [offer], quotes.OF_PROVIDER, utc("2026-10-01"), effective_at=quotes.SINCE_EVER)
+    machine = rows.machine()
+    life(rows, machine, launched_at=utc("2026-10-01"))
+    rows.charge(machine, utc("2026-10-01"), utc("2026-10-02"), PRICE)
+    assert "prices: simulated (newest 19 days old)" in text(report(rows, "2026-10", utc("2026-10-20")))
 
 
 def test_a_name_that_is_also_a_word_of_the_report_stays_a_name(rows: Rows) -> None:

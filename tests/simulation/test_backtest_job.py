@@ -356,6 +356,7 @@ def test_a_bad_trace_is_refused_by_file_and_field(tmp_path: Path, content: objec
         (["--restart-overhead-hours", "-1"], "restart-overhead-hours"),
         (["--on-demand-price", "-1"], "on-demand-price"),
         (["--spot-price", "0"], "above 0"),  # an optimum that costs nothing: every ratio would be a lie
+        (["--spot-price", "1e300"], "at most 1,000,000,000, not 1e+300"),
         (["--spot-price", "1,2"], "spot-price"),
         (["--policy", "clever"], "clever"),
         (["--start-tick", "999999"], "start-tick"),
