@@ -12,9 +12,10 @@ CLAUSES: dict[str, str] = {
     "always open": "始终开放",
     "open until {at}": "开放至 {at}",
     "closed until {at}": "关闭至 {at}",
+    "pre-warming, closed until {at}": "预热中，关闭至 {at}",
     "closed: no opening in sight": "关闭：没有后续开放时段",
     "taken down": "已下线",
-    "who is up is kept for it": "已启动的机器为此保留",
+    "{why}, who is up is kept for it": "{why}，已启动的机器为此保留",
     # load and target
     "no load": "没有负载",
     "no evidence of the load, hold": "没有负载记录，保持不变",
@@ -89,6 +90,29 @@ CLAUSES: dict[str, str] = {
     "on-demand: {count} spot replicas are in pools too young to be trusted": (
         "按需：{count} 台竞价实例所在池尚未经受考验"
     ),
+    "spot: {count} losses per hour expected, {share} of the price on demand": (
+        "竞价实例：预计每小时中断 {count} 次，价格为按需的 {share}"
+    ),
+    "on-demand: the base, or the guard against losing a whole pool": "按需：基本份额，或防止整池丢失",
+    "{name} is left alone until {at} UTC": "{name}：{at} UTC 前暂不使用",
+    "makes room for the base on demand: without surge none is left beside it": (
+        "为按需的基本份额腾出位置：没有富余，无法并存"
+    ),
+    "makes room to try spot: without surge none is left beside it": "为竞价实例腾出位置：没有富余，无法并存",
+    "{share} an hour, without {gpu} ({terms})": "每小时 {share}，不用 {gpu}（{terms}）",
+    "{count} machines are in time": "{count} 台可按时完成",
+    "the work is done": "工作已完成",
+    "on-demand: anything else could miss the deadline": "按需：否则可能错过截止时间",
+    "nothing more is to be had on demand, so spot for what is missing": "按需已无可用，缺口用竞价实例补足",
+    "waiting for spot is worth more than the time: {hours} h of slack": "等待竞价实例更划算：余量 {hours} 小时",
+    "on-demand: no spot machine is worth its start, {hours} h of slack": (
+        "按需：没有值得启动的竞价实例，余量 {hours} 小时"
+    ),
+    "on-demand: no spot machine, {hours} h of slack": "按需：没有竞价实例，余量 {hours} 小时",
+    "spot in {zone}, there for {age} h: {hours} h of slack": ("竞价实例 {zone}，已可用 {age} 小时：余量 {hours} 小时"),
+    "spot in {zone}, which is as good as another": "竞价实例 {zone}，与其他可用区相当",
+    "more than the job needs": "超出任务所需",
+    "it goes on elsewhere: {why}": "在别处继续：{why}",
     "{name}: {why}": "{name}：{why}",
 }
 PHRASES = Phrases(CLAUSES)
@@ -113,6 +137,6 @@ def _clause(text: str, say: PageWords) -> str:
 def _value(name: str, value: str, say: PageWords) -> str:
     if name == "why":
         return reason(value, say)
-    if name in ("state", "step"):
+    if name in ("state", "step", "terms"):
         return say.word(value)
     return re.sub(rf"\b({'|'.join(DAYS)}) (\d{{4}}-\d\d-\d\d)", lambda day: f"{day[2]} {DAYS[day[1]]}", value)
