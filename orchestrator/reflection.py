@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.ledger import fleet
 from orchestrator.ledger.fleet import Machine
 from orchestrator.probes import Health
-from orchestrator.providers import Listed, State, earliest
+from orchestrator.providers import Listed, State, earliest, recommended
 from policies.lifecycle import OVER, Status, move
 
 
@@ -57,7 +57,7 @@ def reflect(
     machine = _with(
         machine,
         reclaim_at=earliest(machine.reclaim_at, listed.reclaim_at, health.reclaim_at if health else None),
-        rebalance_at=earliest(machine.rebalance_at, listed.rebalance_at, health.rebalance_at if health else None),
+        rebalance_at=recommended(machine.rebalance_at, listed.rebalance_at, health.rebalance_at if health else None),
     )
     if status is Status.BOOTING and health is not None and health.ready:
         return replace(machine, status=move(status, Status.READY), ready_at=now)

@@ -14,7 +14,7 @@ CHANGED = "the spec changed"
 RECOMMENDED = "the provider recommends to leave it"
 #: a recommendation is worth a replacement for so long: many are followed by nothing
 RECOMMENDED_FOR = timedelta(hours=1)
-#: and on a machine this old at least: who is taken back before is free, and none is replaced again and again
+#: and on a machine this old, unless its start takes too long: who is taken back before is free
 SETTLED = timedelta(hours=1)
 
 
@@ -70,8 +70,9 @@ def overdue(
     return status in STARTING and now - started_at >= timedelta(seconds=disruption.start_seconds)
 
 
-def at_risk(staying: Sequence[Instance], target: int, now: datetime) -> dict[str, str]:
-    """Ready spot machines that are better replaced, by id, and why: their provider recommends to leave them.
+def at_risk(staying: Sequence[Instance], target: int, now: datetime, settled: timedelta = SETTLED) -> dict[str, str]:
+    """Ready spot machines as old as `settled` that are better replaced, by id, and why: their provider recommends to
+    leave them.
 
     Of several in a pool none is, unless all are to be left: a pool that is left for one is left for all of them. And
     none where enough others served before it was said: their loss would leave no gap.
@@ -83,7 +84,7 @@ def at_risk(staying: Sequence[Instance], target: int, now: datetime) -> dict[str
         if one.status is Status.READY
         and one.purchase is Purchase.SPOT
         and one.offer_id not in kept
-        and now - (one.launched_at or one.requested_at) >= SETTLED
+        and now - (one.launched_at or one.requested_at) >= settled
     }
     said_at = min(found.values(), default=now)
     others = (one for one in staying if one.status is Status.READY and one.id not in found)

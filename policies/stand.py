@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from policies import budget, candidates, choice, disruption, due, scaling, windows
+from policies import budget, candidates, choice, disruption, due, placement, scaling, windows
 from policies.candidates import Basket
 from policies.disruption import Leaving
 from policies.lifecycle import LIVE, STARTING
@@ -15,6 +15,8 @@ from policies.selection import Ranked
 from policies.snapshot import Instance, Offer, Snapshot
 from policies.sources import Plain
 
+#: a spot machine is taken back so long after its notice
+NOTICE_SECONDS = 120.0
 #: an offer, or None: something on demand; and why
 Wishes = Sequence[tuple[Offer | None, str]]
 
@@ -88,11 +90,20 @@ def risk_left(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
     """
     target = stand.target.replicas
     followed = policy.surge > 0 and not policy.guard and stand.bounds.open and policy.placing == HAZARD
-    risky = disruption.at_risk(stand.current, target, snapshot.now) if followed else {}
+    settled = timedelta(0) if _starts_slowly(policy) else disruption.SETTLED
+    risky = disruption.at_risk(stand.current, target, snapshot.now, settled) if followed else {}
     if not risky:
         return stand
     room = max(0, target + policy.surge - len(stand.staying))
     return replace(stand, outdated={**stand.outdated, **risky}, room=min(stand.room, room))
+
+
+def _starts_slowly(policy: Policy) -> bool:
+    """Whether the gap that a notice leaves costs more than a machine's hour: the first one, free where it is taken back
+    within it, is then not waited for.
+    """
+    gap_hours = max(0.0, policy.start_seconds - NOTICE_SECONDS) / 3600
+    return gap_hours * placement.PRICE_OF_OUTAGE > max(1e-6, 1.0 - policy.availability)
 
 
 def _bounds(snapshot: Snapshot, policy: Policy, up: int) -> windows.Bounds:

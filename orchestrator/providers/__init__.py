@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from orchestrator.billing import Terms
+from policies.disruption import RECOMMENDED_FOR
 from policies.snapshot import Offer
 
 
@@ -150,3 +151,14 @@ class Unreachable(ProviderError):
 def earliest(*moments: datetime | None) -> datetime | None:
     """Of several that announce one thing; None: nobody does."""
     return min((at for at in moments if at is not None), default=None)
+
+
+def recommended(*moments: datetime | None) -> datetime | None:
+    """Since when it is recommended to leave a machine, of several words about it. Who hears of one recommendation hears
+    it a little later than another; only what is said when the word that counts is old is a new one.
+    """
+    since: datetime | None = None
+    for at in sorted(at for at in moments if at is not None):
+        if since is None or at - since >= RECOMMENDED_FOR:
+            since = at
+    return since

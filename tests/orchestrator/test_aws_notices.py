@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from orchestrator.clock import VirtualClock
-from orchestrator.providers import Unreachable
+from orchestrator.providers import Unreachable, recommended
 from orchestrator.providers.aws.notices import REBALANCE, WARNING, told
 from orchestrator.providers.aws.provider import AwsProvider
+from policies.disruption import RECOMMENDED_FOR
 from tests.orchestrator import aws_proxy as aws
 from tests.orchestrator.aws_proxy import bare, only, token
 from tests.orchestrator.tiny import until
@@ -131,6 +132,19 @@ def test_a_recommendation_is_no_notice_and_is_kept_as_well(
     assert only(aws.provider(home, clock)).rebalance_at == NOW
     cloud.warn(bare(only(rented).provider_id))
     assert (only(rented).reclaim_at, only(rented).rebalance_at) == (NOW + 2 * NOTICE, NOW)
+    clock.jump(NOW + RECOMMENDED_FOR)
+    cloud.warn(bare(only(rented).provider_id), kind=REBALANCE)
+    assert only(rented).rebalance_at == NOW + RECOMMENDED_FOR  # the first word is old by now: it is another one
+    assert only(aws.provider(home, clock)).rebalance_at == NOW + RECOMMENDED_FOR
+
+
+def test_a_word_that_several_bring_is_one_word() -> None:
+    second = timedelta(seconds=1)
+    assert recommended(None, None) is None
+    assert recommended(NOW + 9 * second, None, NOW) == NOW
+    again = NOW + RECOMMENDED_FOR
+    assert recommended(NOW, again - second) == NOW
+    assert recommended(again + second, NOW + second, again + 2 * second, NOW) == again + second
 
 
 def test_what_was_kept_but_not_deleted_is_harmless(

@@ -161,6 +161,35 @@ def test_it_is_replaced_once_its_first_hour_is_over_if_the_word_is_still_new() -
     assert actions(decide(replace(seen, now=seen.now + 5 * MINUTE), asked)) == ["launch b"]
 
 
+@pytest.mark.parametrize(
+    ("start_seconds", "availability", "followed"),
+    [(120.0, 0.99, False), (300.0, 0.99, False), (600.0, 0.99, True), (600.0, 0.9, False)],
+)
+def test_who_starts_slowly_does_not_wait_for_the_end_of_the_first_hour(
+    start_seconds: float, availability: float, followed: bool
+) -> None:
+    """That hour would be free; a start without it, beyond the two minutes of the notice, costs more."""
+    asked = spot(start_seconds=start_seconds, availability=availability)
+    seen = settled(asked, serving("1"), offers=(A, DEAR))
+    young = tuple(replace(one, launched_at=seen.now - MINUTE) for one in seen.instances)
+    assert [one.offer_id for one in young] == ["a"]
+    seen = told(replace(seen, instances=young, offers=EVERYWHERE), *(one.id for one in young))
+    assert ("launch b" in actions(decide(seen, asked))) is followed
+
+
+def test_who_does_not_wait_is_replaced_in_each_pool_once_an_hour() -> None:
+    """Whoever comes is told again at once: a pool that was left rests, and then nobody moves."""
+    asked = spot(start_seconds=600.0)
+
+    def all_told(seen: Snapshot) -> Snapshot:
+        return told(seen, *(one.id for one in seen.instances if one.rebalance_at is None))
+
+    seen = replace(settled(asked, serving("1"), offers=(A, DEAR)), offers=(A, B, C, DEAR))
+    after, done = lived(told(seen, "1"), asked, int(RECOMMENDED_FOR / MINUTE) * 3 - 3, all_told)
+    assert sorted(one for one in short(done) if one.startswith("launch")) == ["launch b", "launch c"]
+    assert sum(one.status in LIVE for one in after.instances) == 1
+
+
 @pytest.mark.parametrize("offers", [(A, DEAR), (A,)], ids=["on demand only", "nothing else"])
 def test_it_stays_where_no_other_spot_is_to_be_had(offers: tuple[Offer, ...]) -> None:
     asked = spot()

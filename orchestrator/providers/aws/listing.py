@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from orchestrator.providers import Listed, State, Tags, earliest
+from orchestrator.providers import Listed, State, Tags, earliest, recommended
 from orchestrator.providers.aws.memory import Memory, Past
 from orchestrator.providers.aws.settings import ENGINE_PORT, TAG
 
@@ -68,7 +68,7 @@ def told(machine: Listed, past: Past) -> Listed:
     return replace(
         machine,
         reclaim_at=earliest(machine.reclaim_at, past.reclaim_at),
-        rebalance_at=earliest(machine.rebalance_at, past.rebalance_at),
+        rebalance_at=recommended(machine.rebalance_at, past.rebalance_at),
     )
 
 

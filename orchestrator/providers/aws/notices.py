@@ -15,7 +15,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from orchestrator.providers import earliest
+from orchestrator.providers import earliest, recommended
 from orchestrator.providers.aws import clients
 from orchestrator.providers.aws.listing import NOTICE
 from orchestrator.providers.aws.memory import Memory, Past
@@ -64,7 +64,7 @@ class Notices:
                 if past is None:
                     continue
                 reclaim_at = earliest(reclaim_at, past.reclaim_at)
-                rebalance_at = earliest(rebalance_at, past.rebalance_at)
+                rebalance_at = recommended(rebalance_at, past.rebalance_at)
                 past = replace(past, reclaim_at=reclaim_at, rebalance_at=rebalance_at)
                 heard[instance_id] = self.memory.keep(instance_id, past)
                 sqs.delete_message(QueueUrl=self.queue, ReceiptHandle=message["ReceiptHandle"])  # it is kept by now

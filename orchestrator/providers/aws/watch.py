@@ -12,7 +12,7 @@ from typing import Protocol
 
 import httpx
 
-from orchestrator.providers import Listed, State, earliest
+from orchestrator.providers import Listed, State, earliest, recommended
 from orchestrator.providers.aws.contact import Contacts
 from orchestrator.providers.aws.settings import Installation
 
@@ -87,5 +87,5 @@ class Watch:
             machine,
             url=place.engine if place else None,
             reclaim_at=earliest(machine.reclaim_at, self._heard.get((machine.token, "reclaim_at"))),
-            rebalance_at=earliest(machine.rebalance_at, self._heard.get((machine.token, "rebalance_at"))),
+            rebalance_at=recommended(machine.rebalance_at, self._heard.get((machine.token, "rebalance_at"))),
         )
