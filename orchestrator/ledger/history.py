@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from orchestrator.ledger import tables as t
-from orchestrator.ledger.reporting import GONE_AT, LOST
+from orchestrator.ledger.lives import GONE_AT, LOST
 from policies.snapshot import Purchase
 
 START, END = sa.bindparam("start", type_=t.Moment), sa.bindparam("end", type_=t.Moment)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from orchestrator.billing import MICROSECONDS_PER_HOUR
 from orchestrator.errors import Refused
-from orchestrator.ledger import reporting
-from orchestrator.ledger.reporting import Life
+from orchestrator.ledger import lives, reporting
+from orchestrator.ledger.lives import Life
 from orchestrator.ledger.store import Ledger
 from orchestrator.ledger.tallies import Rates
 from orchestrator.reports.baselines import on_demand_lines
@@ -89,13 +89,13 @@ def framed(ledger: Ledger, asked: Frame, now: datetime) -> Export:
     period = so_far(asked.whole, now)
     with ledger.read() as tx:
         booked = reporting.charges(tx, period.opens_at, period.closes_at)
-        lives = {life.instance_id: life for life in reporting.lives(tx, period.opens_at, period.closes_at)}
-        lives |= reporting.lives_of(tx, {one.instance_id for one in booked} - lives.keys())
+        found = {life.instance_id: life for life in lives.there(tx, period.opens_at, period.closes_at)}
+        found |= lives.of(tx, {one.instance_id for one in booked} - found.keys())
         read = reporting.minutes(tx, period.opens_at, period.closes_at)
         listed = on_demand_lines(reporting.on_spot(tx), market_until(tx, period.closes_at, ()), asked.rates)
     entries = reckon(booked, period, asked.rates)
     known = [one for one in entries if one.micros is not None or one.foreign_micros is not None]
-    images, lost = _images(known, read), _lost(known, lives, period)
+    images, lost = _images(known, read), _lost(known, found, period)
     account = {
         "BillingAccountId": ledger.installation_id(),
         "BillingAccountName": "halve",
@@ -107,7 +107,7 @@ def framed(ledger: Ledger, asked: Frame, now: datetime) -> Export:
     for one in known:
         number = one.booked.charge_id
         counts = {"x_Images": images.get(number, 0), "x_Interruptions": int(number in lost)}
-        life = lives[one.booked.instance_id]
+        life = found[one.booked.instance_id]
         line = _line(one, life, asked, listed) | account | {name: str(value) for name, value in counts.items()}
         lines.append(line)
     return Export(lines=tuple(lines), unknown=len(entries) - len(known))
@@ -237,10 +237,10 @@ def _images(entries: Sequence[Entry], read: Mapping[str, Sequence[tuple[datetime
     return found
 
 
-def _lost(entries: Sequence[Entry], lives: Mapping[str, Life], period: Span) -> set[int]:
+def _lost(entries: Sequence[Entry], found: Mapping[str, Life], period: Span) -> set[int]:
     """The last charge in the period of each machine that was lost in it."""
     running = grouped((one for one in entries if one.is_machine_time), lambda one: one.booked.instance_id)
-    gone = [mine for machine, mine in running.items() if within(lives[machine].lost_at, period)]
+    gone = [mine for machine, mine in running.items() if within(found[machine].lost_at, period)]
     return {max(mine, key=lambda one: one.ends_at).booked.charge_id for mine in gone}
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from orchestrator.billing import MICROSECOND
-from orchestrator.ledger import reporting
-from orchestrator.ledger.reporting import Booked, Life
+from orchestrator.ledger import lives, reporting
+from orchestrator.ledger.lives import Life
+from orchestrator.ledger.reporting import Booked
 from orchestrator.ledger.store import Transaction
 from orchestrator.ledger.tallies import Rates
 from orchestrator.reports.reckoning import grouped, reckon
@@ -42,15 +43,15 @@ def interruptions(tx: Transaction, period: Span, rates: Rates) -> tuple[Interrup
     counted.
     """
     found: dict[Kind, list[str | None]] = {}
-    losses = reporting.lost(tx, period.opens_at, period.closes_at)
+    losses = lives.lost(tx, period.opens_at, period.closes_at)
     for name, lost in grouped(losses, lambda one: one.deployment).items():
         moments = [one.lost_at for one in lost if one.lost_at is not None]
-        launched = reporting.launched(tx, name, moments[0], min(moments[-1] + REPLACED_WITHIN, period.closes_at))
+        launched = lives.launched(tx, name, moments[0], min(moments[-1] + REPLACED_WITHIN, period.closes_at))
         for one, stand_in in zip(lost, _stand_ins(moments, launched), strict=True):
             found.setdefault((one.deployment, one.gpu, one.purchase), []).append(stand_in)
     came = {one for stand_ins in found.values() for one in stand_ins if one is not None}
-    lives, charged = reporting.lives_of(tx, came), grouped(reporting.charges_of(tx, came), lambda one: one.instance_id)
-    boots = {name: _boot(life, charged.get(name, ()), period, rates) for name, life in lives.items()}
+    charged = grouped(reporting.charges_of(tx, came), lambda one: one.instance_id)
+    boots = {name: _boot(life, charged.get(name, ()), period, rates) for name, life in lives.of(tx, came).items()}
     return tuple(_added(kind, stand_ins, boots) for kind, stand_ins in sorted(found.items()))
 
 
