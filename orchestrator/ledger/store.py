@@ -7,7 +7,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from orchestrator.errors import Refused
+from orchestrator.ledger import damage
 from orchestrator.ledger import tables as t
 
 log = logging.getLogger("halve.ledger")
@@ -33,9 +34,7 @@ VERSION = sa.Table(
     sa.Column("version_num", sa.String(32), nullable=False),
     sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
-#: what SQLite says of a file that something else wrote to
-DAMAGED = ("malformed", "file is not a database", "file is encrypted")
-#: and when there is no room, when it may not write, or when somebody else writes for too long
+#: what SQLite says when there is no room, when it may not write, or when somebody else writes for too long
 NO_ROOM = ("disk is full", "disk i/o error", "readonly database", "unable to open", "database is locked")
 
 
@@ -110,19 +109,14 @@ def said_plainly(engine: sa.Engine) -> Iterator[None]:
     try:
         yield
     except DatabaseError as error:
+        damage.refuse(engine.url.database, error.orig)
         words = str(error.orig).lower()
-        if any(sign in words for sign in DAMAGED):
-            raise Refused(_damaged(engine.url.database, error.orig)) from None
         if isinstance(error, OperationalError) and any(sign in words for sign in NO_ROOM):
             raise LedgerUnwritable(
                 f"ledger {engine.url.database}: {error.orig}; nothing was lost: "
                 "make room, allow writing, or end who else writes; it goes on by itself"
             ) from None
         raise
-
-
-def _damaged(file: object, words: object) -> str:
-    return f"ledger {file}: {words}; it is damaged: `halve ledger restore FILE` goes back to a copy"
 
 
 def open_ledger(home: Path, url: str | None = None, *, simulated: bool = False) -> Ledger:
@@ -148,25 +142,8 @@ def open_file(path: Path, *, simulated: bool = False, create: bool = False) -> L
     what is no ledger: nothing of it is touched.
     """
     if not create:
-        _see_ledger(path)
+        damage.look(path)
     return _open(f"sqlite:///{path}", b"simulated" if simulated else b"file", simulated)
-
-
-def _see_ledger(path: Path) -> None:
-    if path.is_dir():
-        raise Refused(f"ledger {path}: a folder; name the ledger in it, such as {path / 'halve.db'}")
-    if not path.is_file():
-        raise Refused(f"ledger {path}: no such file; `halve simulate SPEC --month YYYY-MM --ledger {path}` writes one")
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as found:
-            tables = {name for (name,) in found.execute("SELECT name FROM sqlite_master")}
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            return  # it is there and cannot be read now: whoever opens it says why
-        raise Refused(_damaged(path, error) if "malformed" in str(error) else f"ledger {path}: {error}") from None
-    if not {VERSION.name, t.installation.name} <= tables:
-        what = "an empty file" if not path.stat().st_size else "a database of something else"
-        raise Refused(f"ledger {path}: {what}, no ledger of halve; nothing was changed")
 
 
 def _open(url: str, key: bytes, simulated: bool, home: Path | None = None) -> Ledger:
@@ -186,9 +163,9 @@ def _open(url: str, key: bytes, simulated: bool, home: Path | None = None) -> Le
                 row = {"id": str(uuid.uuid4()), "created_at": datetime.now(UTC), "simulated": simulated}
                 tx.execute(t.installation.insert().values(row))
     except DatabaseError as error:
-        words, file = str(error.orig).strip(), engine.url.database or engine.url.host
-        damaged = any(sign in words for sign in DAMAGED)
-        raise Refused(_damaged(file, words) if damaged else f"ledger {file}: {words}") from None
+        file = engine.url.database or engine.url.host
+        damage.refuse(file, error.orig)
+        raise Refused(f"ledger {file}: {str(error.orig).strip()}") from None
     return Ledger(engine, key)
 
 
