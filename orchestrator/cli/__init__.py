@@ -4,8 +4,10 @@ To add a command: one line in COMMANDS, one module with a function of that name 
 with the same words.
 """
 
+import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -101,6 +103,7 @@ def main() -> None:
     """
     from orchestrator.errors import Refused
 
+    _bear_with_terminals()
     try:
         app()
     except Refused as refusal:
@@ -113,6 +116,14 @@ def main() -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _bear_with_terminals() -> None:
+    """What a terminal's encoding lacks is a question mark there, no traceback; no columns at all is no width."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    if not os.environ.get("COLUMNS", "80").strip("0").isdigit():
+        del os.environ["COLUMNS"]
 
 
 def _say(words: str) -> None:

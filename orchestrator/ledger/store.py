@@ -165,7 +165,7 @@ def _open(url: str, key: bytes, simulated: bool, home: Path | None = None) -> Le
     except DatabaseError as error:
         file = engine.url.database or engine.url.host
         damage.refuse(file, error.orig)
-        raise Refused(f"ledger {file}: {str(error.orig).strip()}") from None
+        raise Refused(f"ledger {file}: {' '.join(str(error.orig).split())}") from None
     return Ledger(engine, key)
 
 

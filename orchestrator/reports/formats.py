@@ -123,10 +123,12 @@ def _chinese_lines(report: MonthReport) -> Iterator[tuple[object, ...]]:
 
 
 def put(text: str, path: Path | None, named: str = "--output ") -> None:
-    """Write a report to a file, or to standard output. Raises Refused when the file, `named` so by its command, cannot
-    be written.
+    """Write a report to a file, or to standard output, in UTF-8 as it says of itself. Raises Refused when the file,
+    `named` so by its command, cannot be written.
     """
     if path is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
         sys.stdout.write(text)
         return
     try:

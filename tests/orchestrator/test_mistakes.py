@@ -1,5 +1,8 @@
 """What people get wrong at a prompt: whatever they type, the answer is one clear line, and nothing is lost."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -79,6 +82,30 @@ def test_whatever_is_typed_there_is_no_traceback(
 def test_a_file_that_the_system_does_not_give_is_one_line(home: Path) -> None:
     line = refused(halve(home, "ledger", "restore", "a" * 5000))
     assert line.startswith("halve: aaa") and line.endswith("a: File name too long")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "gbk"])
+def test_what_a_terminals_encoding_lacks_is_no_traceback(home: Path, encoding: str) -> None:
+    for words in (("gpus",), ("report", "--lang", "zh")):
+        said = shown(home, *words, PYTHONIOENCODING=encoding)
+        assert said.returncode == 0 and said.stdout, said.stderr
+    page = shown(home, "report", "--lang", "zh", "--html", PYTHONIOENCODING=encoding).stdout.decode("utf-8")
+    assert '<meta charset="utf-8">' in page and "本报告为估算" in page, "as it says of itself"
+    listed = shown(home, "report", "--lang", "zh", "--csv", PYTHONIOENCODING=encoding).stdout.decode("utf-8-sig")
+    assert listed.startswith("账期")
+
+
+@pytest.mark.parametrize("columns", ["0", "wide"])
+def test_a_width_that_is_none_hides_nothing(home: Path, columns: str) -> None:
+    assert b"RTX 3060" in shown(home, "gpus", COLUMNS=columns).stdout
+
+
+def shown(home: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    """What a command writes, byte by byte."""
+    env = {**os.environ, "HALVE_HOME": str(home), **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator", *words], env=env, capture_output=True, timeout=120, check=False
+    )
 
 
 # a deployment held open or closed
