@@ -115,6 +115,11 @@ class _Turns(Generic[Job, Outcome]):
             queue.spent = max(queue.spent, self._clock)
         queue.jobs.append(waiting)
 
+    def drop(self) -> None:
+        """Forget those that nobody waits for any more, and what they hold with them."""
+        for queue in self._queues:
+            queue.jobs = deque(it for it in queue.jobs if not it.outcome.done())
+
     def take(self, idle_workers: int) -> tuple[_Queue[Job, Outcome], list[_Waiting[Job, Outcome]]] | None:
         """The next batch, and the queue it is from."""
         now = time.monotonic()
@@ -206,6 +211,7 @@ class Batcher(Generic[Job, Outcome]):
         finally:
             for waiting in queued:
                 waiting.outcome.cancel()
+            (self._online if online else self._offline).drop()
 
     async def close(self) -> None:
         """Wait for what runs."""

@@ -1,8 +1,10 @@
 """The queue: how many together, who is next, who is dropped."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -312,6 +314,35 @@ def test_who_never_began_is_told_from_who_did_not_end() -> None:
                 await task
             assert passed.value.begun is begun
         gate.open.set()
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("ended", ["gone", "late"])
+def test_what_nobody_waits_for_any_more_is_not_kept(ended: str) -> None:
+    """While every worker is busy, whoever sends and hangs up must not fill the memory with what he sent."""
+
+    class Bytes(str):
+        """A job that can be seen to be forgotten."""
+
+    async def scenario() -> None:
+        gate = Gate()
+        batcher = Batcher(gate, workers=1, capacity=10)
+        first = await started(batcher, "first")
+        jobs = [Bytes(f"job {i}") for i in range(5)]
+        kept = [weakref.ref(job) for job in jobs]
+        deadline = soon() if ended == "gone" else time.monotonic() + 0.05
+        waiting = [await started(batcher, job, deadline=deadline, online=i % 2 == 0) for i, job in enumerate(jobs)]
+        if ended == "gone":
+            assert all(task.cancel() for task in waiting)
+        await asyncio.gather(*waiting, return_exceptions=True)
+        del jobs, waiting
+        await asyncio.sleep(0.05)  # what asyncio has still to call holds them too
+        gc.collect()
+        assert not any(job() for job in kept)
+        gate.open.set()
+        assert await first == ["FIRST"]
         await batcher.close()
 
     asyncio.run(scenario())
