@@ -2,12 +2,16 @@
 
 import os
 import stat
+import threading
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from inference.images import File
 from inference.refusals import Refusal
+
+CONNECT_SECONDS, READ_SECONDS = 5, 20  # a store that is gone must not keep the threads in which others are served
 
 
 class UnknownSource(Exception):
@@ -21,6 +25,8 @@ class Sources:
         """Raises UnknownSource."""
         self._folders: list[Path] = []
         self._prefixes: list[tuple[str, str]] = []
+        self._client: Any = None
+        self._making_client = threading.Lock()
         for source in allowed:
             scheme, bucket, path = _parts(source)
             if scheme == "file" and not bucket and path and Path(path).is_dir():
@@ -42,6 +48,8 @@ class Sources:
         Raises Refusal: 400 not an address, 403 not allowed, 404 not there, 413 too large, 502 S3 does not answer.
         """
         scheme, bucket, path = _parts(source)
+        if scheme == "file" and ("?" in source or "#" in source):
+            raise Refusal(400, f"{source[:200]}: in a file's address ? is written %3F, and # %23")
         if scheme not in ("file", "s3") or not path or "\0" in path:
             raise Refusal(400, f"{source[:200]}: not a file:///… or s3://… address")
         name = PurePosixPath(path).name or "image"
@@ -59,15 +67,15 @@ class Sources:
         raise _not_allowed(source)
 
     def _object(self, source: str, bucket: str, path: str, max_bytes: int) -> bytes:
-        key = path.lstrip("/")
+        key = path.removeprefix("/")
         allowed = [prefix for name, prefix in self._prefixes if name == bucket]
-        if not any(not prefix or key.startswith(f"{prefix}/") for prefix in allowed):
+        # some stores that speak S3 keep objects as files: no key climbs out of its prefix there
+        if ".." in key.split("/") or not any(not prefix or key.startswith(f"{prefix}/") for prefix in allowed):
             raise _not_allowed(source)
-        import boto3  # only where a bucket was allowed
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            found = boto3.client("s3").get_object(Bucket=bucket, Key=key)
+            found = self._s3().get_object(Bucket=bucket, Key=key)
             with found["Body"] as body:
                 return _bounded(source, found["ContentLength"], body.read(max_bytes + 1), max_bytes)
         except ClientError as error:
@@ -76,14 +84,30 @@ class Sources:
         except BotoCoreError as error:
             raise Refusal(502, f"{source}: {error}") from None
 
+    def _s3(self) -> Any:
+        """One for all: clients may be used by several threads, but made by one at a time only (boto3's guide)."""
+        import boto3  # only where a bucket was allowed
+        from botocore.config import Config
+
+        with self._making_client:
+            if self._client is None:
+                patience = Config(
+                    connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retries={"total_max_attempts": 2}
+                )
+                self._client = boto3.client("s3", config=patience)
+            return self._client
+
 
 def _parts(source: str) -> tuple[str, str, str]:
-    """Scheme, host or bucket, path; all empty when it is no address."""
+    """Scheme, host or bucket, path; all empty when it is no address. What follows an S3 bucket is the key as it is."""
+    if source.startswith("s3://"):
+        bucket, slash, key = source.removeprefix("s3://").partition("/")
+        return "s3", bucket, slash + key
     try:
         split = urlsplit(source)
     except ValueError:
         return "", "", ""
-    return split.scheme, split.netloc, unquote(split.path) if split.scheme == "file" else split.path
+    return split.scheme, split.netloc, unquote(split.path, errors="surrogateescape")
 
 
 def _file(source: str, place: tuple[Path, tuple[str, ...]], max_bytes: int) -> bytes:

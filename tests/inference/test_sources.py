@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
@@ -134,3 +135,51 @@ def test_objects_below_an_allowed_prefix_are_read() -> None:
         assert refused.value.status == status, source
     with pytest.raises(Refusal, match="at most 3"):
         sources.read("s3://scans/in/a.png", 3)
+
+
+@pytest.mark.usefixtures("bucket")
+@pytest.mark.parametrize(
+    "name", ["what?.png", "a#b.png", "a%20b.png", "line\nbreak.png", "/slash.png", "发票 一.png", "a"]
+)
+def test_an_object_has_the_name_that_it_is_given(name: str) -> None:
+    """An S3 address is no URL: `?` and `#` belong to the key, and what stands before them is another object's."""
+    boto3.client("s3").put_object(Bucket="scans", Key=f"in/{name}", Body=name.encode())
+    assert Sources(["s3://scans/in"]).read(f"s3://scans/in/{name}", 100).content == name.encode()
+
+
+@pytest.mark.usefixtures("bucket")
+@pytest.mark.parametrize(
+    "source", ["s3://scans/in/../inner/a.png", "s3://scans/in/./../inner/a.png", "s3://scans/in/.."]
+)
+def test_no_key_climbs_out_of_its_prefix(source: str) -> None:
+    """Some stores that speak S3 keep objects as files."""
+    with pytest.raises(Refusal) as refused:
+        Sources(["s3://scans/in"]).read(source, 100)
+    assert refused.value.status == 403
+
+
+@pytest.mark.usefixtures("bucket")
+def test_objects_are_read_by_many_at_once() -> None:
+    """Making clients is not for several threads at once (boto3's guide, "Multithreading")."""
+    sources = Sources(["s3://scans/in"])
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda _: sources.read("s3://scans/in/a.png", 100).content, range(64)))
+    assert set(found) == {b"inside"}
+
+
+def test_a_file_whose_name_is_no_text_is_read(allowed: Path) -> None:
+    (allowed / os.fsdecode(b"latin-\xe9.png")).write_bytes(b"inside")
+    file = Sources([f"file://{allowed}"]).read(f"file://{allowed}/latin-%E9.png", 100)
+    assert (os.fsencode(file.name), file.content) == (b"latin-\xe9.png", b"inside")
+
+
+@pytest.mark.parametrize("name", ["a?b.png", "a#b.png"])
+def test_what_a_url_cuts_off_is_not_passed_over(allowed: Path, name: str) -> None:
+    """Or `a` would be read instead."""
+    (allowed / "a").write_bytes(b"another")
+    (allowed / name).write_bytes(b"inside")
+    sources = Sources([f"file://{allowed}"])
+    with pytest.raises(Refusal, match="%3F") as refused:
+        sources.read(f"file://{allowed}/{name}", 100)
+    assert refused.value.status == 400
+    assert sources.read((allowed / name).as_uri(), 100).content == b"inside"
