@@ -2,10 +2,11 @@
 
 import asyncio
 import errno
+import fcntl
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -54,10 +55,10 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
 
-def unfinished(engine: Engine, output: Path, wish: Wish) -> bool:
-    """Whether a run into this folder was interrupted that asked the same of the same model."""
+def unfinished(engine: Engine, inputs: Sequence[Path], output: Path, wish: Wish) -> bool:
+    """Whether a run into this folder was interrupted that asked the same of the same model about the same folder."""
     try:
-        return (output / UNFINISHED).read_text(encoding="utf-8") == _terms(engine, wish)
+        return (output / UNFINISHED).read_text(encoding="utf-8") == _terms(engine, inputs, wish)
     except (OSError, ValueError):
         return False
 
@@ -81,11 +82,14 @@ def run(
     or as many as there are workers; their files are read when their turn comes. What fails is tried `retries` times
     again; a bad image is a line in errors.jsonl and stops nothing. With `resume`, what an interrupted run has read is
     kept and only the rest is read, its errors too. `done` hears how many images are behind us, and which share of all
-    pixels; first of what was kept. Raises OSError when the output cannot be written; what was written before stays.
+    pixels; first of what was kept. Raises OSError when the output cannot be written, or another run writes there; what
+    was written before stays.
     """
-    return asyncio.run(
-        _run(engine, inputs, output, workers, in_flight or max(IN_FLIGHT, workers), retries, wish, resume, done)
-    )
+    output.mkdir(parents=True, exist_ok=True)
+    with _taken(output):
+        return asyncio.run(
+            _run(engine, inputs, output, workers, in_flight or max(IN_FLIGHT, workers), retries, wish, resume, done)
+        )
 
 
 async def _run(
@@ -101,14 +105,16 @@ async def _run(
 ) -> Summary:
     clock = asyncio.get_running_loop().time
     started = clock()
-    output.mkdir(parents=True, exist_ok=True)
-    kept = _finished(output, inputs) if resume else {}
-    _written(output / UNFINISHED, _terms(engine, wish))
+    kept = _finished(output, inputs, wish) if resume else {}
+    _written(output / UNFINISHED, _terms(engine, inputs, wish))
     _written(output / "results.jsonl", "".join(f"{line}\n" for line in kept.values()))
     sizes = {path: images.size_of(path) for path in inputs}
     rest = [path for path in inputs if path not in kept]
     buckets = GPU_BUCKETS if engine.on_accelerator else CPU_BUCKETS
-    with (output / "results.jsonl").open("a") as results, (output / "errors.jsonl").open("w") as errors:
+    with (
+        (output / "results.jsonl").open("a", encoding="utf-8") as results,
+        (output / "errors.jsonl").open("w", encoding="utf-8") as errors,
+    ):
         shelf = _Shelf(output, results, errors, done, {path: width * height for path, (width, height) in sizes.items()})
         shelf.behind(*kept)
         groups = _grouped(rest, sizes, buckets)
@@ -117,9 +123,27 @@ async def _run(
     return Summary(images=len(inputs), failed=shelf.failed, seconds=round(clock() - started, 3))
 
 
-def _terms(engine: Engine, wish: Wish) -> str:
+def _terms(engine: Engine, inputs: Sequence[Path], wish: Wish) -> str:
     """A result can be kept for a run that would give the same."""
-    return json.dumps([engine.model, engine.precision, wish.fields, wish.visualize])
+    folders = sorted({str(path.parent.resolve()) for path in inputs})
+    return json.dumps([engine.model, engine.precision, wish.fields, wish.visualize, folders])
+
+
+@contextmanager
+def _taken(output: Path) -> Iterator[None]:
+    """The folder is ours alone, as long as this process lives. Raises BlockingIOError when it is another run's."""
+    folder = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise BlockingIOError(errno.EWOULDBLOCK, "another run writes into this folder", str(output)) from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
 def _grouped(
@@ -201,26 +225,38 @@ def _read(engine: Engine, paths: Sequence[Path], wish: Wish) -> list[Page | Exce
     return [outcomes[i] for i in range(len(paths))]
 
 
-def _finished(output: Path, inputs: Sequence[Path]) -> dict[Path, str]:
-    """Input -> its line, for what is both in results.jsonl, whole, and a file of its own.
+def _finished(output: Path, inputs: Sequence[Path], wish: Wish) -> dict[Path, str]:
+    """Input -> its line, for what is both in results.jsonl, whole, and a file of its own, written after the image was.
 
     Names that JSON cannot hold may look alike there: such inputs are kept only all together.
     """
     try:
-        lines = (output / "results.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")
+        written = (output / "results.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
         return {}
     by_name: dict[str, list[str]] = {}
-    for line in lines:
+    for line in written:
         with suppress(ValueError, KeyError, TypeError):  # the run was interrupted in the middle of it
             by_name.setdefault(str(json.loads(line)["original_filename"]), []).append(line)
-    alike = Counter(schema.printable(path.name) for path in inputs)
-    found: dict[Path, str] = {}
+    alike: dict[str, list[Path]] = {}
     for path in inputs:
-        name = schema.printable(path.name)
-        if len(by_name.get(name, ())) == alike[name] and (output / f"{path.name}.json").is_file():
-            found[path] = by_name[name][len([one for one in found if schema.printable(one.name) == name])]
+        alike.setdefault(schema.printable(path.name), []).append(path)
+    found: dict[Path, str] = {}
+    for name, paths in alike.items():
+        lines = by_name.get(name, [])
+        if len(lines) == len(paths) and all(_stands(output, path, wish) for path in paths):
+            found |= zip(paths, lines, strict=True)
     return found
+
+
+def _stands(output: Path, path: Path, wish: Wish) -> bool:
+    """Whether what was written of this image is there and of it as it is now."""
+    try:
+        written = (output / f"{path.name}.json").stat()
+        drawn = not wish.visualize or (output / DRAWN / f"{path.name}.png").stat().st_size > 0
+        return drawn and written.st_size > 0 and written.st_mtime_ns >= path.stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def _written(file: Path, text: str) -> None:

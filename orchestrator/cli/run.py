@@ -77,7 +77,7 @@ def run(
                 in_flight=in_flight,
                 retries=retries,
                 wish=wish,
-                resume=not fresh and runner.unfinished(engine, output_dir, wish),
+                resume=not fresh and runner.unfinished(engine, found, output_dir, wish),
                 done=done,
             )
         except OSError as error:

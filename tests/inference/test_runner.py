@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -218,17 +220,17 @@ def test_names_that_look_alike_are_told_apart_when_resumed(tmp_path: Path) -> No
 
 
 def test_only_a_run_that_asked_the_same_is_resumed(engine: Engine, tmp_path: Path) -> None:
-    wish, output = runner.Wish(fields=("甲方",)), tmp_path / "out"
-    assert not runner.unfinished(engine, output, wish)
+    wish, output, found = runner.Wish(fields=("甲方",)), tmp_path / "out", blank(tmp_path / "in", a=300)
+    assert not runner.unfinished(engine, found, output, wish)
     with pytest.raises(OSError):  # a folder is where a result should go
         (output / "a.png.json").mkdir(parents=True)
-        runner.run(engine, blank(tmp_path / "in", a=300), output, workers=1, wish=wish)
-    assert runner.unfinished(engine, output, wish)
-    assert not runner.unfinished(engine, output, runner.Wish())
-    assert not runner.unfinished(Fake(), output, wish)  # type: ignore[arg-type]
+        runner.run(engine, found, output, workers=1, wish=wish)
+    assert runner.unfinished(engine, found, output, wish)
+    assert not runner.unfinished(engine, found, output, runner.Wish())
+    assert not runner.unfinished(Fake(), found, output, wish)  # type: ignore[arg-type]
     (output / "a.png.json").rmdir()
-    runner.run(engine, blank(tmp_path / "in", a=300), output, workers=1, wish=wish, resume=True)
-    assert not runner.unfinished(engine, output, wish)
+    runner.run(engine, found, output, workers=1, wish=wish, resume=True)
+    assert not runner.unfinished(engine, found, output, wish)
 
 
 def test_wishes_are_those_of_the_service(engine: Engine, pages: Path, tmp_path: Path) -> None:
@@ -247,3 +249,84 @@ def test_a_device_that_fails_for_a_moment_is_tried_again(
     fake, one = Fake(failing=failing), blank(tmp_path / "in", a=300)
     assert run(fake, one, tmp_path / "out", workers=1, retries=retries).failed == failed
     assert len(fake.batches) == min(failing, retries) + 1
+
+
+def test_results_of_another_folder_are_none_of_this_one(tmp_path: Path) -> None:
+    """Cameras name their pictures alike."""
+    one, other, output = (tmp_path / name for name in ("one", "other", "out"))
+    first, second = blank(one, IMG_0001=300, IMG_0002=400), blank(other, IMG_0001=500, IMG_0002=600)
+    engine: Any = Fake()
+    (output / "IMG_0001.png.json").mkdir(parents=True)  # the larger is read first, then the run stops
+    with pytest.raises(OSError):
+        run(engine, first, output, workers=1)
+    assert runner.unfinished(engine, first, output, runner.Wish())
+    assert not runner.unfinished(engine, second, output, runner.Wish())
+
+
+def test_an_image_that_changed_since_is_read_again(tmp_path: Path) -> None:
+    found, output = blank(tmp_path / "in", a=300, b=400), tmp_path / "out"
+    run(Fake(), found, output, workers=1)
+    written = (output / "a.png.json").stat().st_mtime_ns
+    (tmp_path / "in" / "a.png").write_bytes(encoded(Image.new("L", (500, 500))))
+    os.utime(tmp_path / "in" / "a.png", ns=(written + 1, written + 1))
+    run(Fake(), found, output, workers=1, resume=True)
+    assert {str(page["original_filename"]): page["width"] for page in lines_of(output / "results.jsonl")} == {
+        "a.png": 500,
+        "b.png": 400,
+    }
+
+
+def test_a_result_that_was_lost_is_read_again(tmp_path: Path) -> None:
+    """Empty after a power cut, or a drawing that is gone."""
+    found, output, wish = blank(tmp_path / "in", a=300, b=400, c=500), tmp_path / "out", runner.Wish(visualize=True)
+    run(Fake(), found, output, workers=1, wish=wish)
+    (output / "a.png.json").write_bytes(b"")
+    (output / "drawn" / "b.png.png").unlink()
+    fake = Fake()
+    assert run(fake, found, output, workers=1, wish=wish, resume=True).failed == 0
+    assert len(fake.batches) == 2
+    assert json.loads((output / "a.png.json").read_text(encoding="utf-8"))["width"] == 300
+    assert (output / "drawn" / "b.png.png").is_file()
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    found, output = blank(tmp_path / "in", a=300), tmp_path / "out"
+    refused: list[OSError] = []
+
+    def done(_: int, __: float) -> None:
+        with pytest.raises(OSError, match="another run") as error:
+            run(Fake(), found, output, workers=1)
+        refused.append(error.value)
+
+    assert run(Fake(), found, output, workers=1, done=done).failed == 0
+    assert refused
+    assert lines_of(output / "results.jsonl")
+    assert run(Fake(), found, output, workers=1).failed == 0, "and when it is over, the folder is free"
+
+
+def test_what_was_read_is_found_in_no_time(tmp_path: Path) -> None:
+    """Of 20,000 images, once squared, half a minute."""
+    names = [f"{i}.png" for i in range(20_000)]
+    (tmp_path / "results.jsonl").write_text("".join(f'{{"original_filename":"{name}"}}\n' for name in names))
+    started = time.process_time()
+    assert runner._finished(tmp_path, [Path("gone") / name for name in names], runner.Wish()) == {}
+    for name in names:
+        (tmp_path / f"{name}.json").write_text("{}")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+        os.utime(folder / name, (0, 0))
+    assert len(runner._finished(tmp_path, [folder / name for name in names], runner.Wish())) == len(names)
+    assert time.process_time() - started < 15
+
+
+def test_results_are_utf8_whatever_the_locale_says(pages: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes((pages / "nameplate.png").read_bytes())
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    words = [sys.executable, "-m", "orchestrator", "run", str(tmp_path / "in"), str(tmp_path / "out")]
+    done = subprocess.run(words, capture_output=True, timeout=300, env=os.environ | ascii_only, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    (page,) = lines_of(tmp_path / "out" / "results.jsonl")
+    assert "三相异步电动机" in str(page["recognized_text"])
