@@ -15,6 +15,7 @@ LONGEST_NAME = 16  # characters; what stands before a colon and is longer is a s
 LONGEST_LABEL = 8  # of a name without a colon
 MAX_NAMES = 64
 MAX_NAME_LENGTH = 64
+MAX_WISH_LENGTH = 20_000  # characters, of a list of names or of a prompt
 REACH_RIGHT = 20.0  # line heights between a name and its value
 REACH_DOWN = 1.5
 REACH_ON = 0.7  # between two lines of one value
@@ -52,6 +53,9 @@ def wanted(fields: str | None, prompt: str | None) -> tuple[str, ...] | None:
 
     None when there are none, which means all pairs. Raises BadWish.
     """
+    for kind, wish in (("fields", fields), ("prompt", prompt)):
+        if len(wish or "") > MAX_WISH_LENGTH:
+            raise BadWish(f"{kind}: at most {MAX_WISH_LENGTH:,} characters")
     listed = re.split(r"[,，、;；\n]", fields) if fields else []
     listed += ["".join(groups) for groups in _QUOTED.findall(prompt or "")]
     names = tuple(dict.fromkeys(name.strip() for name in listed if name.strip()))

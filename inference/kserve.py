@@ -8,6 +8,7 @@ Protocol: kserve.github.io, "Open Inference Protocol (V2)" and "Binary Tensor Da
 and statistics extensions are Triton's.
 """
 
+import asyncio
 import gzip
 import math
 import struct
@@ -71,7 +72,7 @@ def routes(service: Service, *, version: str) -> list[Route]:
 
     async def receive(request: Request) -> tuple[Upload, reception.Render]:
         length = request.headers.get(HEADER_LENGTH)
-        inference = parsed(await request.body(), length)
+        inference = await asyncio.to_thread(parsed, await request.body(), length)
         accepted = request.headers.get("accept-encoding", "")
         return inference.upload, lambda pages: _packed(rendered(service.model, inference, pages), accepted)
 

@@ -3,13 +3,14 @@
 import asyncio
 import base64
 import binascii
+import contextlib
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -19,6 +20,7 @@ from inference.refusals import Refusal
 from inference.sources import Sources
 
 MAX_FILES = 20
+MAX_PARTS = 10_000  # of a JSON document, of which each takes up to thirty times its bytes when it is unpacked
 
 _HOW = "multipart/form-data with `file`, the bytes of an image, or JSON with `image` or `images`"
 _WISHES = ("fields", "prompt", "deadline_seconds", "visualize")
@@ -141,17 +143,19 @@ def number(name: str, value: object) -> float:
 
 
 def from_base64(name: str, text: str) -> bytes:
-    """Raises Refusal. A data URL's head is passed over."""
+    """Raises Refusal. A data URL's head is passed over, and the white space by which MIME breaks lines."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         raise Refusal(400, f"{name}: not base64") from None
 
 
 def document(content: bytes) -> dict[str, Any]:
     """A JSON object. Raises Refusal."""
+    if sum(map(content.count, (b",", b"[", b"{"))) > MAX_PARTS:
+        raise Refusal(400, f"JSON of more than {MAX_PARTS:,} parts")
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -162,13 +166,26 @@ def document(content: bytes) -> dict[str, Any]:
 
 
 async def _from_form(request: Request) -> Upload:
-    async with request.form(max_files=MAX_FILES, max_fields=MAX_FILES) as form:
+    async with _form(request) as form:
         sent = [item for item in form.getlist("file") if isinstance(item, UploadFile)]
         if not sent:
             raise Refusal(400, "no file in the form: name the part `file`")
         files = [File(item.filename or "image", await item.read()) for item in sent]
         written = {name: value for name, value in form.items() if isinstance(value, str)}
     return wished(files, {**request.query_params, **written})
+
+
+@contextlib.asynccontextmanager
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    """Names are decoded by the charset that the request names, and not every codec fails as the parser expects."""
+    try:
+        form = await request.form(max_files=MAX_FILES, max_fields=MAX_FILES)
+    except ValueError as error:
+        raise Refusal(400, f"not a form that can be read: {' '.join(str(error).split())[:200]}") from None
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 def _from_json(content: bytes, sources: Sources, max_bytes: int) -> Upload:

@@ -1,7 +1,9 @@
 """Requests as JSON, by name, with a drawing; and whatever else is sent: a page or a 4xx that says why."""
 
+import asyncio
 import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
 
-from inference import images
+from inference import images, uploads
+from inference.refusals import Refusal
+from inference.sources import Sources
 from tests.inference.files import FAULTY, encoded_kinds
 from tests.inference.replica import Replica, replica
 
@@ -101,6 +106,51 @@ def test_what_is_no_json_is_a_400(served: Replica, body: bytes) -> None:
     answer = served.client.post("/v1/ocr", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
     assert answer.json()["error"]
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "punycode", "\0", "utf-16", "hex", "no such"])
+def test_no_charset_of_a_form_gets_a_5xx(served: Replica, charset: str) -> None:
+    """Starlette decodes names by whatever the request says."""
+    body = b'--X\r\nContent-Disposition: form-data; name="file"; filename="\xff.png"\r\n\r\n' + BLANK + b"\r\n--X--\r\n"
+    kind = f"multipart/form-data; boundary=X; charset={charset}".encode()
+    content, headers = asyncio.run(_received(kind, body)), {"content-type": "multipart/form-data; boundary=X"}
+    assert content in (200, 400)
+    assert served.client.post("/v1/ocr", content=body, headers=headers).status_code == 200
+
+
+async def _received(kind: bytes, body: bytes) -> int:
+    """The status of this form, of which no HTTP client would send every one."""
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [(b"content-type", kind)]}
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> dict[str, Any]:
+        return next(messages)
+
+    try:
+        await uploads.receive(Request(scope, receive), Sources(), 1 << 20)
+    except Refusal as refusal:
+        return refusal.status
+    return 200
+
+
+@pytest.mark.parametrize("between", ["\n", "\r\n", " "])
+def test_base64_may_stand_on_several_lines(between: str) -> None:
+    """As the command base64 and MIME write it."""
+    assert uploads.from_base64("x", between + between.join(re.findall(".{1,76}", text(BLANK))) + between) == BLANK
+
+
+def test_json_of_countless_parts_is_not_unpacked() -> None:
+    """64 MiB of `[],` are more than a gigabyte of lists."""
+    for part in (b"[],", b"{},", b"1,", b'"",'):
+        with pytest.raises(Refusal, match="parts"):
+            uploads.document(b'{"image":[' + part * 1_000_000 + b"1]}")
+
+
+def test_wishes_have_a_length() -> None:
+    for name, wish in (("fields", "\n" * 100_000), ("fields", ["a"] * 100_000), ("prompt", "\u201c" * 100_000)):
+        with pytest.raises(Refusal, match=r"fields|prompt") as refused:
+            uploads.wished([], {name: wish})
+        assert refused.value.status == 400
 
 
 def test_half_a_character_in_a_name_does_no_harm(served: Replica) -> None:
