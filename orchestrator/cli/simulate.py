@@ -66,7 +66,7 @@ def _compare(paths: list[Path], month: str, seed: int, load: Path | None, traces
     from orchestrator.simulation import side_by_side
 
     with _watched(month, len(paths)) as each:
-        found = side_by_side.compare(paths, month, seed, _recorded(load, traces), each)
+        found = side_by_side.compare(paths, month, seed, _recorded(load, traces, month), each)
     if json:
         print(dumps(side_by_side.to_json(found), ensure_ascii=False))
         return
@@ -74,11 +74,11 @@ def _compare(paths: list[Path], month: str, seed: int, load: Path | None, traces
     console().print("SIMULATED: no machine ran and no money was spent.", style="dim")
 
 
-def _recorded(load: Path | None, traces: list[Path]) -> "Recorded":
+def _recorded(load: Path | None, traces: list[Path], month: str) -> "Recorded":
     from orchestrator.simulation import recorded
     from orchestrator.simulation.month import Recorded
 
-    return Recorded(images=None if load is None else recorded.load(load), traces=tuple(traces))
+    return Recorded(images=None if load is None else recorded.load(load, month), traces=tuple(traces))
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def _month(path: Path, month: str, ledger: Path, seed: int, load: Path | None, t
     wanted = spec.load(path)
     with _watched(month) as each:
         text = path.read_text(encoding="utf-8")
-        found = run(wanted, text, str(path), month, ledger, seed, _recorded(load, traces), each)
+        found = run(wanted, text, str(path), month, ledger, seed, _recorded(load, traces, month), each)
     if json:
         print(dumps(asdict(found)))
         return

@@ -10,13 +10,16 @@ from orchestrator.providers.simulated import Outage
 from orchestrator.simulation import traces
 
 MINUTE = timedelta(minutes=1)
+YEARS = range(1970, 2200)
+#: a moment of one month here may be one of its neighbour's elsewhere
+ANY_ZONE = (timedelta(0), timedelta(days=1), timedelta(days=-1))
 
 
-def load(file: Path) -> Callable[[datetime], int]:
+def load(file: Path, month: str) -> Callable[[datetime], int]:
     """Images asked for in the minute that starts at a moment: a CSV file with the columns `at` (an ISO time with its
     zone) and `images`. A minute that is not in it had none.
 
-    Raises Refused, naming the line.
+    Raises Refused, naming the line; and for one that tells nothing of the month ("YYYY-MM", in any zone).
     """
     minutes: dict[datetime, int] = {}
     try:
@@ -27,8 +30,15 @@ def load(file: Path) -> Callable[[datetime], int]:
             for row in rows:
                 at, images = _minute(row, f"{file}: line {rows.line_num}")
                 minutes[at] = minutes.get(at, 0) + images
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"{file}: cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise Refused(f"{file}: not UTF-8 text (at byte {error.start + 1}); save it as CSV in UTF-8") from None
+    except csv.Error as error:
+        raise Refused(f"{file}: {error}; is it CSV?") from None
+    except OSError as error:
+        raise Refused(f"{file}: {error.strerror}; name a CSV file with the columns at,images") from None
+    if not any(f"{at + shift:%Y-%m}" == month for at in minutes for shift in ANY_ZONE):
+        told = f"it tells of {min(minutes):%Y-%m-%d} to {max(minutes):%Y-%m-%d}" if minutes else "nothing is in it"
+        raise Refused(f"{file}: {told}, and the month is {month}")
     return lambda minute: minutes.get(minute, 0)
 
 
@@ -67,4 +77,6 @@ def _minute(row: dict[str, str], where: str) -> tuple[datetime, int]:
         raise Refused(f"{where}: want a time such as 2026-10-01T08:00:00+08:00 and a whole number of images") from None
     if at.tzinfo is None or images < 0:
         raise Refused(f"{where}: want the time's zone, and no fewer than 0 images")
+    if at.year not in YEARS:
+        raise Refused(f"{where}: want a time from {YEARS[0]} to {YEARS[-1]}")
     return at.replace(second=0, microsecond=0), images

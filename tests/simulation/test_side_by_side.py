@@ -110,10 +110,29 @@ def test_a_trace_becomes_outages(tmp_path: Path) -> None:
         ("at,images\n2026-10-01T08:00:00Z,some\n", "line 2: want a time"),
         ("at,images\n2026-10-01T08:00:00Z\n", "line 2: want a time"),
         ("at,images\n2026-10-01T08:00:00Z,-1\n", "no fewer than 0"),
+        ("at,images\n0001-01-01T00:00:00+14:00,1\n", "line 2: want a time from 1970 to 2199"),
+        (f"at,images\n{'x' * 200_000},1\n", "is it CSV?"),
+        ("at,images\n", "nothing is in it, and the month is 2026-10"),
+        ("at,images\n2025-10-01T08:00:00Z,1\n", "it tells of 2025-10-01 to 2025-10-01, and the month is 2026-10"),
     ],
 )
 def test_a_load_that_is_none(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "load.csv"
     file.write_text(text)
     with pytest.raises(Refused, match=words):
-        recorded.load(file)
+        recorded.load(file, "2026-10")
+
+
+def test_a_load_that_cannot_be_read_is_refused_in_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "load.csv"
+    for content, words in ((None, "No such file"), ("at,images\n".encode("utf-16"), "not UTF-8 text .at byte 1.")):
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(Refused, match=words):
+            recorded.load(file, "2026-10")
+
+
+def test_a_months_last_evening_elsewhere_is_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "load.csv"
+    file.write_text("at,images\n2026-09-30T17:00:00Z,7\n")  # the 1st of October in Shanghai
+    assert recorded.load(file, "2026-10")(datetime(2026, 9, 30, 17, tzinfo=UTC)) == 7
