@@ -4,9 +4,11 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 
 from orchestrator import deployment, spec
+from orchestrator.arrivals import left_alone_until, resting_spot
 from orchestrator.clock import SetClock, VirtualClock
 from orchestrator.invariants import Invariant
-from orchestrator.ledger import deployments, fleet
+from orchestrator.ledger import beliefs, deployments, fleet, offers, pools
+from orchestrator.providers import QuotaExceeded
 from orchestrator.scheduler import tick
 from orchestrator.simulation import market as weather
 from orchestrator.simulation.bad_day import Day, Deployed
@@ -23,6 +25,8 @@ from policies.plan import Hours, Plan, Target
 from policies.snapshot import Offer
 
 SECOND = timedelta(seconds=1)
+#: how the words of a launch begin that the account's quota refused
+QUOTA = QuotaExceeded.__name__
 #: between ticks while nothing happens, while something is missing, and while something leaves
 STEP, RETRY, LEAVING = timedelta(minutes=20), timedelta(minutes=5), timedelta(seconds=20)
 
@@ -121,6 +125,16 @@ class Tenant:
     def ready(self) -> int:
         with self._home.ledger.read() as tx:
             return sum(one.status is Status.READY for one in fleet.machines(tx, self.name))
+
+    def rests_by_quota(self, grace: timedelta) -> bool:
+        """Whether an offer of which the account has as many as it may is left alone still, or was so long ago."""
+        now = self._clock.now()
+        with self._home.ledger.read() as tx:
+            full = {name for name, words in pools.refusals(tx, self.name).items() if words.startswith(QUOTA)}
+            known = offers.known(tx, ["simulated"])
+            resting = resting_spot(beliefs.known(tx, self.name).get("placement", {}))
+        untils = (left_alone_until(one, resting, now) for one in known if one.id in full)
+        return any(until is not None and until + grace >= now for until in untils)
 
     def over(self) -> bool:
         """Whether the ledger knows of nothing that costs money."""

@@ -76,7 +76,6 @@ class Trial:
         self._armed: tuple[Fault, float] | None = None
         self._left = 0
         self._silent: dict[str, tuple[datetime, int]] = {}  # since when, and ticks after a cold start
-        self._full_at: datetime | None = None  # when the account was last seen to have as many machines as it may
         self._start_daemon()
         self.home.copy()
 
@@ -163,13 +162,13 @@ class Trial:
     def _excuse(self, tenant: Tenant) -> str:
         """Why so many cannot be had, or "".
 
-        The quota: the account is full, others' machines counted, or was, and what it refused is left alone still. The
-        listing: where a machine may be listed only after the time that a start may take, some are given up for others.
+        The quota: an offer that it refused is left alone still, or was when a launch of now had to begin. The listing:
+        where a machine may be listed only after the time that a start may take, some are given up for others.
         The budget: it allows only spot, and the spec does not, or its policy trusts none. The runaway bound: the
         faults' launches of the last hour count.
         """
-        notes, asked_again = tenant.plan.notes, BACKOFF_LONGEST + self._cold_start() + CALM_TICKS * CALM_TICK
-        if self._full_at is not None and self.truth.now() <= self._full_at + asked_again:
+        notes = tenant.plan.notes
+        if tenant.rests_by_quota(self._cold_start() + CALM_TICKS * CALM_TICK):
             return "the quota"
         if self._cold_start().total_seconds() >= self._patience():
             return "the listing"
@@ -206,14 +205,7 @@ class Trial:
         """One tick of every deployment in turn, as the daemon does it."""
         self.market.arrive()
         for tenant in self.tenants:
-            self._count()
             self.tick(tenant, *invariants)
-        self._count()
-
-    def _count(self) -> None:
-        quota = self.day.conditions.quota
-        if quota is not None and len(self.market.running()) >= quota:
-            self._full_at = self.truth.now()
 
     def tick(self, tenant: Tenant, *invariants: Invariant) -> None:
         """One tick of the daemon, whatever becomes of it, and every invariant."""

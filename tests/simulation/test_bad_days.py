@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +14,16 @@ from typer.testing import CliRunner
 from orchestrator import act, observe, scheduler, spending
 from orchestrator.cli import app
 from orchestrator.errors import Refused
-from orchestrator.ledger import charges, fleet, items, offers
+from orchestrator.ledger import charges, fleet, items, offers, pools
 from orchestrator.ledger.store import Ledger
 from orchestrator.providers import Request, State
 from orchestrator.providers.simulated import SimulatedProvider
 from orchestrator.simulation import trials
 from orchestrator.simulation.bad_day import ALL, Fault, draw, faults_of
+from orchestrator.simulation.chronicle import Chronicle
 from orchestrator.simulation.shared_market import SharedMarket
 from orchestrator.simulation.tenant import offers_of
-from orchestrator.simulation.trial import live
+from orchestrator.simulation.trial import Trial, live
 from policies import budget, candidates, disruption, stand
 from policies.lifecycle import Status, move
 from policies.plan import Drain, Hours, Launch
@@ -52,6 +54,28 @@ def test_no_bad_day_of_ten_thousand_breaks_an_invariant() -> None:
     assert set(report.effects) >= passed
     assert set(report.tried) >= {*LOOKED_AT, "a_hard_budget_holds"}
     assert report.tried["the_target_is_reached, with an excuse"] <= EXCUSED_AT_ALL * report.seeds
+
+
+def test_only_what_the_quota_itself_holds_back_is_excused_by_it(tmp_path: Path) -> None:
+    """It excused whatever was missing for a back-off after the account was full."""
+    day = draw(3, frozenset({Fault.QUOTA}), offers_of)
+    trial, none = Trial(day, tmp_path, Chronicle(day.start, silent=True)), timedelta(0)
+    (tenant, *_) = trial.tenants
+    trial.round()
+    assert not tenant.rests_by_quota(none)
+    trial.truth.sleep(30)
+    trial.round()
+    assert tenant.rests_by_quota(none) and trial._excuse(tenant) == "the quota"
+    ledger = trial.home.ledger
+    for words in ("NoCapacity: none left", "QuotaExceeded: full"):
+        with ledger.write() as tx:
+            for held in pools.refusals(tx, tenant.name):
+                offers.refused(tx, held, words, trial.clock.now())
+        assert tenant.rests_by_quota(none) is (words == "QuotaExceeded: full")
+        assert (trial._excuse(tenant) == "the quota") is tenant.rests_by_quota(none)
+    trial.truth.sleep(3600)
+    assert not tenant.rests_by_quota(timedelta(minutes=30))
+    ledger.close()
 
 
 #: what holds only under conditions: even fifteen days must have met with them
