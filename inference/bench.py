@@ -203,9 +203,10 @@ def device_name(engine: Engine) -> str:
     if not engine.on_accelerator:
         return cpu_name()
     nvml = meters.gpu_library()
-    if nvml is None:
+    name = None if nvml is None else meters.gpu_name(nvml)
+    if name is None:
         return engine.provider
-    return str(nvml.nvmlDeviceGetName(meters.first_gpu(nvml))).removeprefix("NVIDIA ").removeprefix("GeForce ")
+    return name.removeprefix("NVIDIA ").removeprefix("GeForce ")
 
 
 def cpu_name() -> str:

@@ -14,6 +14,7 @@ from inference import bench, images, meters, models
 from inference.agreement import Page, agreement
 from inference.backends import Accelerator, Backend, Precision
 from inference.engine import Engine
+from inference.home import home
 from inference.models import PRECISIONS, SAME_NETWORKS, UnknownModel, WeightsError
 
 ROUNDS = 3
@@ -108,8 +109,10 @@ def remember(model: str, trials: Sequence[Trial], accelerator: Accelerator = "au
     file = _file()
     file.parent.mkdir(parents=True, exist_ok=True)
     chosen = best(trials)
-    known = _known(file)
-    known.setdefault(device(accelerator), {})[model] = {
+    known = _known()
+    name = device(accelerator)
+    known[name] = _entry(known, name)
+    known[name][model] = {
         "backend": chosen.backend,
         "precision": chosen.precision,
         "versions": bench.versions(),
@@ -126,18 +129,19 @@ def remembered(model: str, backend: Backend = "auto", accelerator: Accelerator =
 
     A `backend` that was named is kept: then the choice counts only if it is of that backend.
     """
-    entry = _known(_file()).get(device(accelerator), {}).get(SAME_NETWORKS.get(model, model))
-    if not entry or entry["versions"] != bench.versions() or backend not in ("auto", entry["backend"]):
-        return backend, "fp32"
-    return entry["backend"], entry["precision"]
+    entry = _entry(_known(), device(accelerator), SAME_NETWORKS.get(model, model))
+    for chosen, precisions in PRECISIONS.items():
+        for precision in precisions:
+            found = (entry.get("backend"), entry.get("precision"), entry.get("versions"))
+            if found == (chosen, precision, bench.versions()) and backend in ("auto", chosen):
+                return chosen, precision
+    return backend, "fp32"
 
 
 def device(accelerator: Accelerator = "auto") -> str:
     """The GPU's name, or the CPU's with what it can compute in."""
     nvml = None if accelerator == "cpu" else meters.gpu_library()
-    if nvml is not None:
-        return str(nvml.nvmlDeviceGetName(meters.first_gpu(nvml)))
-    return " ".join([bench.cpu_name(), *cpu_flags()])
+    return (nvml and meters.gpu_name(nvml)) or " ".join([bench.cpu_name(), *cpu_flags()])
 
 
 def cpu_flags() -> list[str]:
@@ -149,16 +153,24 @@ def cpu_flags() -> list[str]:
 
 
 def _file() -> Path:
-    return Path(os.environ.get("HALVE_HOME") or "~/.halve").expanduser() / FILE
+    return home() / FILE
 
 
-def _known(file: Path) -> dict[str, Any]:
+def _known() -> dict[str, Any]:
     """Nothing when it was never written, or by something else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _entry(known: dict[str, Any], *names: str) -> dict[str, Any]:
+    """What stands under these names, one in another; nothing where that is not of the shape that is written here."""
+    for name in names:
+        found = known.get(name)
+        known = found if isinstance(found, dict) else {}
+    return known
 
 
 def _read(engine: Engine, files: Sequence[bytes]) -> list[Page]:

@@ -78,7 +78,7 @@ def serve(
     running = _Server(config, started, service.leaving.set)
     running.run(sockets=[bound])
     if failures:
-        raise CannotServe(f"the model did not load: {failures[0]}")
+        raise CannotServe(f"the model did not load: {str(failures[0]) or type(failures[0]).__name__}")
 
 
 class _Server(uvicorn.Server):

@@ -40,11 +40,22 @@ def gpu_library() -> Any:
 
 
 def first_gpu(nvml: Any) -> Any:
-    """NVML's handle of the GPU that CUDA calls 0: NVML does not know CUDA_VISIBLE_DEVICES."""
+    """NVML's handle of the GPU that CUDA calls 0: NVML does not know CUDA_VISIBLE_DEVICES. None when there is none."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
-    if named.startswith(("GPU-", "MIG-")):
-        return nvml.nvmlDeviceGetHandleByUUID(named)
-    return nvml.nvmlDeviceGetHandleByIndex(int(named) if named.isdecimal() else 0)
+    try:
+        if named.startswith(("GPU-", "MIG-")):
+            return nvml.nvmlDeviceGetHandleByUUID(named)
+        return nvml.nvmlDeviceGetHandleByIndex(int(named) if named.isdecimal() else 0)
+    except Exception:  # noqa: BLE001  a driver without a card, or a variable that names none
+        return None
+
+
+def gpu_name(nvml: Any) -> str | None:
+    """Of the GPU that CUDA calls 0, as NVML says it."""
+    try:
+        return str(nvml.nvmlDeviceGetName(first_gpu(nvml)))
+    except Exception:  # noqa: BLE001  there is none
+        return None
 
 
 @contextlib.contextmanager

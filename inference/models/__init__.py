@@ -8,6 +8,7 @@ import cv2
 
 from inference.backends import Accelerator, Backend, NoAccelerator, Precision, Runtime
 from inference.engine import Engine
+from inference.home import expanded
 from inference.models.weights import WeightsError
 
 __all__ = ["NAMES", "NoAccelerator", "UnknownModel", "WeightsError", "is_card", "load"]
@@ -53,7 +54,7 @@ def load(
     from inference.models import card, dbnet, ppocr
 
     if is_card(name):
-        return card.load(Path(name), runtime)
+        return card.load(expanded(name), runtime)
     return dbnet.load(runtime) if name == dbnet.NAME else ppocr.load(runtime, reread=name == ppocr.REREAD)
 
 

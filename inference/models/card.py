@@ -26,10 +26,11 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from inference.backends import Floats, Runtime, Session
+from inference.backends import Floats, NoAccelerator, Runtime, Session
 from inference.detection import BoxRule, Detector, Sizing
 from inference.engine import Engine
-from inference.models import dbnet, ppocr, weights
+from inference.home import expanded
+from inference.models import NAMES, dbnet, ppocr, weights
 from inference.models.weights import WeightsError
 from inference.recognition import Form, Recogniser
 
@@ -139,16 +140,19 @@ def read(path: Path) -> Card:
     """Raises WeightsError with one line that names every mistake."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WeightsError(f"model card {path}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise WeightsError(f"model card {path}: not YAML: {' '.join(str(error).split())}") from None
+    except (OSError, ValueError) as error:  # a path may be none at all
+        raise WeightsError(f"model card {path}: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(content, dict):
         raise WeightsError(f"model card {path}: it must be a mapping with name, detector and recogniser")
     try:
-        return Card.model_validate(content)
+        card = Card.model_validate(content)
     except ValidationError as error:
         raise WeightsError(f"model card {path}: {_mistakes(error)}") from None
+    if card.name in NAMES:  # what is measured of one would count for the other
+        raise WeightsError(f"model card {path}: name: {card.name} is another model's; choose one of its own")
+    return card
 
 
 def load(path: Path, runtime: Runtime) -> Engine:
@@ -158,7 +162,7 @@ def load(path: Path, runtime: Runtime) -> Engine:
     if isinstance(detector, DetectorFile):
         found = _detector(path, detector, runtime)
     elif isinstance(detector, DetectorCheckpoint):
-        place = path.parent / Path(detector.checkpoint).expanduser()
+        place = path.parent / expanded(detector.checkpoint)
         found = dbnet.detector(runtime, place, sizing=detector.sizing(), threshold=detector.threshold)
     else:
         found = ppocr.detector(runtime)
@@ -221,11 +225,11 @@ def _recogniser(path: Path, described: RecogniserFile, runtime: Runtime) -> Reco
 
 
 def _file(path: Path, described: Normalised) -> bytes:
-    place = path.parent / Path(described.file).expanduser()
+    place = path.parent / expanded(described.file)
     try:
         content = place.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"model card {path}: {place}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"model card {path}: {place}: {getattr(error, 'strerror', None) or error}") from None
     found = hashlib.sha256(content).hexdigest()
     if described.sha256 and found != described.sha256:
         raise WeightsError(f"model card {path}: {place}: its sha256 is {found}, not {described.sha256}")
@@ -247,8 +251,11 @@ def _opened(path: Path, described: Normalised, runtime: Runtime, sample: Floats)
         return session
     except WeightsError as error:
         raise WeightsError(f"model card {path}: {described.file}: {error}") from None
-    except (RuntimeError, ValueError) as error:  # what runtimes say of a file or an input they cannot take
-        raise WeightsError(f"model card {path}: {described.file}: {' '.join(str(error).split())[:300]}") from None
+    except NoAccelerator:
+        raise
+    except Exception as error:  # noqa: BLE001  each runtime has its own for a file or an input that it cannot take
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise WeightsError(f"model card {path}: {described.file}: {reason}") from None
 
 
 def _dictionary(path: Path, described: RecogniserFile, metadata: dict[str, str]) -> list[str]:
@@ -256,10 +263,10 @@ def _dictionary(path: Path, described: RecogniserFile, metadata: dict[str, str])
         if "character" not in metadata:
             raise WeightsError(f"model card {path}: {described.file} holds no dictionary: name one in the card")
         return metadata["character"].splitlines()
-    place = path.parent / Path(described.dictionary).expanduser()
+    place = path.parent / expanded(described.dictionary)
     try:
         return place.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise WeightsError(f"model card {path}: {place}: {getattr(error, 'strerror', None) or error}") from None
 
 

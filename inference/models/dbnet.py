@@ -6,7 +6,6 @@ and its DBNet post-processing).
 
 import json
 import logging
-import os
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from inference.backends import Floats, Runtime
 from inference.detection import BoxRule, Detector, Sizing
 from inference.engine import Engine
+from inference.home import home
 from inference.models import graph, ppocr, weights
 from inference.models.weights import WeightsError
 
@@ -40,8 +40,11 @@ log = logging.getLogger(__name__)
 
 
 def folder() -> Path:
-    """Where the checkpoint is looked for: HALVE_HOME (~/.halve)/models/cv_resnet18_ocr-detection."""
-    return Path(os.environ.get("HALVE_HOME") or "~/.halve").expanduser() / "models" / NAME
+    """Where the checkpoint is looked for: models/cv_resnet18_ocr-detection in HALVE_HOME. Raises WeightsError."""
+    try:
+        return home() / "models" / NAME
+    except OSError as error:
+        raise WeightsError(f"{NAME}: {error.filename}: {error.strerror}") from None
 
 
 def load(runtime: Runtime) -> Engine:

@@ -157,3 +157,17 @@ def test_the_peak_is_that_of_the_row_alone() -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system cannot forget a peak")
     assert large.memory_bytes - small.memory_bytes > 150 * 2**20
+
+
+def test_a_gpu_that_nvml_does_not_know_has_no_name() -> None:
+    """CUDA_VISIBLE_DEVICES may name one that is not there; CUDA then finds none, and nothing fails."""
+
+    class Absent:
+        def nvmlDeviceGetHandleByIndex(self, number: int) -> int:
+            raise RuntimeError("Invalid Argument")
+
+    assert meters.first_gpu(Absent()) is None
+    assert meters.gpu_name(Absent()) is None
+    with meters.metered(Absent()) as taken:
+        pass
+    assert (taken.joules, taken.gpu_memory_bytes) == (None, None)

@@ -132,6 +132,37 @@ def test_subnormal_weights_become_zero_only_where_the_answers_stay(
     assert ("det.onnx: its subnormal weights matter" in caplog.text) == (louder > 1)
 
 
+@pytest.mark.parametrize(
+    ("card", "reason"),
+    [
+        pytest.param({"detector": {"file": "~backup.onnx"}}, "~backup.onnx: No such file", id="no-user-of-that-name"),
+        pytest.param({"detector": {"checkpoint": "~nobody/x"}}, "no checkpoint here", id="nor-for-a-checkpoint"),
+        pytest.param({"recogniser": {"file": "a\0b"}}, "embedded null", id="no-name-for-a-file"),
+        pytest.param({"detector": {"file": "empty.onnx"}}, "empty.onnx: ", id="empty-file"),
+        pytest.param({"detector": {"file": "version.onnx"}}, "version.onnx: ", id="no-graph"),
+        pytest.param({"recogniser": {"file": "version.onnx"}}, "version.onnx: ", id="no-graph-to-read-with"),
+        pytest.param({"name": "ppocr-reread"}, "name: ppocr-reread is another model's", id="a-name-that-is-taken"),
+    ],
+)
+def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path, card: dict[str, Any], reason: str) -> None:
+    (tmp_path / "empty.onnx").touch()
+    (tmp_path / "version.onnx").write_bytes(b"\x08\x08")
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump({"name": "x"} | card), encoding="utf-8")
+    with pytest.raises(WeightsError, match=reason) as refused:
+        models.load(str(tmp_path / "card.yaml"), accelerator="cpu")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_card_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spec may name it so (orchestrator.engines.check), and no shell replaces `~` there."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "card.yaml").write_text("name: at-home", encoding="utf-8")
+    assert models.load("~/card.yaml", accelerator="cpu").model == "at-home"
+    for name, reason in (("~nobody/card.yaml", "No such file"), ("a\0.yaml", "null")):
+        with pytest.raises(WeightsError, match=reason):
+            models.load(name, accelerator="cpu")
+
+
 def test_normalisation_is_per_channel_in_the_order_given() -> None:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     rgb = card.Normalised(file="x", mean=mean, std=std, channels="RGB").table()

@@ -65,6 +65,38 @@ def test_a_choice_is_remembered_for_its_device_model_backend_and_versions(home: 
     assert choice.remembered("ppocr") == ("auto", "fp32")
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        [],
+        {"ppocr": []},
+        {"ppocr": "x"},
+        {"ppocr": {}},
+        {"ppocr": {"backend": "openvino", "precision": "bf16"}},
+        {"ppocr": {"backend": "abacus", "precision": "fp32", "versions": bench.versions()}},
+        {"ppocr": {"backend": ["openvino"], "precision": "bf16", "versions": bench.versions()}},
+        {"ppocr": {"backend": "openvino", "precision": "int8", "versions": bench.versions()}},
+    ],
+)
+def test_a_damaged_memory_is_none(home: Path, entry: object) -> None:
+    """Every start looks there: no replica may fail for it."""
+    home.mkdir()
+    (home / choice.FILE).write_text(json.dumps({choice.device(): entry}))
+    assert choice.remembered("ppocr") == ("auto", "fp32")
+    choice.remember("ppocr", [SLOW, FAST])
+    assert choice.remembered("ppocr") == ("openvino", "bf16")
+
+
+def test_where_nobody_is_at_home_nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user may have no home."""
+    monkeypatch.setenv("HALVE_HOME", "~nobody-of-that-name/halve")
+    assert choice.remembered("ppocr") == ("auto", "fp32")
+    with pytest.raises(OSError, match="HALVE_HOME"):
+        choice.remember("ppocr", [SLOW])
+    with pytest.raises(models.WeightsError, match="HALVE_HOME"):
+        models.load("cv_resnet18_ocr-detection", accelerator="cpu")
+
+
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed: pip install 'halve[openvino]'")
 def test_candidates_are_measured_on_the_same_pages() -> None:
     only: list[choice.Candidate] = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "fp16")]
