@@ -70,7 +70,7 @@ def extract(lines: Sequence[Line], wanted: Sequence[str] | None) -> dict[str, st
     if wanted is not None:
         sheet = _Sheet(lines, {_bare(name) for name in (*LABELS, *wanted)})
         pairs = [*_pairs(sheet, strict=False), *_run_on(sheet, wanted, after=r"[\s\d¥$+A-Za-z]")]
-        return {name: _best(name, pairs) for name in wanted}
+        return {name: _best(name, pairs, {_bare(other) for other in wanted}) for name in wanted}
     sheet = _Sheet(lines, {_bare(name) for name in LABELS})
     sheet.known |= _column_names(sheet)
     found: dict[str, str | None] = {}
@@ -286,7 +286,7 @@ def _last_name(before: str, known: set[str]) -> str | None:
 def _run_on(sheet: _Sheet, names: Iterable[str], *, after: str) -> Iterator[_Pair]:
     """ "签订日期 2026年3月1日": a name at the start of a line, its value behind it without a colon. `after` is what
     must follow the name for it to be one, an aside in brackets apart."""
-    spelt = {name: r"\s*".join(re.escape(c) for c in _bare(name)) for name in names}
+    spelt = {name: r"\s*".join(re.escape(c) for c in bare) for name in names if (bare := _bare(name))}
     for cell in sheet.cells:
         text = cell.text.translate(_VARIANTS)
         for name, letters in spelt.items():
@@ -295,13 +295,15 @@ def _run_on(sheet: _Sheet, names: Iterable[str], *, after: str) -> Iterator[_Pai
                 yield _Pair(name=name, value=found[1], score=cell.score)
 
 
-def _best(name: str, pairs: Sequence[_Pair]) -> str | None:
+def _best(name: str, pairs: Sequence[_Pair], asked: set[str]) -> str | None:
     """Of the pairs with that name, or one that ends with it, starts with it, holds it, or differs by one character
-    that may be misread, in that order, the first."""
+    that may be misread, in that order, the first. A pair with another name that is `asked` for belongs to that."""
     bare = _bare(name)
     fits: dict[int, _Pair] = {}
     for pair in reversed(pairs):
         other = _bare(pair.name)
+        if not bare or (other != bare and other in asked):
+            continue
         fit = (
             other == bare,
             other.endswith(bare),

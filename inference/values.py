@@ -8,7 +8,7 @@ from decimal import Decimal
 _WIDE = {
     code: code - 0xFEE0 for a, b in ((0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A)) for code in range(a, b + 1)
 }
-_WIDE |= {ord(wide): ord(narrow) for wide, narrow in zip("％＋－．／＠＃＆￥　（）", "%+-./@#&¥ ()", strict=True)}
+_WIDE |= {ord(wide): ord(narrow) for wide, narrow in zip("％＋－−．／＠＃＆￥　（）", "%+--./@#&¥ ()", strict=True)}
 
 _AMOUNT_NAMES = re.compile(r"金额|单价|总价|价格|售价|合计|总计|小计|税额|费用?$|款$|[价额]$|amount|total|price", re.I)
 _DATE_NAMES = re.compile(r"日期|时间|date", re.I)
@@ -16,10 +16,13 @@ _PHONE_NAMES = re.compile(r"电话|手机|传真|热线|联系方式|tel|phone|f
 
 _CHINESE_GAP = re.compile(r"(?<=[\u4e00-\u9fff])\s+(?=[\u4e00-\u9fff(])")
 
-_NUMBER = r"-?(?:\d{1,3}(?:[,，]\s?\d{3})+|\d+)(?:\.\d+)?"
-_SIGNED = re.compile(rf"(?:¥|RMB|CNY|\$|USD|€)\s*({_NUMBER})\s*(万)?", re.I)
-_IN_YUAN = re.compile(rf"({_NUMBER})\s*(万)?\s*[元圆]")
-_BARE = re.compile(rf"({_NUMBER})\s*(万)?\s*整?")
+_MINUS = r"((?:(?<!\w)-)?)"  # after a word or a number it is a dash
+_NUMBER = r"((?:\d{1,3}(?:[,，]\s?\d{3})+|\d+)(?:\.\d+)?)"
+_TIMES = {"万": 10**4, "亿": 10**8, "万亿": 10**12}
+_LARGE = rf"({'|'.join(sorted(_TIMES, reverse=True))})?"
+_SIGNED = re.compile(rf"{_MINUS}\s*(?:¥|RMB|CNY|\$|USD|€)\s*(-?){_NUMBER}\s*{_LARGE}", re.I)
+_IN_YUAN = re.compile(rf"{_MINUS}(){_NUMBER}\s*{_LARGE}\s*[元圆]")
+_BARE = re.compile(rf"{_MINUS}(){_NUMBER}\s*{_LARGE}\s*整?")
 _CAPITALS = re.compile(r"[零壹贰叁肆伍陆柒捌玖拾佰仟万亿元圆角分整正]{2,}")
 _DATE = re.compile(
     r"(\d{4})\s*[年\-/.]\s*(\d{1,2})\s*(?:[月\-/.]\s*(\d{1,2})\s*日?|月)(?:[T\s]*(\d{1,2})\s*[:：时]\s*(\d{2})(?:\s*[:：分]\s*(\d{2}))?)?"
@@ -96,8 +99,8 @@ def _whole(pattern: re.Pattern[str], value: str) -> str | None:
 
 
 def _plain(found: re.Match[str]) -> str:
-    digits = re.sub(r"[,，\s]", "", found[1])
-    return f"{(Decimal(digits) * 10000).normalize():f}" if found[2] else digits
+    digits = (found[1] or found[2]) + re.sub(r"[,，\s]", "", found[3])
+    return f"{(Decimal(digits) * _TIMES[found[4]]).normalize():f}" if found[4] else digits
 
 
 def _from_capitals(text: str) -> str | None:

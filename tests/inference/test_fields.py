@@ -95,6 +95,13 @@ def test_a_page_full_of_names_takes_no_time() -> None:
         pytest.param([line(0, 0, "凈含量：250 mL")], {"净含量": "250 mL"}, id="variant-character"),
         pytest.param([line(0, 0, "购买万名称：青禾公司")], {"购买方名称": "青禾公司"}, id="one-character-misread"),
         pytest.param([line(0, 0, "甲方：一"), line(0, 30, "甲方：二")], {"甲方": "一"}, id="first-wins"),
+        pytest.param(
+            [line(0, 0, "甲方代表：张三")], {"甲方": None, "甲方代表": "张三"}, id="another-name-that-is-asked-for"
+        ),
+        pytest.param([line(0, 0, "甲方代表：张三")], {"甲方": "张三"}, id="unless-that-is-not"),
+        pytest.param(
+            [line(0, 0, "12 ab"), line(0, 30, "甲方：一")], {":": None, "*": None, "甲方": "一"}, id="no-name"
+        ),
         pytest.param([], {"甲方": None}, id="empty-page"),
     ],
 )
