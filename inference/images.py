@@ -30,9 +30,12 @@ class BadImage(Exception):
     """These bytes are not an image we read. `status` is the HTTP status that says so: 400, 413 or 415."""
 
     def __init__(self, reason: str, status: int) -> None:
-        super().__init__(reason)
+        super().__init__(reason, status)  # both, or it could not be sent from one process to another
         self.reason = reason
         self.status = status
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 @dataclass(frozen=True, slots=True)

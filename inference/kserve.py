@@ -11,6 +11,7 @@ and statistics extensions are Triton's.
 import asyncio
 import gzip
 import math
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -231,7 +232,8 @@ def _length(value: object, most: int, name: str) -> int:
 
 def _packed(body: tuple[bytes, int | None], accepted: str) -> Response:
     content, head = body
-    wished = {part.partition(";")[0].strip().lower() for part in accepted.split(",")}
+    listed = (part.replace(" ", "").lower().partition(";") for part in accepted.split(","))
+    wished = {name for name, _, weight in listed if not re.fullmatch(r"q=0(\.0*)?", weight)}
     headers = {} if head is None else {HEADER_LENGTH: str(head)}
     if "gzip" in wished:
         content, headers["Content-Encoding"] = gzip.compress(content, 5), "gzip"

@@ -1,5 +1,6 @@
 """Every file is pixels or a BadImage with a reason; nothing else ever comes out."""
 
+import pickle
 import struct
 import subprocess
 import sys
@@ -183,3 +184,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 49e
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     assert float(done.stdout) < most, done.stdout
+
+
+def test_a_refusal_comes_whole_out_of_another_process() -> None:
+    """Where `halve bench --ablate` reads; half of it would end in a traceback of the pool."""
+    bad = pickle.loads(pickle.dumps(BadImage("a.png: empty file", 413)))
+    assert (str(bad), bad.reason, bad.status) == ("a.png: empty file", "a.png: empty file", 413)

@@ -264,3 +264,19 @@ def test_a_plain_client_gets_unpacked_json(served: Replica) -> None:
         )
     assert "content-encoding" not in answer.headers
     assert answer.json()["model_version"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("", None),
+        ("gzip", "gzip"),
+        ("deflate, gzip;q=0.5", "gzip"),
+        ("gzip;q=0", None),
+        ("gzip; q=0.000, deflate", "deflate"),
+        ("identity", None),
+    ],
+)
+def test_what_is_not_accepted_is_not_sent(accepted: str, encoding: str | None) -> None:
+    """RFC 9110, 12.4.2: a weight of 0 is "not acceptable"."""
+    assert kserve._packed((b"{}", None), accepted).headers.get("content-encoding") == encoding
