@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from orchestrator.door import Door, Replica, ServingSet
 from tests.orchestrator.door_upstream import Upstream, upstream
 
 SCRIPT = Path(__file__).with_name("door.lua")
-SECONDS = 20
 PATIENCE = 60.0
+#: it ends when all has happened
+AT_MOST_SECONDS = 120
 
 pytestmark = [
     pytest.mark.slow,
@@ -58,7 +60,7 @@ def test_no_request_fails_over_add_drain_remove_and_kill(tmp_path: Path) -> None
         "-c",
         "24",
         "-d",
-        f"{SECONDS}s",
+        f"{AT_MOST_SECONDS}s",
         "--timeout",
         f"{PATIENCE:.0f}s",
         "-s",
@@ -91,10 +93,11 @@ def test_no_request_fails_over_add_drain_remove_and_kill(tmp_path: Path) -> None
         door.publish(serving(stack.enter_context(upstream("d"))))
         some_more(door)
         assert wrk.poll() is None, "all of it under load"
-        said, _ = wrk.communicate(timeout=SECONDS + 2 * PATIENCE)
+        wrk.send_signal(signal.SIGINT)  # it says what it has counted
+        said, _ = wrk.communicate(timeout=2 * PATIENCE)
         status = door.status()
     found = re.search(r"RESULT requests=(\d+) connect=0 read=0 write=0 status=0 timeout=0 ", said)
     assert found is not None, said
-    assert int(found[1]) > 700
+    assert int(found[1]) > 600
     assert status is not None and set(status["totals"]["statuses"]) == {"200"}
     assert status["totals"]["again"] > 0 and status["totals"]["held"] > 0
