@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,24 +13,24 @@ from orchestrator.ledger import jobs
 from orchestrator.ledger.jobs import State
 from tests.orchestrator.batch import NOW, find, folder, lines, numbered, opened, until
 from tests.orchestrator.fake_engine import Replica
+from tests.orchestrator.forked import Forked
 
 ROUNDS = 10
 ITEMS = 300
 
 
-def runner_process(home: Path, url: str) -> subprocess.Popen[bytes]:
-    arguments = ["-m", "tests.orchestrator.batch", str(home), url]
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"running\n"
+def runner_process(home: Path, url: str) -> Forked:
+    said = home / "runner.log"
+    said.unlink(missing_ok=True)
+    process = Forked("tests.orchestrator.batch", home, url, out=said)
+    until(lambda: "running\n" in said.read_text() or process.poll() is not None)
+    assert process.poll() is None, said.read_text()
     return process
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: Forked) -> None:
     process.kill()
     process.wait()
-    assert process.stdout is not None
-    process.stdout.close()
 
 
 @pytest.mark.slow
