@@ -107,10 +107,11 @@ def is_done(ledger: Ledger, job: Job) -> bool:
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until it holds. Fails after so many seconds."""
-    end = time.monotonic() + seconds
+    start = time.monotonic()
     while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.01)
+        waited = time.monotonic() - start
+        assert waited < seconds, "it never came true"
+        time.sleep(min(max(0.01, waited / 20), 0.2))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

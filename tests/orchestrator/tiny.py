@@ -43,11 +43,12 @@ def local(home: Path, *manners: str, clock: Clock | None = None) -> LocalProvide
 
 
 def until(condition: Callable[[], Any], seconds: float = 60.0, why: str = "it never came true") -> Any:
-    """Wait until it holds, and return what it said."""
-    end = time.monotonic() + seconds
+    """Wait until it holds, and return what it said. Who has waited for long is looked at less often."""
+    start = time.monotonic()
     while not (said := condition()):
-        assert time.monotonic() < end, why
-        time.sleep(0.02)
+        waited = time.monotonic() - start
+        assert waited < seconds, why
+        time.sleep(min(max(0.02, waited / 20), 0.2))
     return said
 
 
