@@ -292,9 +292,12 @@ def charge_of(row: sa.Row[*tuple[Any, ...]], ended_at: datetime | None) -> Charg
     )
 
 
+BOOKED = sa.select(t.charges).where(t.charges.c.kind == sa.bindparam("kind")).order_by(t.charges.c.id)
+
+
 def booked(tx: sa.Connection, kind: str) -> dict[str, list[Charge]]:
     """Every charge of a kind that was ever booked, by machine, corrections included."""
     found: dict[str, list[Charge]] = {}
-    for row in tx.execute(sa.select(t.charges).where(t.charges.c.kind == kind).order_by(t.charges.c.id)):
+    for row in tx.execute(BOOKED, {"kind": kind}):
         found.setdefault(row.instance_id, []).append(charge_of(row, row.ended_at))
     return found

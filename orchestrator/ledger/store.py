@@ -27,6 +27,8 @@ BUSY_TIMEOUT_MS = 15_000
 #: the schema that this code speaks; alembic is loaded only when a database is behind it
 HEAD = "0006"
 MIGRATIONS = Path(__file__).parent / "migrations"
+#: asked before every write
+IN_FORCE = sa.select(t.lease.c.generation).where(t.lease.c.name == "daemon")
 #: alembic's own table
 VERSION = sa.Table(
     "alembic_version",
@@ -71,7 +73,7 @@ class Ledger:
     def _fence(self, tx: sa.Connection) -> None:
         if self.generation is None:
             return
-        held = tx.execute(sa.select(t.lease.c.generation).where(t.lease.c.name == "daemon")).scalar()
+        held = tx.scalar(IN_FORCE)
         if held != self.generation:
             raise Stale(f"generation {self.generation} is over, the lease is at {held}")
 
