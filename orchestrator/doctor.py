@@ -178,14 +178,15 @@ def of_folder(home: Path, clock: Clock) -> Finding:
 
 def of_ledger(home: Path, now: datetime) -> Iterator[Finding]:
     """The ledger's clock and health; without one there is nothing to say yet."""
-    if "HALVE_DATABASE_URL" not in os.environ and not (home / "halve.db").is_file():
+    if "HALVE_DATABASE_URL" not in os.environ and not (home / "halve.db").exists():
         yield Finding(check="ledger", state="ok", found=f"none in {home} yet")
         return
     try:
         ledger = store.open_ledger(home)
     except Refused as refusal:
-        remedy = "halve ledger restore FILE goes back to a copy"
-        yield Finding(check="ledger", state="bad", found=str(refusal), remedy=remedy)
+        found, _, remedy = str(refusal).partition("; ")
+        remedy = remedy or "halve ledger restore FILE goes back to a copy"
+        yield Finding(check="ledger", state="bad", found=found, remedy=remedy)
         return
     with contextlib.closing(ledger):
         yield of_clock(ledger, now)

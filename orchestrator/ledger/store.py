@@ -26,6 +26,7 @@ Transaction = sa.Connection
 BUSY_TIMEOUT_MS = 15_000
 #: the schema that this code speaks; alembic is loaded only when a database is behind it
 HEAD = "0006"
+KEY_BYTES = 32
 MIGRATIONS = Path(__file__).parent / "migrations"
 #: asked before every write
 IN_FORCE = sa.select(t.lease.c.generation).where(t.lease.c.name == "daemon")
@@ -179,7 +180,7 @@ def installation_key(home: Path) -> bytes:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(32))
+                file.write(secrets.token_bytes(KEY_BYTES))
                 file.flush()
                 os.fsync(file.fileno())
             os.link(draft, path)  # the first one wins, whole
@@ -187,7 +188,13 @@ def installation_key(home: Path) -> bytes:
             pass
         finally:
             draft.unlink()
-    return path.read_bytes()
+    key = path.read_bytes()
+    if len(key) < KEY_BYTES:
+        raise Refused(
+            f"{path}: {len(key)} bytes are no key; put back the one that was kept beside the ledger's copy "
+            "(with another, machines that run now are strangers)"
+        )
+    return key
 
 
 def migrate(engine: sa.Engine, home: Path | None = None) -> None:

@@ -191,7 +191,13 @@ def test_a_ledger_that_is_ahead_of_the_clock(tmp_path: Path) -> None:
 
 
 def test_a_ledger_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "halve.db").write_bytes(b"not a database" * 100)
+    file = tmp_path / "halve.db"
+    file.write_bytes(b"not a database" * 100)
+    (found,) = doctor.of_ledger(tmp_path, NOW)
+    assert (found.state, found.found) == ("bad", f"ledger {file}: file is not a database")
+    assert "`halve ledger restore FILE` goes back to a copy" in found.remedy
+    file.unlink()
+    file.mkdir()
     assert states(list(doctor.of_ledger(tmp_path, NOW))) == ["bad"]
 
 

@@ -53,6 +53,16 @@ def test_the_key_is_made_once_whoever_comes_first_and_only_its_owner_may_read_it
     assert (tmp_path / "installation.key").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_key_that_is_cut_short_is_refused_and_not_replaced(tmp_path: Path) -> None:
+    """With an empty one, everybody could work out the tokens."""
+    path = tmp_path / "installation.key"
+    for content in (b"", b"k" * 31):
+        path.write_bytes(content)
+        with pytest.raises(Refused, match=f"installation.key: {len(content)} bytes are no key"):
+            open_ledger(tmp_path)
+        assert path.read_bytes() == content
+
+
 def test_without_room_no_key_is_better_than_half_a_key(tmp_path: Path) -> None:
     with no_room(), pytest.raises(OSError, match="File too large"):
         installation_key(tmp_path)
