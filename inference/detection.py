@@ -50,7 +50,10 @@ class Sizing:
             scale = max(1.0, scale)
         if self.longest:
             scale = min(scale, self.longest / max(height, width))
-        scale = min(scale, max(1.0 if self.grow_only else 0.0, math.sqrt(MAX_NETWORK_PIXELS / (height * width))))
+        most = math.sqrt(MAX_NETWORK_PIXELS / (height * width))
+        if min(height, width) * most < STRIDE:  # what the shorter side has at least
+            most = MAX_NETWORK_PIXELS / STRIDE / max(height, width)
+        scale = min(scale, max(1.0 if self.grow_only else 0.0, most))
         if not self.round_up:
             return to_stride(int(height * scale)), to_stride(int(width * scale))
         sizes = [max(STRIDE, math.ceil(length * scale / STRIDE - 1e-9) * STRIDE) for length in (height, width)]

@@ -22,7 +22,7 @@ TURN_ABOVE = 1.5  # height over width
 
 # Ours, for lines at their own width.
 WIDTH_STEP = 32  # pixels: a few dozen input shapes in all, for runtimes that make kernels for each
-MOST_COLUMNS = 32 * 640  # pixels of width in one batch: what its memory grows with
+MOST_COLUMNS = 32 * 640  # pixels of width in one batch: what its memory grows with; a longer line is pressed into them
 SURE = 0.9  # a score from which a line is taken to stand upright: of lines on their head one in seventeen reaches it
 
 Place = tuple[int, int]
@@ -148,7 +148,8 @@ class Recogniser:
     def _widths(self, crops: Sequence[Pixels]) -> list[int]:
         """What each line of a page is padded to, in pixels."""
         ratios = [crop.shape[1] / crop.shape[0] for crop in crops]
-        return self._own(ratios) if self._own_widths else self._of_neighbours(ratios)
+        widths = self._own(ratios) if self._own_widths else self._of_neighbours(ratios)
+        return [min(width, MOST_COLUMNS) for width in widths]
 
     def _own(self, ratios: Sequence[float]) -> list[int]:
         return [max(1, math.ceil(self._form.height * ratio / WIDTH_STEP)) * WIDTH_STEP for ratio in ratios]

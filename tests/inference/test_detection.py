@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from inference.detection import MAX_NETWORK_PIXELS, BoxRule, Sizing, boxes_of
 from inference.engine import Engine
+from inference.images import MAX_PIXELS
 
 DBNET = Sizing(shorter=736, grow_only=False, round_up=True)
 
@@ -36,6 +37,14 @@ def test_no_shape_that_the_engine_frames_makes_the_network_input_huge(height: in
     rows, columns = Sizing().of(height, width)
     assert rows % 32 == 0 == columns % 32
     assert rows * columns <= 1.4 * max(MAX_NETWORK_PIXELS, (height + 32) * (width + 32))
+
+
+@given(st.integers(1, MAX_PIXELS), st.integers(1, MAX_PIXELS), st.booleans())
+def test_no_image_that_is_taken_makes_an_unframed_input_huge(long: int, short: int, tall: bool) -> None:
+    """A line of fifty million pixels would become an input of 32 x 14,843,424."""
+    short = max(1, min(short, MAX_PIXELS // long))
+    rows, columns = DBNET.of(*((long, short) if tall else (short, long)))
+    assert rows * columns <= 2.1 * MAX_NETWORK_PIXELS, "both sides are rounded up, 33 to 64"
 
 
 def test_a_bright_bar_is_one_box_around_it_in_the_images_pixels() -> None:

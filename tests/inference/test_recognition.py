@@ -157,7 +157,7 @@ class Nothing:
         self.metadata = {"character": "甲"}
 
     def run(self, batch: Floats) -> Floats:
-        assert batch.shape[0] * batch.shape[3] <= MOST_COLUMNS or batch.shape[0] == 1
+        assert batch.shape[0] * batch.shape[3] <= MOST_COLUMNS
         answer = np.zeros((batch.shape[0], batch.shape[3] // 8, 3), np.float32)
         answer[..., 0] = 1
         return answer
