@@ -8,7 +8,7 @@ from orchestrator.errors import Refused
 from orchestrator.ledger import tables as t
 
 #: what SQLite says of a file that something else wrote to
-SIGNS = ("malformed", "file is not a database", "file is encrypted")
+SIGNS = ("disk image is malformed", "malformed database schema", "file is not a database", "file is encrypted")
 #: every ledger has them, and one of them nobody else's database
 MARKS = {"alembic_version", t.installation.name}
 

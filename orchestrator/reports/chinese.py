@@ -2,6 +2,7 @@
 
 CHINESE: dict[str, str] = {
     # headings
+    "{month}": "账期 {month}",
     "until {at}": "截至 {at}",
     "an estimate, not an invoice": "本报告为估算，并非账单",
     "SIMULATED: no machine ran and no money was spent.": "模拟数据：没有机器运行，也没有实际花费。",

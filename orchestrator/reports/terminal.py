@@ -62,8 +62,7 @@ def show(report: MonthReport, console: Console, language: str = "en") -> None:
 
 def heading(report: MonthReport, say: Words) -> Iterator[str]:
     """Month, zone, currency, until when; where the prices are from, and how old they are."""
-    month = f"{say('month')} {report.month}" if say.language == "zh" else report.month
-    parts = [month, report.zone, *([report.currency] if report.currency else [])]
+    parts = [say("{month}", month=report.month), report.zone, *([report.currency] if report.currency else [])]
     if report.rows and not report.over:
         parts.append(say("until {at}", at=f"{report.until.astimezone(ZoneInfo(report.zone)):%Y-%m-%d %H:%M}"))
     yield " · ".join([*parts, say("an estimate, not an invoice")])

@@ -352,6 +352,8 @@ def test_on_the_first_day_every_page_says_that_there_is_nothing_yet(tmp_path: Pa
         assert "no deployment is up" in shown and "nothing ran yet" in shown and "halve up SPEC" in shown
         assert not re.search(r"\b0(\.0+)?\b", shown), "no zeros"
         assert "nothing ran in" in made.page("/costs")
+        assert re.search(r"账期 20\d\d-\d\d · UTC", made.page("/costs?lang=zh")), "as in the report"
+        made.page("/costs?lang=en")
         assert "There is no deployment yet." in made.page("/timeline")
         assert "No jobs yet" in made.page("/jobs") and "Nothing has been decided yet" in made.page("/why")
         rows = re.findall(r"<tr><td>(.*?)</tr>", made.page("/prices"), re.DOTALL)
