@@ -96,7 +96,7 @@ def place(fleet: Fleet, goal: Goal, memory: Memory | None = None) -> Decision:
     waits = 0 if fleet.refused else max(0, min(asked, missing))
     launches += [Launch(pool=ON_DEMAND, reason=_why(goal, trusted, spots))] * max(0, missing)
     stops = _stops(fleet, goal, staying, trusted, memory.wanted)
-    if not launches and not stops:
+    if not launches and not stops and not any(spots[at] for at in canaries):
         stops = _relieved(goal, staying, memory, now)
     stopped = {one.id for one in stops}
     ready = sum(one.ready for one in fleet.replicas if one.id not in stopped)
@@ -282,8 +282,8 @@ def _stops(
 
 
 def _relieved(goal: Goal, staying: Sequence[Replica], memory: Memory, now: float) -> tuple[Stop, ...]:
-    """Where nothing else moves: the youngest of more than are asked for, in a pool that is free to hold more and is
-    wanted to hold fewer. As many as MOST_SPOT would wait for a replacement that may not come beside them.
+    """Where nothing else moves and none seasons beside them: the youngest of more than are asked for, in a pool that is
+    free to hold more and is wanted to hold fewer. MOST_SPOT of them would wait for one that may not come beside them.
     """
     spots = Counter(one.pool for one in staying if one.pool != ON_DEMAND)
     extra = {at for at, count in spots.items() if count > memory.wanted[at] and memory.pools[at].retry_at <= now}

@@ -292,3 +292,17 @@ def _reclaim(running, one, counts, now, notice):
 
 def test_there_are_the_published_ones_and_ours():
     assert list(POLICIES) == ["hazard", "spothedge", "round-robin", "on-demand"]
+
+
+def test_while_a_young_pool_seasons_with_one_the_others_stay_beside_it() -> None:
+    """Without one of them it would need a machine on demand beside it."""
+    goal = replace(GOAL, replicas=3, availability=0.9999)
+    old = Pool(held_since=-3.6e6, age_then_hours=24.0)
+    memory = Memory(at=0.0, pools=(Pool(), old), wanted=(3, 0), review_at=1e6)
+    there = [Replica(id=number, pool=int(number > 0), launched_at=0.0, ready=True) for number in range(4)]
+    decision = place(Fleet(now=60.0, on_demand_price=1.0, pools=(0.3, 0.5), replicas=tuple(there)), goal, memory)
+    assert (decision.launches, decision.stops) == ((), ())
+    spare = [Replica(id=number, pool=1, launched_at=0.0, ready=True) for number in range(9)]
+    full = Fleet(now=60.0, on_demand_price=1.0, pools=(0.3, 0.5), replicas=tuple(spare))
+    (stop,) = place(full, goal, memory).stops
+    assert stop.reason == "more than the allocation wants", "as many as may be asked for are in the other one"
