@@ -208,11 +208,12 @@ def test_a_network_trained_on_drawn_lines_finds_lines_and_pp_ocr_reads_them(
     for _ in range(12):
         drawn = checkpoints.sample(rng)
         reading = engine.read([drawn.page])[0]
-        boxes += len(engine.detector.find([drawn.page])[0])
+        there = engine.detector.find([drawn.page])[0]
+        boxes += len(there)
         lines += len(drawn.lines)
         characters += sum(line.text in checkpoints.TEXTS for line in reading.lines)
         for line in drawn.lines:
-            found += any(overlap(line, box) > 0.5 for box in engine.detector.find([drawn.page])[0])
+            found += any(overlap(line, box) > 0.5 for box in there)
     assert lines > 20
     assert found >= 0.9 * lines
     assert boxes <= 1.1 * lines
