@@ -69,12 +69,12 @@ def extract(lines: Sequence[Line], wanted: Sequence[str] | None) -> dict[str, st
     which each line is read with a score of at least 0.8, in reading order."""
     if wanted is not None:
         sheet = _Sheet(lines, {_bare(name) for name in (*LABELS, *wanted)})
-        pairs = [*_pairs(sheet, strict=False), *_run_on(sheet, wanted, after=r"[\s\d¥$+A-Za-z]")]
+        pairs = [*_said([*_pairs(sheet, strict=False), *_run_on(sheet, wanted, after=r"[\s\d¥$+A-Za-z]")])]
         return {name: _best(name, pairs, {_bare(other) for other in wanted}) for name in wanted}
     sheet = _Sheet(lines, {_bare(name) for name in LABELS})
     sheet.known |= _column_names(sheet)
     found: dict[str, str | None] = {}
-    for pair in (*_pairs(sheet, strict=True), *_run_on(sheet, LABELS, after=r"\s*[\d¥$A-Za-z]")):
+    for pair in _said([*_pairs(sheet, strict=True), *_run_on(sheet, LABELS, after=r"\s*[\d¥$A-Za-z]")]):
         if pair.score >= CONFIDENT:
             found.setdefault(pair.name, normalised(pair.name, pair.value))
     return found
@@ -314,6 +314,11 @@ def _best(name: str, pairs: Sequence[_Pair], asked: set[str]) -> str | None:
         if any(fit):
             fits[fit.index(True)] = pair
     return normalised(name, fits[min(fits)].value) if fits else None
+
+
+def _said(pairs: Iterable[_Pair]) -> Iterator[_Pair]:
+    """Those whose value is more than a mark."""
+    return (pair for pair in pairs if normalised(pair.name, pair.value))
 
 
 def _bare(name: str) -> str:

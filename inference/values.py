@@ -8,7 +8,7 @@ from decimal import Decimal
 _WIDE = {
     code: code - 0xFEE0 for a, b in ((0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A)) for code in range(a, b + 1)
 }
-_WIDE |= {ord(wide): ord(narrow) for wide, narrow in zip("％＋－−．／＠＃＆￥　（）", "%+--./@#&¥ ()", strict=True)}
+_WIDE |= {ord(wide): ord(narrow) for wide, narrow in zip("％＋－−．／＠＃＆￥　（）∶", "%+--./@#&¥ ():", strict=True)}
 
 _AMOUNT_NAMES = re.compile(r"金额|单价|总价|价格|售价|合计|总计|小计|税额|费用?$|款$|[价额]$|amount|total|price", re.I)
 _DATE_NAMES = re.compile(r"日期|时间|date", re.I)

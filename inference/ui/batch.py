@@ -6,11 +6,12 @@ import time
 import zipfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from inference.images import File
 from inference.refusals import Refusal
+from inference.schema import printable
 from inference.ui.replica import Replica
 
 MOST_FILES = 200
@@ -80,7 +81,7 @@ def written(items: Iterable[Item], lines: Path, archive: Path) -> None:
     ordered = sorted(items, key=lambda item: item.number)
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed, lines.open("w", encoding="utf-8") as text:
         for item in ordered:
-            page = item.page or {"original_filename": item.name, "error": item.reason}
+            page = item.page or {"original_filename": printable(item.name), "error": item.reason}
             text.write(json.dumps(page, ensure_ascii=False) + "\n")
             if item.page:
                 packed.writestr(_free(item.name, taken), json.dumps(item.page, ensure_ascii=False, indent=2))
@@ -89,9 +90,12 @@ def written(items: Iterable[Item], lines: Path, archive: Path) -> None:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    found, number = f"{name}.json", 1
-    while found in taken:
+    """Of the last part of a path: an archive is unpacked into one folder, by some systems without regard to case."""
+    last = PureWindowsPath(printable(name)).name
+    last = last if last.strip(".") else "image"
+    found, number = f"{last}.json", 1
+    while found.casefold() in taken:
         number += 1
-        found = f"{name}.{number}.json"
-    taken.add(found)
+        found = f"{last}.{number}.json"
+    taken.add(found.casefold())
     return found

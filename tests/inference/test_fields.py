@@ -102,6 +102,8 @@ def test_a_page_full_of_names_takes_no_time() -> None:
         pytest.param(
             [line(0, 0, "12 ab"), line(0, 30, "甲方：一")], {":": None, "*": None, "甲方": "一"}, id="no-name"
         ),
+        pytest.param([line(0, 0, "甲方∶云帆公司")], {"甲方": "云帆公司"}, id="a-ratio-sign-is-a-colon-to-a-reader"),
+        pytest.param([line(0, 0, "甲方:"), line(80, 0, "：")], {"甲方": None}, id="a-mark-is-no-value"),
         pytest.param([], {"甲方": None}, id="empty-page"),
     ],
 )

@@ -216,6 +216,23 @@ def test_so_many_are_in_flight_and_no_more_and_none_when_it_is_stopped() -> None
     assert asyncio.run(stopped()) <= 1
 
 
+def test_an_archive_can_be_unpacked_whatever_its_files_are_called(tmp_path: Path) -> None:
+    """Half a character, a way out of the folder, and names that only some file systems tell apart."""
+    names = ["a\ud800.png", "../../x.png", "/abs.png", "C:\\x.png", "a.png", "A.png", ".."]
+    items = [batch.Item(number=i, name=name, page={"original_filename": "x"}) for i, name in enumerate(names)]
+    failed = batch.Item(number=9, name="b\ud800.png", reason="empty file", status=400)
+    batch.written([*items, failed], tmp_path / "r.jsonl", tmp_path / "r.zip")
+    with zipfile.ZipFile(tmp_path / "r.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(
+            [
+                *("a?.png.json", "x.png.json", "abs.png.json", "x.png.2.json", "a.png.json", "A.png.2.json"),
+                *("image.json", "results.jsonl"),
+            ]
+        )
+    last = (tmp_path / "r.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    assert json.loads(last) == {"original_filename": "b?.png", "error": "empty file"}
+
+
 def test_the_files_of_a_batch_are_in_the_order_given_and_none_hides_another(tmp_path: Path) -> None:
     items = [
         batch.Item(number=2, name="b.png", reason="not an image"),
