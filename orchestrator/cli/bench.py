@@ -62,15 +62,17 @@ def bench(
         raise Refused(f"{images}: an image cannot be read: {bad.reason}") from None
     except (models.UnknownModel, models.WeightsError) as error:
         raise Refused(str(error)) from None
+    # a spec names a card by its absolute path, and asks the table by what it names
+    named = str(Path(model).expanduser().absolute()) if models.is_card(model) else rows[0].model
     if record:
         for row in rows:
-            _record(row)
+            _record(row, named)
     if json:
         sized = [asdict(row) for row in rows]
         at = SystemClock().now().isoformat(timespec="seconds").replace("+00:00", "Z")
         print(dumps({"measured_at": at} | sized[0] | asdict(start) | {"recorded": record, "rows": sized}, indent=2))
     else:
-        _show(rows, start, recorded=record)
+        _show(rows, start, recorded=named if record else None)
 
 
 def _measured(
@@ -142,11 +144,11 @@ def files_of(folder: Path) -> list[bytes]:
     return files
 
 
-def _record(measured: "Measured") -> None:
+def _record(measured: "Measured", model: str) -> None:
     from orchestrator import prices
 
     prices.record_bench(
-        model=measured.model,
+        model=model,
         gpu=measured.gpu,
         precision=measured.precision,
         batch=measured.batch,
@@ -158,7 +160,7 @@ def _record(measured: "Measured") -> None:
     )
 
 
-def _show(rows: "list[Measured]", start: "Start", *, recorded: bool) -> None:
+def _show(rows: "list[Measured]", start: "Start", *, recorded: str | None) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
@@ -182,7 +184,7 @@ def _show(rows: "list[Measured]", start: "Start", *, recorded: bool) -> None:
     Console().print(table)
     print(f"start: {start.cold_seconds:.1f} s cold, {start.warm_seconds:.1f} s warm, first image included")
     if recorded:
-        print(f"recorded: see halve gpus --model {first.model}")
+        print(f"recorded: see halve gpus --model {recorded}")
 
 
 def _ablate(folder: Path | None, workers: int | None, *, as_json: bool) -> None:

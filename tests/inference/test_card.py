@@ -194,6 +194,21 @@ def test_the_commands_take_a_card(folder: Path, pages: Path) -> None:
     assert (page["model"], page["structured_data"]["型号"]) == ("pair", "Y2-132M-4")
 
 
+@pytest.mark.slow
+def test_what_is_measured_of_a_card_counts_for_the_specs_that_name_it(tmp_path: Path, pages: Path) -> None:
+    """By its path: that is what a spec says, and the only thing that the table is asked by."""
+    card_file, scans = tmp_path / "card.yaml", tmp_path / "scans"
+    card_file.write_text("name: pair", encoding="utf-8")
+    scans.mkdir()
+    (scans / "a.png").write_bytes((pages / "packaging.png").read_bytes())
+    words = ("--images", str(scans), "--seconds", "0.1", "--workers", "1", "--record")
+    measured = halve("bench", "--model", str(card_file), *words, home=tmp_path)
+    assert measured.returncode == 0, measured.stderr
+    assert "halve gpus --model" in measured.stdout
+    listed = halve("gpus", "--model", str(card_file), "--json", home=tmp_path)
+    assert [row["images_per_second"] > 0 for row in json.loads(listed.stdout) if row["source"] == "bench"] == [True]
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
