@@ -130,10 +130,11 @@ def remembered(model: str, backend: Backend = "auto", accelerator: Accelerator =
     A `backend` that was named is kept: then the choice counts only if it is of that backend.
     """
     entry = _entry(_known(), device(accelerator), SAME_NETWORKS.get(model, model))
+    if entry.get("versions") != bench.versions():
+        return backend, "fp32"
     for chosen, precisions in PRECISIONS.items():
         for precision in precisions:
-            found = (entry.get("backend"), entry.get("precision"), entry.get("versions"))
-            if found == (chosen, precision, bench.versions()) and backend in ("auto", chosen):
+            if (entry.get("backend"), entry.get("precision")) == (chosen, precision) and backend in ("auto", chosen):
                 return chosen, precision
     return backend, "fp32"
 
