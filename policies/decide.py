@@ -19,6 +19,7 @@ from policies.stand import (
     first,
     first_providers,
     kept,
+    own_first,
     risk_left,
     stand_of,
     waiting,
@@ -70,7 +71,7 @@ def _hours(policy: Policy, stand: Stand) -> Hours:
 
 def _by_rank(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves:
     """Machines that nobody takes back: the missing ones of the best offers."""
-    target = stand.target
+    stand, target = own_first(stand, policy, snapshot), stand.target
     gone = disruption.leaving(stand.staying, target.replicas, policy.surge, stand.outdated)
     memory = kept(placement=spot.asleep(snapshot.now, snapshot.memory.get("placement")))
     missing = min(target.replicas - len(stand.current), target.replicas + policy.surge - len(stand.staying))

@@ -54,6 +54,8 @@ def test_every_reason_of_a_month_has_chinese_words(said: set[str]) -> None:
             "开放至 20:00 Europe/Berlin，已启动的机器为此保留",
         ),
         ("the provider recommends to leave it, its replacement serves", "供应商建议撤离，替换的机器已在服务"),
+        ("a machine of one's own is free, its replacement serves", "自有机器空闲，替换的机器已在服务"),
+        ("surplus: it makes room for the base on demand", "多余：为按需基数腾出位置"),
         ("+12% an hour, without T4 (on_demand)", "每小时 +12%，不用 T4（按需）"),
         ("on-demand: no spot machine, 2.5 h of slack", "按需：没有竞价实例，余量 2.5 小时"),
         ("refused 3 times: NoCapacity: none in sim-1", "被拒绝 3 次：NoCapacity：none in sim-1"),

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator import replay
 from orchestrator.providers import NoCapacity
-from orchestrator.providers.simulated import Outage
+from orchestrator.providers.simulated import Kind, Outage, Trouble
 from policies import budget, spot
 from policies.plan import Drain, Launch
 from policies.snapshot import Purchase
@@ -24,7 +24,7 @@ STEADY = Purchase.ON_DEMAND
 
 def spotted(home: Path, replicas: int = 2, **policy: object) -> Scene:
     """Three spot pools, and on demand; room for as many again."""
-    market = {name: policy.pop(name) for name in ("offers", "outages", "start") if name in policy}
+    market = {name: policy.pop(name) for name in ("offers", "outages", "troubles", "start") if name in policy}
     wanted = {"schedule": always(replicas, 2 * replicas), "start_seconds": 20.0, **policy}
     return Scene(home, **{"offers": (*POOLS, DEAR), "notice_seconds": 0.0, **market}, policy=wanted)
 
@@ -257,6 +257,27 @@ def test_an_owned_machine_comes_first_and_spot_carries_the_rest(home: Path) -> N
     assert scene.quiet()
     scene.run(3600, 60)
     assert kinds(scene)["owned"] == 1
+
+
+@pytest.mark.parametrize("spot", [False, True], ids=["rented-on-demand", "rented-on-spot"])
+def test_an_owned_machine_that_comes_back_takes_its_place_again(home: Path, spot: bool) -> None:
+    """The rented one that stood in for it stayed for good, and was paid for beside a machine that is free."""
+    box = offer(8, Purchase.OWNED, 10_000, capacity=1)
+    away = Trouble(kind=Kind.DROUGHT, zone="sim-8", start=NOW, end=NOW + timedelta(minutes=10))
+    scene = spotted(home, 1, offers=(*POOLS, DEAR, box), troubles=(away,))
+    scene.policy = replace(scene.policy, spot=spot)
+    scene.run(1800, 10)
+    assert kinds(scene) == {"spot" if spot else "on_demand": 1}
+    served = {len(scene.door.inside)}
+    for _ in range(240):
+        scene.run(30, 10)
+        served.add(len(scene.door.inside))
+    assert kinds(scene) == {"owned": 1}
+    assert min(served) == 1
+    assert scene.quiet()
+    launches = len(scene.rows("instances"))
+    scene.run(3600, 60)
+    assert len(scene.rows("instances")) == launches
 
 
 def test_every_decision_on_spot_can_be_made_again_from_the_ledger(home: Path) -> None:
