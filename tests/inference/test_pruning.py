@@ -10,7 +10,6 @@ from inference.models import graph, ppocr, weights
 from inference.models.graph import Graph, Node, Port
 from inference.models.pruning import BLOCK, pruned
 
-RNG = np.random.default_rng(3)
 CHANNELS, READ = 4 * BLOCK, 20  # two blocks are read from
 
 
@@ -24,8 +23,9 @@ def node(op: str, inputs: str, output: str) -> Node:
 
 def network() -> Graph:
     """A convolution to CHANNELS, shifted, bent and multiplied by itself, of which the next convolution reads READ."""
-    reads = RNG.normal(size=(8, CHANNELS, 1, 1)).astype(np.float32)
-    reads[:, RNG.permutation(CHANNELS)[READ:]] = 0
+    rng = np.random.default_rng(3)
+    reads = rng.normal(size=(8, CHANNELS, 1, 1)).astype(np.float32)
+    reads[:, rng.permutation(CHANNELS)[READ:]] = 0
     nodes = (
         conv("x w1 b1", "hidden"),
         node("Add", "hidden shift", "shifted"),
@@ -35,9 +35,9 @@ def network() -> Graph:
         conv("doubled w2", "y"),
     )
     constants = {
-        "w1": RNG.normal(size=(CHANNELS, 3, 1, 1)).astype(np.float32),
-        "b1": RNG.normal(size=CHANNELS).astype(np.float32),
-        "shift": RNG.normal(size=(1, CHANNELS, 1, 1)).astype(np.float32),
+        "w1": rng.normal(size=(CHANNELS, 3, 1, 1)).astype(np.float32),
+        "b1": rng.normal(size=CHANNELS).astype(np.float32),
+        "shift": rng.normal(size=(1, CHANNELS, 1, 1)).astype(np.float32),
         "two": np.array(2, np.float32),
         "w2": reads,
     }
@@ -46,7 +46,7 @@ def network() -> Graph:
 
 
 def difference(before: Graph, after: Graph) -> float:
-    sample = RNG.normal(size=(2, 3, 5, 7)).astype(np.float32)
+    sample = np.random.default_rng(4).normal(size=(2, 3, 5, 7)).astype(np.float32)
     runtime = OrtRuntime(accelerator="cpu")
     a, b = (runtime.open(graph.serialised(each), sample).run(sample) for each in (before, after))
     return float(np.abs(a - b).max())
@@ -115,15 +115,16 @@ def test_what_somebody_may_read_stays(bent: object) -> None:
 def test_the_shipped_files_answer_as_they_are(file: tuple[str, str]) -> None:
     original, prepared = weights.read(ppocr.PACKAGE, *file), ppocr.prepared(file)
     assert (len(prepared) < 0.8 * len(original)) == (file == ppocr.DETECTOR)
-    sample = RNG.uniform(-1, 1, (1, 3, 48 if file != ppocr.DETECTOR else 320, 192)).astype(np.float32)
+    sample = (
+        np.random.default_rng(3).uniform(-1, 1, (1, 3, 48 if file != ppocr.DETECTOR else 320, 192)).astype(np.float32)
+    )
     runtime = OrtRuntime(accelerator="cpu")
     a, b = (runtime.open(each, sample) for each in (original, prepared))
     expected, got = a.run(sample), b.run(sample)
-    tolerance = 5e-6
-    if file == ppocr.RECOGNISER:  # its softmax is cut; for 18,710 classes the runtime's own is not closer to float64's
-        tolerance = 2e-5
+    if file == ppocr.RECOGNISER:  # its softmax is cut; the runtime's own, over 18,710 classes, adds up to 1 +- 3e-5
         assert not np.allclose(got.sum(axis=-1), 1)
         exponents = np.exp(got - got.max(axis=-1, keepdims=True), dtype=np.float64)
         got = exponents / exponents.sum(axis=-1, keepdims=True)
-    assert np.abs(expected - got).max() < tolerance
+        expected = expected / expected.sum(axis=-1, keepdims=True, dtype=np.float64)
+    assert np.abs(expected - got).max() < 5e-6
     assert dict(a.metadata) == dict(b.metadata)
