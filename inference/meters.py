@@ -42,19 +42,21 @@ def gpu_library() -> Any:
 def first_gpu(nvml: Any) -> Any:
     """NVML's handle of the GPU that CUDA calls 0: NVML does not know CUDA_VISIBLE_DEVICES. None when there is none."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
-    try:
-        if named.startswith(("GPU-", "MIG-")):
-            return nvml.nvmlDeviceGetHandleByUUID(named)
-        return nvml.nvmlDeviceGetHandleByIndex(int(named) if named.isdecimal() else 0)
-    except Exception:  # noqa: BLE001  a driver without a card, or a variable that names none
-        return None
+    if named.startswith(("GPU-", "MIG-")):
+        return _answer(nvml, "nvmlDeviceGetHandleByUUID", named)
+    return _answer(nvml, "nvmlDeviceGetHandleByIndex", int(named) if named.isdecimal() else 0)
 
 
 def gpu_name(nvml: Any) -> str | None:
-    """Of the GPU that CUDA calls 0, as NVML says it."""
+    """Of the GPU that CUDA calls 0, as NVML says it; None when there is none."""
+    name = _answer(nvml, "nvmlDeviceGetName", first_gpu(nvml))
+    return None if name is None else str(name)
+
+
+def _answer(nvml: Any, question: str, about: Any) -> Any:
     try:
-        return str(nvml.nvmlDeviceGetName(first_gpu(nvml)))
-    except Exception:  # noqa: BLE001  there is none
+        return getattr(nvml, question)(about)
+    except Exception:  # noqa: BLE001  no such card, or a card or a container that does not say
         return None
 
 
@@ -121,7 +123,4 @@ class _Gpu:
                 return
 
     def _asked(self, question: str) -> Any:
-        try:
-            return getattr(self._nvml, question)(self._handle)
-        except Exception:  # noqa: BLE001  a card, or a container, that does not say
-            return None
+        return _answer(self._nvml, question, self._handle)

@@ -23,7 +23,7 @@ TURN_ABOVE = 1.5  # height over width
 # Ours, for lines at their own width.
 WIDTH_STEP = 32  # pixels: a few dozen input shapes in all, for runtimes that make kernels for each
 MOST_COLUMNS = 32 * 640  # pixels of width in one batch: what its memory grows with; a longer line is pressed into them
-SURE = 0.9  # a score from which a line is taken to stand upright: of lines on their head one in seventeen reaches it
+SURE = 0.9  # a score from which a line is taken to stand upright: of lines on their head one in fourteen reaches it
 
 Place = tuple[int, int]
 """A page, and a line on it."""

@@ -8,6 +8,7 @@ import pytest
 from orchestrator.jobs import JobRunner
 from orchestrator.ledger.store import Ledger
 from tests.orchestrator.batch import generation, opened
+from tests.orchestrator.dashboard_ledger import filled
 from tests.orchestrator.sshd import Server, server
 from tests.orchestrator.tiny import end_all
 
@@ -19,6 +20,14 @@ def home(tmp_path: Path) -> Iterator[Path]:
     path.mkdir()
     yield path
     end_all(path)
+
+
+@pytest.fixture(scope="module")
+def filled_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose ledger is filled up to now, once for a module: who changes it takes a copy."""
+    path = tmp_path_factory.mktemp("filled")
+    filled(path).close()
+    return path
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from orchestrator.ledger import deployments, jobs
 from orchestrator.ledger import tables as t
 from orchestrator.ledger.store import Ledger, open_ledger
 from orchestrator.reports.figures import money
-from tests.orchestrator.dashboard_ledger import DAYS, filled, snapshot
+from tests.orchestrator.dashboard_ledger import DAYS, snapshot
 from tests.orchestrator.tiny import until
 
 PAGES = ("/now", "/timeline", "/timeline?days=90", "/costs", "/prices", "/prices?gpu=T4&days=90", "/jobs", "/why")
@@ -75,17 +75,9 @@ class Desk:
         return str(until(there))
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose ledger is filled once; every test has a copy of its own."""
-    home = tmp_path_factory.mktemp("model")
-    filled(home).close()
-    return home
-
-
 @pytest.fixture
-def home(model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(model, tmp_path / "home"))
+def home(filled_home: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(filled_home, tmp_path / "home"))
 
 
 @pytest.fixture

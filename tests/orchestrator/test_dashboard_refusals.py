@@ -11,20 +11,12 @@ from fastapi.testclient import TestClient
 
 from orchestrator.dashboard.refusals import REFUSALS, refusal
 from orchestrator.dashboard.words import PageWords
-from tests.orchestrator.dashboard_ledger import filled
 from tests.orchestrator.test_dashboard import ADDRESS, Desk
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("model")
-    filled(home).close()
-    return home
-
-
 @pytest.fixture
-def desk(model: Path, tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(Path(shutil.copytree(model, tmp_path / "home")), actions=True)
+def desk(filled_home: Path, tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(Path(shutil.copytree(filled_home, tmp_path / "home")), actions=True)
     with made.client:
         made.log_in()
         yield made

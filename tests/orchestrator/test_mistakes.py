@@ -16,7 +16,6 @@ from orchestrator.errors import Refused
 from orchestrator.ledger import deployments
 from orchestrator.ledger.store import Ledger, open_ledger
 from orchestrator.status import status
-from tests.orchestrator.dashboard_ledger import filled
 from tests.orchestrator.test_control import halve, refused
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -57,11 +56,9 @@ ASKED = (
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("home")
-    filled(made).close()
-    (made / "ocr.yaml").write_text(SPEC)
-    return made
+def home(filled_home: Path) -> Path:
+    (filled_home / "ocr.yaml").write_text(SPEC)
+    return filled_home
 
 
 @pytest.mark.parametrize("words", ASKED, ids=" ".join)
