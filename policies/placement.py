@@ -86,7 +86,8 @@ def place(fleet: Fleet, goal: Goal, memory: Memory | None = None) -> Decision:
         for at in open_pools
         for _ in range((1 if at in canaries else memory.wanted[at]) - spots[at])
     ][: max(0, MOST_SPOT * goal.replicas - spots.total())]
-    trusted = _trusted(staying, _unseasoned(spots, goal, hazards, price), goal, now)
+    overpaid = _overpaid(fleet, spots, memory.wanted)
+    trusted = _trusted(staying, overpaid | _unseasoned(spots, goal, hazards, price), goal, now)
     held = sum(one.pool == ON_DEMAND for one in staying)
     missing = _missing(goal, trusted) - held
     asked = min(missing - max(0, goal.base_on_demand - held), sum(one.pool not in canaries for one in launches))
@@ -94,7 +95,7 @@ def place(fleet: Fleet, goal: Goal, memory: Memory | None = None) -> Decision:
         # Nothing is short yet: spot may answer first, if the step that a refusal would cost is cheaper than on-demand.
         missing -= asked if price * (1 - pools.SHARE_OF_UNKNOWN) < asked else 0
     waits = 0 if fleet.refused else max(0, min(asked, missing))
-    launches += [Launch(pool=ON_DEMAND, reason=_why(goal, trusted, spots))] * max(0, missing)
+    launches += [Launch(pool=ON_DEMAND, reason=_why(goal, trusted, spots, overpaid))] * max(0, missing)
     stops = _stops(fleet, goal, staying, trusted, memory.wanted)
     if not launches and not stops and not any(spots[at] for at in canaries):
         stops = _relieved(goal, staying, memory, now)
@@ -221,13 +222,19 @@ def _unseasoned(counts: Mapping[int, int], goal: Goal, hazards: Sequence[float],
     return frozenset(at for at, count in uncovered.items() if 0 < count <= price * hazards[at] * cold)
 
 
-def _trusted(staying: Sequence[Replica], unseasoned: Collection[int], goal: Goal, now: float) -> list[Replica]:
-    """Spot replicas that need no on-demand ones beside them: in no unseasoned pool, and ready or not yet late."""
+def _overpaid(fleet: Fleet, spots: Counter[int], wanted: Sequence[int]) -> frozenset[int]:
+    """Pools that hold some, are wanted no more, and have become dearer than on-demand by more than a hair."""
+    dear = (1 + HAIR) * fleet.on_demand_price if fleet.on_demand else math.inf
+    return frozenset(at for at, count in spots.items() if count and not wanted[at] and fleet.pools[at] > dear)
+
+
+def _trusted(staying: Sequence[Replica], others: Collection[int], goal: Goal, now: float) -> list[Replica]:
+    """Spot replicas that need no on-demand ones beside them: not in these other pools, and ready or not yet late."""
     late = LATE * goal.cold_start_seconds
     return [
         one
         for one in staying
-        if one.pool != ON_DEMAND and one.pool not in unseasoned and (one.ready or now <= one.launched_at + late)
+        if one.pool != ON_DEMAND and one.pool not in others and (one.ready or now <= one.launched_at + late)
     ]
 
 
@@ -238,7 +245,9 @@ def _missing(goal: Goal, trusted: Sequence[Replica]) -> int:
     return max(goal.base_on_demand, goal.replicas - len(trusted) + lost)
 
 
-def _why(goal: Goal, trusted: Sequence[Replica], spots: Counter[int]) -> str:
+def _why(goal: Goal, trusted: Sequence[Replica], spots: Counter[int], overpaid: Collection[int]) -> str:
+    if dear := sum(spots[at] for at in overpaid):
+        return f"on-demand: {dear} spot replicas have become dearer than it"
     if len(trusted) < spots.total():
         return f"on-demand: {spots.total() - len(trusted)} spot replicas are in pools too young to be trusted"
     if spots.total() + goal.base_on_demand < goal.replicas:

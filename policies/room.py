@@ -41,6 +41,9 @@ def made(
     if for_base:
         reason = f"makes room for the base on demand: {BESIDE}"
         return tuple(Leaving(instance=machine, reason=reason) for machine, _ in of_spot[:1])
+    unwanted = [machine for machine, one in of_spot if spots[one.pool] > wanted[one.pool]]
+    if unwanted and ON_DEMAND in asked:
+        return (Leaving(instance=unwanted[0], reason=f"makes room for what is wanted instead: {BESIDE}"),)
     rented = [machine for machine, _ in there if machine.purchase is Purchase.ON_DEMAND]
     if not rented or held <= goal.base_on_demand or not any(pool != ON_DEMAND for pool in asked):
         return ()

@@ -1,18 +1,22 @@
 """What all tests share."""
 
+import os
 import signal
 from collections import Counter
 
 import pytest
 from _pytest.nodeid import NodeId
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # run in the background of a shell, which has what it starts ignore it; what tests start would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# how long an example takes is the machine's business: hypothesis' own limit of 200 ms fails on a busy one
-settings.register_profile("halve", deadline=None)
+# How long an example takes is the machine's business: hypothesis' own limits fail on a busy one. CI answers for what it
+# is given, with the same examples each time; new ones are looked for wherever else the tests run.
+settings.register_profile(
+    "halve", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)
 settings.load_profile("halve")
 
 
