@@ -2,15 +2,16 @@
 
 import asyncio
 import base64
-import concurrent.futures
+import contextlib
 import json
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,7 +29,7 @@ from inference.batching import GPU_BUCKETS, QueueFull
 from inference.engine import Reading
 from inference.service import Service, Settings
 from tests.inference.files import encoded, png_claiming
-from tests.inference.replica import Replica, replica
+from tests.inference.replica import ANSWER_SECONDS, HalfSent, Replica, replica
 from tests.inference.test_batching import OUT_OF_MEMORY
 
 KEYS = [
@@ -241,14 +243,12 @@ def test_a_full_queue_is_a_429_with_retry_after(tmp_path: Path, pages: Path) -> 
     content = (pages / "contract.png").read_bytes()
     with replica(tmp_path, "--workers", "1", "--queue", "1") as running:
         running.until("ready")
-
-        def ask(_: int) -> httpx.Response:
-            return httpx.post(f"{running.announced['url']}/v1/ocr", content=content, timeout=60)
-
-        with concurrent.futures.ThreadPoolExecutor(8) as threads:
-            answers = list(threads.map(ask, range(8)))
-        assert {answer.status_code for answer in answers} == {200, 429}
-        assert all(int(a.headers["retry-after"]) >= 1 for a in answers if a.status_code == 429)
+        one_is_read, one_waits = HalfSent(running, content), HalfSent(running, content)
+        running.until_in_flight(2)
+        refused = running.client.post("/v1/ocr", content=content)
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert (one_is_read.answered()[0], one_waits.answered()[0]) == (200, 200)
         assert running.client.post("/v1/ocr", content=content).status_code == 200
 
 
@@ -307,29 +307,45 @@ def test_more_images_than_ever_wait_are_a_413() -> None:
     assert (answer.status_code, answer.json()["error"]) == (413, "3 images; at most 2 at once here")
 
 
-class Slow(Tight):
-    """Takes its time, and remembers how wide the pages were that it read."""
+class Gated(Tight):
+    """Reads nothing until its gate is opened, and remembers how wide the pages were that it began to read."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self) -> None:
         super().__init__(10**9, MemoryError())
-        self.seconds, self.widths = seconds, list[int]()
+        self.gate, self.widths = threading.Event(), list[int]()
 
     def read(self, some: list[Any]) -> list[Reading]:
         self.widths += [page.shape[1] for page in some]
-        time.sleep(self.seconds)
+        assert self.gate.wait(ANSWER_SECONDS)
         return super().read(some)
 
 
+def gated(settings: Settings) -> tuple[Service, Gated]:
+    service, engine = Service(settings), Gated()
+    service.start(engine)  # type: ignore[arg-type]
+    return service, engine
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(ANSWER_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
 BATCH = {"X-Halve-Priority": "batch"}
+SOON = "?deadline_seconds=0.05"
 
 
-def one_after_the_other(service: Service, *asked: tuple[int, str, dict[str, str]]) -> list[httpx.Response]:
-    """The answers to requests that come a hundredth of a second apart: width of the page, address, headers."""
+def one_after_the_other(
+    service: Service, engine: Gated, *asked: tuple[int, str, dict[str, str]], late: bool = False
+) -> list[httpx.Response]:
+    """The answers to requests (width of the page, address, headers), of which each comes when those before it are being
+    read, wait or were refused. The engine's gate is opened when all have come; when `late`, when all are answered."""
 
     async def ask() -> list[httpx.Response]:
         transport = httpx.ASGITransport(server.app(service, failed=lambda error: None))
         async with httpx.AsyncClient(transport=transport, base_url="http://replica") as client:
-            under_way = []
+            under_way: list[asyncio.Task[httpx.Response]] = []
             for width, address, headers in asked:
                 content = encoded(Image.new("L", (width, 50)))
                 if "/v2/" in address:
@@ -337,39 +353,44 @@ def one_after_the_other(service: Service, *asked: tuple[int, str, dict[str, str]
                     body["inputs"][0]["data"] = [base64.b64encode(content).decode()]
                     content = json.dumps(body).encode()
                 under_way.append(asyncio.create_task(client.post(address, content=content, headers=headers)))
-                await asyncio.sleep(0.01)
-            return await asyncio.gather(*under_way)
+                await until(
+                    lambda: (
+                        len(engine.widths) + service.waiting + sum(task.done() for task in under_way) >= len(under_way)
+                    )
+                )
+            if not late:
+                engine.gate.set()
+            answers = await asyncio.gather(*under_way)
+            engine.gate.set()
+            await service.close()
+            return answers
 
     return asyncio.run(ask())
 
 
 @pytest.mark.parametrize("address", ["/v1/ocr", "/v2/models/tight/infer"])
 def test_a_batch_waits_for_online_requests(address: str) -> None:
-    service, engine = Service(Settings(workers=1)), Slow(0.2)
-    service.start(engine)  # type: ignore[arg-type]
+    service, engine = gated(Settings(workers=1))
     asked = [(50, address, BATCH), (51, address, BATCH), (52, address, BATCH), (60, address, {}), (61, address, {})]
-    answers = one_after_the_other(service, *asked)
+    answers = one_after_the_other(service, engine, *asked)
     assert {answer.status_code for answer in answers} == {200}
     assert engine.widths == [50, 60, 61, 51, 52]
 
 
 def test_a_batch_that_online_requests_left_no_time_may_come_back() -> None:
     """A 504 would count against its images. Online, whoever waits in vain is told so as ever."""
-    service, engine = Service(Settings(workers=1, deadline_seconds=0.3)), Slow(0.5)
-    service.start(engine)  # type: ignore[arg-type]
-    running, batch, online = one_after_the_other(
-        service, (50, "/v1/ocr", {}), (51, "/v1/ocr", BATCH), (52, "/v1/ocr", {})
-    )
+    service, engine = gated(Settings(workers=1, deadline_seconds=1.0))
+    asked = [(50, "/v1/ocr", {}), (51, f"/v1/ocr{SOON}", BATCH), (52, f"/v1/ocr{SOON}", {})]
+    running, batch, online = one_after_the_other(service, engine, *asked, late=True)
     assert (running.status_code, batch.status_code, online.status_code) == (504, 429, 504)
     assert batch.headers["retry-after"] == "5"
     assert engine.widths == [50]
 
 
 def test_a_batch_leaves_half_of_the_room_to_online_requests() -> None:
-    service = Service(Settings(workers=1, queue=3, max_held_bytes=1000))
-    service.start(Slow(0.3))  # type: ignore[arg-type]
+    service, engine = gated(Settings(workers=1, queue=3, max_held_bytes=1000))
     asked = [(50, "/v1/ocr", BATCH)] * 3 + [(60, "/v1/ocr", {})] * 2
-    assert [answer.status_code for answer in one_after_the_other(service, *asked)] == [200, 200, 429, 200, 200]
+    assert [answer.status_code for answer in one_after_the_other(service, engine, *asked)] == [200, 200, 429, 200, 200]
     with service.entered(online=False) as hold:
         hold(500)
         with pytest.raises(QueueFull):
@@ -386,73 +407,102 @@ def test_images_are_counted_by_size() -> None:
     assert counted == [("small", "2"), ("middle", "1"), ("large", "1")]
 
 
-def test_work_of_a_client_that_left_is_dropped(tmp_path: Path, pages: Path) -> None:
-    content = (pages / "contract.png").read_bytes()
-    with replica(tmp_path, "--workers", "1") as running:
-        running.until("ready")
-        host, port = "127.0.0.1", running.announced["port"]
-        for _ in range(12):
-            with socket.create_connection((host, port)) as gone:
-                gone.sendall(b"POST /v1/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
-                time.sleep(0.03)
-        end = time.monotonic() + 30
-        while (health := running.health())["in_flight"] or health["queue"]:
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        assert running.client.post("/v1/ocr", content=content).status_code == 200
-        assert health["images_total"] == 0
-        assert 'halve_requests_total{status="499"} 12' in running.client.get("/metrics").text
+@contextlib.asynccontextmanager
+async def listening(service: Service) -> AsyncIterator[int]:
+    """The service's server in this process, on this port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        app = server.app(service, failed=lambda error: None)
+        running = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
+        serving = asyncio.create_task(running.serve(sockets=[taken]))
+        try:
+            yield taken.getsockname()[1]
+        finally:
+            running.should_exit = True
+            await serving
+    await service.close()
 
 
-def test_the_engine_does_not_run_what_nobody_waits_for(tmp_path: Path, pages: Path) -> None:
+async def come_and_gone(service: Service, engine: Gated, port: int, content: bytes) -> None:
+    """A client that sends a page, hangs up when it is being read or waits, and is then forgotten."""
+    in_flight, waiting, come = service.in_flight, service.waiting, service.waiting + len(engine.widths)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /v1/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+    await until(lambda: service.waiting + len(engine.widths) == come + 1)
+    writer.close()
+    await until(lambda: (service.in_flight, service.waiting) == (in_flight, waiting))
+
+
+def test_work_of_a_client_that_left_is_dropped() -> None:
+    async def scenario() -> None:
+        service, engine = gated(Settings(workers=1))
+        async with listening(service) as port, httpx.AsyncClient(timeout=ANSWER_SECONDS) as client:
+            for _ in range(12):
+                await come_and_gone(service, engine, port, encoded(Image.new("L", (50, 50))))
+            engine.gate.set()
+            content = encoded(Image.new("L", (60, 50)))
+            answer = await client.post(f"http://127.0.0.1:{port}/v1/ocr", content=content)
+            assert answer.status_code == 200
+            assert engine.widths == [50, 60]  # the first had been begun
+            assert service.metrics.images_total == 1
+            assert 'halve_requests_total{status="499"} 12' in service.metrics.text({})
+
+    asyncio.run(scenario())
+
+
+def test_the_engine_does_not_run_what_nobody_waits_for() -> None:
     """Six pages keep the only worker busy while twelve clients ask and leave: the engine runs six times."""
-    content = (pages / "contract.png").read_bytes()
-    with replica(tmp_path, "--workers", "1") as running, concurrent.futures.ThreadPoolExecutor(1) as thread:
-        running.until("ready")
-        url, port = running.announced["url"], running.announced["port"]
-        sent = [("file", (f"{i}.png", content)) for i in range(6)]
-        inside = thread.submit(httpx.post, f"{url}/v1/ocr", files=sent, timeout=60)
-        while running.health()["queue"] < 5:
-            time.sleep(0.005)
-        for _ in range(12):
-            with socket.create_connection(("127.0.0.1", port)) as gone:
-                gone.sendall(b"POST /v1/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
-                time.sleep(0.01)
-        assert len(inside.result().json()) == 6
-        while running.health()["in_flight"]:
-            time.sleep(0.01)
-        (stats,) = running.client.get("/v2/models/ppocr/stats").json()["model_stats"]
-        assert stats["execution_count"] == 6
-        assert 'halve_requests_total{status="499"} 12' in running.client.get("/metrics").text
+
+    async def scenario() -> None:
+        service, engine = gated(Settings(workers=1))
+        async with listening(service) as port, httpx.AsyncClient(timeout=ANSWER_SECONDS) as client:
+            url = f"http://127.0.0.1:{port}"
+            sent = [("file", (f"{i}.png", encoded(Image.new("L", (50, 50))))) for i in range(6)]
+            inside = asyncio.create_task(client.post(f"{url}/v1/ocr", files=sent))
+            await until(lambda: engine.widths and service.waiting == 5)
+            for _ in range(12):
+                await come_and_gone(service, engine, port, encoded(Image.new("L", (60, 50))))
+            engine.gate.set()
+            assert len((await inside).json()) == 6
+            assert engine.widths == [50] * 6
+            (stats,) = (await client.get(f"{url}/v2/models/tight/stats")).json()["model_stats"]
+            assert stats["execution_count"] == 6
+            assert 'halve_requests_total{status="499"} 12' in service.metrics.text({})
+
+    asyncio.run(scenario())
 
 
 def test_draining_refuses_new_requests_and_finishes_those_in_flight(tmp_path: Path, pages: Path) -> None:
-    sent = [("file", (f"{i}.png", (pages / "contract.png").read_bytes())) for i in range(6)]
-    with replica(tmp_path, "--workers", "1") as running, concurrent.futures.ThreadPoolExecutor(1) as thread:
+    content = (pages / "contract.png").read_bytes()
+    with replica(tmp_path, "--workers", "1") as running:
         running.until("ready")
-        inside = thread.submit(httpx.post, f"{running.announced['url']}/v1/ocr", files=sent, timeout=60)
-        while running.health()["in_flight"] == 0:
-            time.sleep(0.005)
+        inside = HalfSent(running, *[content] * 6)
+        running.until_in_flight(1)
         drained = running.client.post("/drain").json()
         assert (drained["status"], drained["in_flight"]) == ("draining", 1)
-        refused = running.client.post("/v1/ocr", files=sent[:1])
+        refused = running.client.post("/v1/ocr", content=content)
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) > 0
         assert running.client.post("/drain").status_code == 200
-        assert len(inside.result().json()) == 6
+        status, read = inside.answered()
+        assert (status, len(read)) == (200, 6)
         assert running.health() | {"status": "draining", "in_flight": 0, "images_total": 6} == running.health()
 
 
 def test_sigterm_finishes_what_is_in_flight_then_ends(tmp_path: Path, pages: Path) -> None:
-    sent = [("file", (f"{i}.png", (pages / "contract.png").read_bytes())) for i in range(4)]
-    with replica(tmp_path, "--workers", "1") as running, concurrent.futures.ThreadPoolExecutor(1) as thread:
+    content = (pages / "contract.png").read_bytes()
+    with replica(tmp_path, "--workers", "1") as running:
         running.until("ready")
-        inside = thread.submit(httpx.post, f"{running.announced['url']}/v1/ocr", files=sent, timeout=60)
-        while running.health()["in_flight"] == 0:
-            time.sleep(0.005)
+        inside = HalfSent(running, *[content] * 4)
+        running.until_in_flight(1)
         running.process.send_signal(signal.SIGTERM)
-        assert len(inside.result().json()) == 4
-        assert running.process.wait(10) == 0
+        end = time.monotonic() + ANSWER_SECONDS
+        with pytest.raises(httpx.TransportError):  # it has heard, and takes nobody else
+            while time.monotonic() < end:
+                running.health()
+                time.sleep(0.01)
+        status, read = inside.answered()
+        assert (status, len(read)) == (200, 4)
+        assert running.process.wait(ANSWER_SECONDS) == 0
 
 
 def test_it_announces_itself_and_is_alive_before_the_model_is_loaded(tmp_path: Path, pages: Path) -> None:
@@ -470,7 +520,7 @@ def test_it_announces_itself_and_is_alive_before_the_model_is_loaded(tmp_path: P
 
 def started(*options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "inference", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:
