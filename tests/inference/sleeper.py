@@ -1,8 +1,9 @@
 """The real server and queue before an engine that finds nothing on any page, in exactly as long as it is told.
 
-python -m tests.inference.sleeper PORT SECONDS_PER_IMAGE
+python -m tests.inference.sleeper LISTENING_SOCKET SECONDS_PER_IMAGE
 """
 
+import socket
 import subprocess
 import sys
 import time
@@ -15,9 +16,8 @@ from inference import server
 from inference.engine import Reading
 from inference.images import Pixels
 from inference.service import Service, Settings
-from tests.orchestrator.fake_engine import free_port
 
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 
 
 class Sleeper:
@@ -51,15 +51,19 @@ class SleepingReplica:
     """Such a server as a child process. Started when made."""
 
     def __init__(self, seconds: float) -> None:
-        self.port = free_port()
+        with socket.create_server(("127.0.0.1", 0)) as taken:  # and handed over: nobody else gets the port in between
+            self.port, number = taken.getsockname()[1], taken.fileno()
+            command = [sys.executable, "-m", "tests.inference.sleeper", str(number), str(seconds)]
+            self._process = subprocess.Popen(command, pass_fds=[number])
         self.url = f"http://127.0.0.1:{self.port}/v1/ocr"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.inference.sleeper", str(self.port), str(seconds)]
-        )
         end = time.monotonic() + START_SECONDS
-        while not self._ready():
-            assert time.monotonic() < end and self._process.poll() is None, "it did not start"
-            time.sleep(0.05)
+        try:
+            while not self._ready():
+                assert time.monotonic() < end and self._process.poll() is None, "it did not start"
+                time.sleep(0.05)
+        except BaseException:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         self._process.kill()
@@ -74,9 +78,9 @@ class SleepingReplica:
 
 def main() -> None:
     service = Sleeping(float(sys.argv[2]))
-    uvicorn.run(
-        server.app(service, failed=lambda error: None), port=int(sys.argv[1]), log_level="warning", access_log=False
-    )
+    app = server.app(service, failed=lambda error: None)
+    config = uvicorn.Config(app, log_level="warning", access_log=False)
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
 from inference.batching import CPU_BUCKETS, GPU_BUCKETS, Batcher, Bucket, DeadlinePassed, QueueFull, bucket_of, how_many
 
 SMALL, MIDDLE, LARGE = 0, 1, 2
+PATIENCE = 60.0  # seconds, for what comes at once on an idle machine
 
 
 @pytest.mark.parametrize(
@@ -48,12 +50,12 @@ class Gate:
 
     def __call__(self, jobs: Sequence[str]) -> list[str | Exception]:
         self.batches.append(list(jobs))
-        assert self.open.wait(10)
+        assert self.open.wait(PATIENCE)
         return [ValueError(job) if job.startswith("bad") else job.upper() for job in jobs]
 
 
 def soon() -> float:
-    return time.monotonic() + 10
+    return time.monotonic() + PATIENCE
 
 
 async def started(
@@ -137,12 +139,12 @@ def test_sizes_are_not_mixed_and_of_equals_the_longest_waiting_is_next() -> None
 def test_large_images_that_came_first_do_not_block_small_ones(buckets: Sequence[Bucket]) -> None:
     """A small image waits for the large one that runs, and no longer, however many are before it; and the large ones
     are not starved by small ones that keep coming."""
-    gate, order = threading.Event(), list[str]()
+    gate, begun = threading.Event(), list[tuple[str, float]]()
 
     def work(jobs: Sequence[str]) -> list[str | Exception]:
-        assert gate.wait(10)
+        assert gate.wait(PATIENCE)
+        begun.extend((job, time.monotonic()) for job in jobs)
         time.sleep(0.01)
-        order.extend(jobs)
         return list(jobs)
 
     async def scenario() -> None:
@@ -155,10 +157,14 @@ def test_large_images_that_came_first_do_not_block_small_ones(buckets: Sequence[
         await batcher.close()
 
     asyncio.run(scenario())
+    taken = [(job, end - start) for (job, start), (_, end) in pairwise(begun)]
+    order, longest = [job for job, _ in taken], max(seconds for _, seconds in taken)
     first, last = order.index("small0"), order.index("small39")
     assert first == 2  # after the one that ran, and the first of the flood, which came before
-    assert "large59" not in order[:last]
-    assert [job for job in order[first:last] if job.startswith("large")]
+    ahead = 0.0  # seconds that the small ones had more than the large ones, of which some wait all the while
+    for job, seconds in taken[1:last]:
+        ahead += seconds if job.startswith("small") else -seconds
+        assert abs(ahead) <= 3 * longest
 
 
 def test_of_one_request_the_largest_begin_first() -> None:
@@ -307,7 +313,8 @@ def test_who_never_began_is_told_from_who_did_not_end() -> None:
     async def scenario() -> None:
         gate = Gate()
         batcher = Batcher(gate, workers=1, capacity=10)
-        running = await started(batcher, "running", deadline=time.monotonic() + 0.05)
+        while not batcher.batches:  # again, should this process be kept waiting until it is too late to begin
+            running = await started(batcher, "running", deadline=time.monotonic() + 0.05)
         waiting = await started(batcher, "waiting", deadline=time.monotonic() + 0.05)
         for task, begun in ((running, True), (waiting, False)):
             with pytest.raises(DeadlinePassed) as passed:
@@ -338,9 +345,10 @@ def test_what_nobody_waits_for_any_more_is_not_kept(ended: str) -> None:
             assert all(task.cancel() for task in waiting)
         await asyncio.gather(*waiting, return_exceptions=True)
         del jobs, waiting
-        await asyncio.sleep(0.05)  # what asyncio has still to call holds them too
-        gc.collect()
-        assert not any(job() for job in kept)
+        async with asyncio.timeout(PATIENCE / 3):  # what asyncio has still to call holds them too
+            while any(job() for job in kept):
+                await asyncio.sleep(0.01)
+                gc.collect()
         gate.open.set()
         assert await first == ["FIRST"]
         await batcher.close()

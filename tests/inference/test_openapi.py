@@ -43,7 +43,7 @@ def url() -> Iterator[str]:
 @api.exclude(path="/drain").parametrize()
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_nothing_that_may_be_asked_is_a_500(case: schemathesis.Case, url: str) -> None:
-    answer = case.call(base_url=url, timeout=30)
+    answer = case.call(base_url=url, timeout=60)
     assert answer.status_code not in (500, 503)  # it is ready, and has memory
     case.validate_response(answer, checks=TOLD)
 
@@ -72,10 +72,10 @@ def test_a_drained_replica_says_so() -> None:
     base = replica.url.removesuffix("/v1/ocr")
     try:
         served = schemathesis.openapi.from_url(f"{base}/openapi.json")
-        answer = httpx.post(f"{base}/drain", trust_env=False)
+        answer = httpx.post(f"{base}/drain", trust_env=False, timeout=60)
         served["/drain"]["POST"].validate_response(answer)
         assert answer.json()["status"] == "draining"
-        refused = httpx.post(replica.url, content=PAGE.read_bytes(), trust_env=False)
+        refused = httpx.post(replica.url, content=PAGE.read_bytes(), trust_env=False, timeout=60)
         assert refused.status_code == 503
         served["/v1/ocr"]["POST"].validate_response(refused)
     finally:

@@ -37,8 +37,8 @@ def test_the_remembered_choice_is_served_and_allowed_sources_are_read(
     try:
         assert process.stdout is not None
         url = process.stdout.readline().split()[0]
-        until(lambda: httpx.get(f"{url}/healthz").json()["status"] == "ready")
-        health = httpx.get(f"{url}/healthz").json()
+        until(lambda: httpx.get(f"{url}/healthz", timeout=60).json()["status"] == "ready")
+        health = httpx.get(f"{url}/healthz", timeout=60).json()
         assert (health["provider"], health["precision"]) == ("openvino-cpu", "fp32")
         named = {"image": {"source": f"file://{(pages / 'nameplate.png').resolve()}"}}
         read = httpx.post(f"{url}/v1/ocr", json=named, timeout=60)
@@ -63,7 +63,7 @@ def test_the_remembered_choice_is_served_and_allowed_sources_are_read(
 )
 def test_what_cannot_run_is_refused_in_one_line(tmp_path: Path, words: tuple[str, ...], reason: str) -> None:
     process = halve(*words, home=tmp_path)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 1
     assert reason in said.splitlines()[-1]
     assert "Traceback" not in said
