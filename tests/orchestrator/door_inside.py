@@ -1,7 +1,7 @@
 """A door and a replica inside the test, for what a process of its own would make slow: short limits, cut networks."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,12 +53,17 @@ class Inside:
 
 
 @asynccontextmanager
-async def door(folder: Path, limits: Limits | None = None, token: bytes | None = None) -> AsyncIterator[Inside]:
-    """A door in this event loop that keeps looking after its replicas."""
+async def door(
+    folder: Path,
+    limits: Limits | None = None,
+    token: bytes | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> AsyncIterator[Inside]:
+    """A door in this event loop that keeps looking after its replicas; `now` is when it opens by."""
     file = folder / "ocr.json"
-    front = Front(Published(file, "ocr"), token, datetime.now(UTC), None, limits or Limits())
+    front = Front(Published(file, "ocr", now), token, datetime.now(UTC), None, limits or Limits())
     callers = Callers(front.answer, front.limits)
-    listener = await asyncio.get_running_loop().create_server(callers, "127.0.0.1", 0)
+    listener = await asyncio.get_running_loop().create_server(callers, "127.0.0.1", 0, backlog=1000)
     watching = asyncio.create_task(watch(front))
     try:
         yield Inside(front, listener.sockets[0].getsockname()[1], file)
@@ -80,6 +85,12 @@ async def engine(name: str) -> AsyncIterator[Replica]:
         yield Replica(id=name, url=f"http://127.0.0.1:{runner.addresses[0][1]}")
     finally:
         await runner.cleanup()
+
+
+def final(said: bytes) -> bytes:
+    """The answers, without the "100 Continue" that one who closed its half gets after 50 ms: clients skip as many as
+    come."""
+    return said.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
 
 
 async def until(true: object) -> None:

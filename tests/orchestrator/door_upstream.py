@@ -3,12 +3,13 @@
 import asyncio
 import hashlib
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,18 @@ class Upstream:
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
+    def tell(self, word: str) -> None:
+        """`go`: what waits at its gate is answered. `drain`."""
+        import httpx  # not by the process itself, which starts the sooner
+
+        assert httpx.post(f"{self.url}/{word}", timeout=60).status_code == 200
+
+    def works(self) -> int:
+        """How many requests for recognition it has had, whole."""
+        import httpx
+
+        return int(httpx.get(self.url, timeout=60).json()["ocr"])
+
 
 @contextmanager
 def upstream(name: str, port: int = 0) -> Iterator[Upstream]:
@@ -42,13 +55,18 @@ def upstream(name: str, port: int = 0) -> Iterator[Upstream]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody has, below those that the system hands out: it is still free a while later."""
+    handed_out = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(20_000, max(handed_out, 30_000))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def make_app(name: str) -> web.Application:
-    draining = asyncio.Event()
+    """Recognition takes `seconds`, at the replica `only` if that is said; with `gate`, until it is told to `go`."""
+    draining, going = asyncio.Event(), asyncio.Event()
     seen = {"ocr": 0}
 
     async def ocr(request: web.Request) -> web.Response:
@@ -56,7 +74,10 @@ def make_app(name: str) -> web.Application:
             return web.json_response({"error": "draining"}, status=503, headers={"Retry-After": "3"})
         body = await request.read()
         seen["ocr"] += 1
-        await asyncio.sleep(float(request.query.get("seconds", 0)))
+        if request.query.get("only", name) == name:
+            await asyncio.sleep(float(request.query.get("seconds", 0)))
+        if "gate" in request.query:
+            await going.wait()
         if "die" in request.query:
             os._exit(1)
         said = {"replica": name, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
@@ -81,6 +102,8 @@ def make_app(name: str) -> web.Application:
             response.content_length = int(request.query["pieces"]) * 65536
         await response.prepare(request)
         for index in range(int(request.query["pieces"])):
+            if index and "gate" in request.query:
+                await going.wait()
             await response.write(bytes([index % 256]) * 65536)
             await asyncio.sleep(float(request.query.get("seconds", 0)))
             if "die" in request.query:
@@ -99,6 +122,10 @@ def make_app(name: str) -> web.Application:
         draining.set()
         return web.Response()
 
+    async def go(_: web.Request) -> web.Response:
+        going.set()
+        return web.Response()
+
     app = web.Application(client_max_size=2**27)
     app.router.add_post("/v1/ocr", ocr)
     app.router.add_post("/ui/upload", ocr)
@@ -106,6 +133,7 @@ def make_app(name: str) -> web.Application:
     app.router.add_get("/events", events)
     app.router.add_get("/ui/events", events)
     app.router.add_post("/drain", drain)
+    app.router.add_post("/go", go)
     app.router.add_route("*", "/{path:.*}", echo)
     return app
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ import httpx
 import pytest
 
 from orchestrator.door import Door, Replica, ServingSet
+from tests.orchestrator.door_asked import PATIENCE, calling, get, in_flight, loads, post, publish, status
 from tests.orchestrator.door_upstream import Upstream, upstream
 from tests.orchestrator.tiny import until
 
@@ -52,23 +54,11 @@ def url(door: Door) -> str:
     return process.url
 
 
-def publish(door: Door, said: ServingSet) -> None:
-    door.publish(said)
-    assert door.status() is not None  # it looks before it answers
-
-
-def eventually(true: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 # Passing on
 
 
 def test_passes_requests_on_with_who_asked_and_a_request_id(door: Door, url: str) -> None:
-    with upstream("a") as a, httpx.Client(base_url=url) as client:
+    with upstream("a") as a, calling(url) as client:
         publish(door, serving(a))
         answer = client.request(
             "PUT",
@@ -97,7 +87,7 @@ def test_passes_requests_on_with_who_asked_and_a_request_id(door: Door, url: str
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "DELETE", "PATCH"])
 def test_passes_every_method(door: Door, url: str, method: str) -> None:
-    with upstream("a") as a, httpx.Client(base_url=url) as client:
+    with upstream("a") as a, calling(url) as client:
         publish(door, serving(a))
         for _ in range(2):  # the second over a kept connection
             answer = client.request(method, "/x")
@@ -107,7 +97,7 @@ def test_passes_every_method(door: Door, url: str, method: str) -> None:
 
 
 def test_control_and_a_replicas_own_affairs_do_not_pass(door: Door, url: str) -> None:
-    with upstream("a") as a, httpx.Client(base_url=url) as client:
+    with upstream("a") as a, calling(url) as client:
         publish(door, serving(a))
         for path in ("/drain", "/lease", "/%64rain", "/drain/", "/drain?x", "/-/anything"):
             assert client.post(path).status_code == 404, path
@@ -116,17 +106,17 @@ def test_control_and_a_replicas_own_affairs_do_not_pass(door: Door, url: str) ->
 
 
 def test_a_large_body_goes_through_and_a_larger_one_does_not(door: Door, url: str) -> None:
-    with upstream("a") as a, httpx.Client(base_url=url, timeout=30) as client:
+    with upstream("a") as a, calling(url) as client:
         publish(door, serving(a))
         for size in (1, 300_000, 33 * 2**20):  # the last is more than the door keeps in memory
             body = random.Random(size).randbytes(size)
             for content in (body, iter([body[: size // 2], body[size // 2 :]])):  # with a length, and in chunks
                 said = client.post("/v1/ocr", content=content).json()
                 assert said["sha256"] == hashlib.sha256(body).hexdigest()
-        pieces = (bytes(2**20) for _ in range(65))
+        pieces = (bytes(2**20 if index < 64 else 1) for index in range(65))
         assert client.post("/v1/ocr", content=pieces).status_code == 413
     host = urlsplit(url)
-    connection = http.client.HTTPConnection(host.hostname or "", host.port or 0, timeout=5)
+    connection = http.client.HTTPConnection(host.hostname or "", host.port or 0, timeout=PATIENCE)
     connection.putrequest("POST", "/v1/ocr")
     connection.putheader("Content-Length", str(64 * 2**20 + 1))
     connection.endheaders()  # not one byte of it has to be sent to be told
@@ -150,7 +140,7 @@ def test_photos_of_50_mb_pass_without_being_kept(door: Door, url: str) -> None:
     with upstream("a") as a, ThreadPoolExecutor(at_once) as clients:
         publish(door, serving(a))
         before = peak_mb()
-        ask = partial(httpx.post, f"{url}/v1/ocr", headers={"Content-Length": str(size)}, timeout=120)
+        ask = partial(httpx.post, f"{url}/v1/ocr", headers={"Content-Length": str(size)}, timeout=2 * PATIENCE)
         asked = [clients.submit(ask, content=pieces()) for _ in range(at_once)]
         assert [one.result().json()["bytes"] for one in asked] == [size] * at_once
         assert peak_mb() - before < 100  # of 400
@@ -160,36 +150,38 @@ def test_whoever_expects_100_continue_gets_it(door: Door, url: str) -> None:
     with upstream("a") as a:
         publish(door, serving(a))
         host = urlsplit(url)
-        with socket.create_connection((host.hostname or "", host.port or 0), timeout=5) as raw:
+        with socket.create_connection((host.hostname or "", host.port or 0), timeout=PATIENCE) as raw:
             raw.sendall(b"POST /v1/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
             assert raw.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
             raw.sendall(b"abc")
-            assert b'"bytes": 3' in raw.recv(10_000)
+            said = b""
+            while b'"bytes": 3' not in said and (some := raw.recv(10_000)):
+                said += some
+            assert said.startswith(b"HTTP/1.1 200 ") and b'"bytes": 3' in said
 
 
 @pytest.mark.parametrize("length", ["", "&length"])
 def test_streams_a_long_answer_while_it_is_made(door: Door, url: str, length: str) -> None:
-    with upstream("a") as a, httpx.Client(base_url=url, timeout=10) as client:
+    with upstream("a") as a, calling(url) as client:
         publish(door, serving(a))
-        with client.stream("GET", f"/stream?pieces=8&seconds=0.1{length}") as answer:
-            begun = time.monotonic()
+        with client.stream("GET", f"/stream?pieces=8&gate{length}") as answer:
             first = next(pieces := answer.iter_raw())
-            assert time.monotonic() - begun < 0.5
+            a.tell("go")  # only now the rest of it is made
             got = first + b"".join(pieces)
         assert got == b"".join(bytes([index]) * 65536 for index in range(8))
         assert client.get("/stream?pieces=400").content[-65536:] == bytes([399 % 256]) * 65536
 
 
 def test_an_answer_cut_off_is_cut_off_and_never_looks_whole(door: Door, url: str) -> None:
-    with upstream("a") as a, httpx.Client(base_url=url, timeout=10) as client:
+    with upstream("a") as a, calling(url) as client:
         publish(door, serving(a))
         with pytest.raises(httpx.RemoteProtocolError):
             client.get("/stream?pieces=20&die=1")
-        eventually(lambda: door.in_flight("a") == 0)
+        until(lambda: in_flight(door, "a") == 0)
 
 
 def test_a_head_too_large_or_no_http_is_refused_and_the_door_lives(door: Door, url: str) -> None:
-    with upstream("a") as a, httpx.Client(base_url=url) as client:
+    with upstream("a") as a, calling(url) as client:
         publish(door, serving(a))
         assert client.get("/", headers={"X-Bomb": "x" * 100_000}).status_code == 431
         host = urlsplit(url)
@@ -200,7 +192,7 @@ def test_a_head_too_large_or_no_http_is_refused_and_the_door_lives(door: Door, u
             b"\x16\x03\x01\x02\x00\r\n\r\n",
             both,
         ):
-            with socket.create_connection((host.hostname or "", host.port or 0), timeout=5) as raw:
+            with socket.create_connection((host.hostname or "", host.port or 0), timeout=PATIENCE) as raw:
                 raw.sendall(garbage)
                 assert b" 400 " in raw.recv(100)[:14], garbage[:40]
         assert client.get("/").status_code == 200
@@ -210,36 +202,22 @@ def test_a_head_too_large_or_no_http_is_refused_and_the_door_lives(door: Door, u
 
 
 def test_closed_says_when_it_opens(door: Door, url: str) -> None:
-    opens_at = datetime.now(UTC) + timedelta(hours=2)
     with upstream("a") as a:
+        opens_at = datetime.now(UTC) + timedelta(hours=2)
         publish(door, serving(a, open=False, opens_at=opens_at, reason="outside Mon-Fri 08:00-20:00"))
-        answer = httpx.post(f"{url}/v1/ocr", content=b"x")
+        answer = post(f"{url}/v1/ocr", content=b"x")
         assert answer.status_code == 503
-        assert 7190 <= int(answer.headers["Retry-After"]) <= 7200
+        assert (opens_at - datetime.now(UTC)).total_seconds() <= int(answer.headers["Retry-After"]) <= 7200
         said = answer.json()
         assert said["error"] == "closed" and said["reason"] == "outside Mon-Fri 08:00-20:00"
         assert datetime.fromisoformat(said["opens_at"]) == opens_at
         publish(door, serving(a, open=False))
-        assert (httpx.get(url).headers["Retry-After"], httpx.get(url).json()["opens_at"]) == ("3600", None)
-
-
-def test_at_its_hour_it_opens_although_nobody_says_so(door: Door, url: str) -> None:
-    """The daemon may be away at that moment: what was promised for it waits for a replica."""
-    opens_at = datetime.now(UTC) + timedelta(seconds=1)
-    publish(door, serving(open=False, opens_at=opens_at))
-    answer = httpx.get(url)
-    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-    with upstream("a") as a, ThreadPoolExecutor() as pool:
-        until(lambda: datetime.now(UTC) > opens_at)
-        held = pool.submit(httpx.post, f"{url}/v1/ocr", content=b"x", timeout=60)
-        until(lambda: (door.status() or {})["waiting"] == 1)
-        publish(door, serving(a))
-        assert held.result().json()["replica"] == "a"
+        assert (get(url).headers["Retry-After"], get(url).json()["opens_at"]) == ("3600", None)
 
 
 def test_open_without_a_replica_is_told_at_once(door: Door, url: str) -> None:
     publish(door, serving())
-    answer = httpx.get(url)
+    answer = get(url)
     assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
 
@@ -248,32 +226,32 @@ def test_who_need_not_wait_is_told_when_a_replica_may_be_started(door: Door, url
     again_at = datetime.now(UTC) + timedelta(minutes=40)
     publish(door, serving(starting=True))
     with ThreadPoolExecutor(1) as clients:
-        held = clients.submit(httpx.post, f"{url}/v1/ocr", content=b"x", timeout=60)
-        eventually(lambda: (door.status() or {})["waiting"] == 1)
+        held = clients.submit(post, f"{url}/v1/ocr", content=b"x")
+        until(lambda: status(door)["waiting"] == 1)
         publish(door, serving(again_at=again_at))
-        for answer in (held.result(), httpx.post(f"{url}/v1/ocr", content=b"x")):
+        for answer in (held.result(), post(f"{url}/v1/ocr", content=b"x")):
             assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
-            assert 2300 < int(answer.headers["Retry-After"]) <= 2400
+            assert (again_at - datetime.now(UTC)).total_seconds() <= int(answer.headers["Retry-After"]) <= 2400
             assert f"none can be started before {again_at:%H:%M:%S} UTC" in answer.json()["reason"]
     publish(door, serving(again_at=datetime.now(UTC) - timedelta(minutes=1)))
-    assert int(httpx.get(url).headers["Retry-After"]) == 5, "that moment is over: soon"
+    assert int(get(url).headers["Retry-After"]) == 5, "that moment is over: soon"
 
 
 def test_holds_requests_while_a_replica_starts(door: Door, url: str) -> None:
     publish(door, serving(starting=True))
     with ThreadPoolExecutor(8) as clients, upstream("a") as a:
-        asked = [clients.submit(httpx.post, f"{url}/v1/ocr", content=b"x" * n, timeout=20) for n in range(8)]
-        eventually(lambda: (door.status() or {})["waiting"] == 8)
+        asked = [clients.submit(post, f"{url}/v1/ocr", content=b"x" * n) for n in range(8)]
+        until(lambda: status(door)["waiting"] == 8)
         publish(door, serving(a))
         assert [one.result().json()["bytes"] for one in asked] == list(range(8))
-        assert (door.status() or {})["waiting"] == 0
+        assert status(door)["waiting"] == 0
 
 
 def test_requests_held_are_turned_away_when_it_closes(door: Door, url: str) -> None:
     publish(door, serving(starting=True))
     with ThreadPoolExecutor(1) as clients:
-        asked = clients.submit(httpx.get, url, timeout=20)
-        eventually(lambda: (door.status() or {})["waiting"] == 1)
+        asked = clients.submit(get, url)
+        until(lambda: status(door)["waiting"] == 1)
         publish(door, serving(open=False, reason="night"))
         assert asked.result().json()["reason"] == "night"
 
@@ -282,9 +260,9 @@ def test_a_client_that_goes_away_frees_its_replica(door: Door, url: str) -> None
     with upstream("a") as a:
         publish(door, serving(a))
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{url}/v1/ocr?seconds=30", content=b"x", timeout=0.3)
-        eventually(lambda: door.in_flight("a") == 0)
-        assert httpx.post(f"{url}/v1/ocr", content=b"x").status_code == 200
+            httpx.post(f"{url}/v1/ocr?seconds=600", content=b"x", timeout=0.3)
+        until(lambda: in_flight(door, "a") == 0)
+        assert post(f"{url}/v1/ocr", content=b"x").status_code == 200
 
 
 def test_no_more_than_256_wait(door: Door, url: str) -> None:
@@ -298,28 +276,28 @@ def test_no_more_than_256_wait(door: Door, url: str) -> None:
                     return answer.status
 
             asked = [asyncio.create_task(one()) for _ in range(270)]
-            done, waiting = await asyncio.wait(asked, timeout=1.5)
-            for task in waiting:
+            told = [await first for first in islice(asyncio.as_completed(asked), 14)]
+            assert (await asyncio.to_thread(status, door))["waiting"] == 256
+            for task in asked:
                 task.cancel()
-            assert len(waiting) == 256
-            return [task.result() for task in done]
+            return told
 
     assert asyncio.run(ask()) == [503] * 14
-    eventually(lambda: (door.status() or {})["waiting"] == 0)
+    until(lambda: status(door)["waiting"] == 0)
 
 
 def test_a_client_that_gives_up_waiting_is_forgotten(door: Door, url: str) -> None:
     publish(door, serving(starting=True))
     with pytest.raises(httpx.ReadTimeout):
         httpx.get(url, timeout=0.2)
-    eventually(lambda: (door.status() or {})["waiting"] == 0)
+    until(lambda: status(door)["waiting"] == 0)
 
 
 # Replicas that leave
 
 
 def test_a_dead_replica_costs_no_request(door: Door, url: str) -> None:
-    with upstream("a") as a, upstream("b") as b, httpx.Client(base_url=url) as client:
+    with upstream("a") as a, upstream("b") as b, calling(url) as client:
         publish(door, serving(a, b))
         seen = {client.post("/v1/ocr", content=b"x").json()["replica"] for _ in range(6)}
         assert seen == {"a", "b"}
@@ -331,10 +309,9 @@ def test_a_dead_replica_costs_no_request(door: Door, url: str) -> None:
 def test_a_replica_that_dies_at_work_has_its_work_done_elsewhere(door: Door, url: str) -> None:
     with upstream("a") as a, upstream("b") as b, ThreadPoolExecutor(1) as clients:
         publish(door, serving(a))
-        asked = clients.submit(httpx.post, f"{url}/v1/ocr?seconds=1", content=b"x" * 400_000, timeout=20)
-        eventually(lambda: door.in_flight("a") == 1)
+        asked = clients.submit(post, f"{url}/v1/ocr?seconds=600&only=a", content=b"x" * 400_000)
+        until(lambda: a.works() == 1)
         publish(door, serving(a, b))
-        time.sleep(0.1)
         a.kill()
         assert asked.result().json() | {"sha256": ""} == {"replica": "b", "bytes": 400_000, "sha256": ""}
 
@@ -344,11 +321,11 @@ def test_an_image_that_kills_its_reader_does_not_meet_them_all(door: Door, url: 
         ups = [stack.enter_context(upstream(name)) for name in "abcdef"]
         publish(door, serving(*ups))
         for _ in range(6):  # now connections are kept to all of them: the first death looks like one that was closed
-            assert httpx.post(f"{url}/v1/ocr", content=b"x").status_code == 200
-        answer = httpx.post(f"{url}/v1/ocr?die=1", content=b"x", timeout=20)
+            assert post(f"{url}/v1/ocr", content=b"x").status_code == 200
+        answer = post(f"{url}/v1/ocr?die=1", content=b"x")
         assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
         assert sum(up.process.poll() is not None for up in ups) <= 4
-        assert httpx.post(f"{url}/v1/ocr", content=b"x").status_code == 200
+        assert post(f"{url}/v1/ocr", content=b"x").status_code == 200
 
 
 def test_what_is_not_repeatable_is_not_repeated(door: Door, url: str) -> None:
@@ -364,16 +341,13 @@ def test_what_is_not_repeatable_is_not_repeated(door: Door, url: str) -> None:
 
 
 def _holder(door: Door) -> str | None:
-    in_flight = (door.status() or {})["in_flight"]
-    return next(iter(in_flight), None)
+    return next(iter(status(door)["in_flight"]), None)
 
 
 def _half_of_33_mib(host: str, port: int, holder: Callable[[], str | None]) -> tuple[str, Callable[[], bytes]]:
-    raw = socket.create_connection((host, port), timeout=10)
+    raw = socket.create_connection((host, port), timeout=PATIENCE)
     raw.sendall(b"POST /v1/ocr HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (33 * 2**20) + bytes(2**20))
-    eventually(lambda: holder() is not None)
-    name = holder()
-    assert name is not None
+    name = str(until(holder))
 
     def answer() -> bytes:
         with raw:
@@ -383,11 +357,11 @@ def _half_of_33_mib(host: str, port: int, holder: Callable[[], str | None]) -> t
 
 
 def test_a_draining_replica_sends_its_guests_elsewhere(door: Door, url: str) -> None:
-    with upstream("a") as a, upstream("b") as b, httpx.Client(base_url=url) as client:
+    with upstream("a") as a, upstream("b") as b, calling(url) as client:
         publish(door, serving(a, b))
-        httpx.post(f"{a.url}/drain")
+        a.tell("drain")
         assert {client.post("/v1/ocr", content=b"x").json()["replica"] for _ in range(6)} == {"b"}
-        httpx.post(f"{b.url}/drain")
+        b.tell("drain")
         last = client.post("/v1/ocr", content=b"x")
         assert (last.status_code, last.headers["Retry-After"], last.json()) == (503, "3", {"error": "draining"})
 
@@ -395,22 +369,25 @@ def test_a_draining_replica_sends_its_guests_elsewhere(door: Door, url: str) -> 
 def test_a_withdrawn_replica_finishes_and_gets_nothing_new(door: Door, url: str) -> None:
     with upstream("a") as a, upstream("b") as b, ThreadPoolExecutor(1) as clients:
         publish(door, serving(a))
-        asked = clients.submit(httpx.post, f"{url}/v1/ocr?seconds=0.7", content=b"x")
-        eventually(lambda: door.in_flight("a") == 1)
+        asked = clients.submit(post, f"{url}/v1/ocr?gate", content=b"x")
+        until(lambda: in_flight(door, "a") == 1)
         publish(door, serving(b))
-        assert door.in_flight("a") == 1
-        assert {httpx.post(f"{url}/v1/ocr", content=b"x").json()["replica"] for _ in range(4)} == {"b"}
+        assert in_flight(door, "a") == 1
+        assert {post(f"{url}/v1/ocr", content=b"x").json()["replica"] for _ in range(4)} == {"b"}
+        a.tell("go")
         assert asked.result().json()["replica"] == "a"
-        assert door.in_flight("a") == 0
+        assert in_flight(door, "a") == 0
 
 
 def test_the_stronger_replica_gets_the_more(door: Door, url: str) -> None:
     with upstream("a") as a, upstream("b") as b, ThreadPoolExecutor(8) as clients:
         replicas = (Replica(id="a", url=a.url, weight=3), Replica(id="b", url=b.url, weight=1))
         publish(door, serving(replicas=replicas))
-        asked = [clients.submit(httpx.post, f"{url}/v1/ocr?seconds=1", content=b"x") for _ in range(8)]
-        eventually(lambda: sum((door.status() or {})["in_flight"].values()) == 8)
-        assert (door.status() or {})["in_flight"] == {"a": 6, "b": 2}
+        asked = [clients.submit(post, f"{url}/v1/ocr?gate", content=b"x") for _ in range(8)]
+        until(lambda: sum(status(door)["in_flight"].values()) == 8)
+        assert status(door)["in_flight"] == {"a": 6, "b": 2}
+        a.tell("go")
+        b.tell("go")
         assert all(one.result().status_code == 200 for one in asked)
 
 
@@ -431,21 +408,21 @@ def test_no_request_fails_while_replicas_come_and_go_under_load(door: Door, url:
                 done.append(1)
 
     async def load() -> None:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2 * PATIENCE)) as session:
             results = await asyncio.gather(*(client(session, seed) for seed in range(12)), return_exceptions=True)
             failed.extend(repr(result) for result in results if isinstance(result, BaseException))
 
-    with ExitStack() as stack, ThreadPoolExecutor(1) as loads:
+    with ExitStack() as stack, ThreadPoolExecutor(1) as loading:
         stack.callback(stop.set)
-        a, b, c = (stack.enter_context(upstream(name)) for name in "abc")
+        a, b, c, d = (stack.enter_context(upstream(name)) for name in "abcd")
         publish(door, serving(a))
-        running = loads.submit(asyncio.run, load())
-        eventually(lambda: len(done) > 50, 20)
+        running = loading.submit(asyncio.run, load())
+        until(lambda: len(done) > 50)
         publish(door, serving(a, b))  # add
         time.sleep(0.3)
         publish(door, serving(b))  # withdraw, drain
-        httpx.post(f"{a.url}/drain")
-        eventually(lambda: door.in_flight("a") == 0)
+        a.tell("drain")
+        until(lambda: in_flight(door, "a") == 0)
         a.kill()  # remove
         publish(door, serving(b, c))
         time.sleep(0.3)
@@ -457,13 +434,12 @@ def test_no_request_fails_while_replicas_come_and_go_under_load(door: Door, url:
         time.sleep(0.3)
         publish(door, serving(starting=True))
         before = len(done)
-        publish(door, serving(stack.enter_context(upstream("d"))))
-        eventually(lambda: len(done) > before + 50, 20)
+        publish(door, serving(d))
+        until(lambda: len(done) > before + 50)
         stop.set()
         running.result()
     assert failed == []
-    load_seen = door.loads()
-    assert load_seen is not None and load_seen.current.in_flight == 0
+    assert loads(door).current.in_flight == 0
 
 
 # What it tells
@@ -472,20 +448,24 @@ def test_no_request_fails_while_replicas_come_and_go_under_load(door: Door, url:
 def test_counts_what_it_carried(tmp_path: Path) -> None:
     door = Door(tmp_path, "ocr")
     url = door.ensure("127.0.0.1:0").url
-    with closing(door), upstream("a") as a, httpx.Client(base_url=url) as client:
+    with closing(door), upstream("a") as a, calling(url) as client:
         publish(door, serving(a))
+        begun, slowest = time.monotonic(), 0.0
         for query in ("", "?images=5", "?status=400", "?status=500", "?seconds=0.2"):
+            asked_at = time.monotonic()
             client.post(f"/v1/ocr{query}", content=b"x")
+            slowest = max(slowest, time.monotonic() - asked_at)
         client.post("/v2/models/ppocr/infer", content=b"x")
         publish(door, serving())
         client.post("/v1/ocr", content=b"x")
         time.sleep(1.05)
-        loads = door.loads()
+        said = loads(door)
+        all_within_10_s = time.monotonic() - begun < 9
         door.stop()
-    assert loads is not None
-    assert loads.current.images_per_second == pytest.approx((7 + 4) / 10)
-    assert loads.current.p95_ms == pytest.approx(205, rel=0.1)
-    minutes = loads.minutes  # one, or two when it ended just now
+    if all_within_10_s:  # else the machine was very busy, and current is what came after
+        assert said.current.images_per_second == pytest.approx((7 + 4) / 10)
+        assert said.current.p95_ms is not None and 195 <= said.current.p95_ms <= 1030 * slowest
+    minutes = said.minutes  # one, or two when it ended just now
     assert sum(minute.requests for minute in minutes) == 7
     assert sum(minute.images for minute in minutes) == 8
     assert sum(minute.images_by_replica.get("a", 0) for minute in minutes) == 8
@@ -495,27 +475,27 @@ def test_counts_what_it_carried(tmp_path: Path) -> None:
 def test_only_recognition_while_it_is_open_is_demand(tmp_path: Path) -> None:
     door = Door(tmp_path, "ocr")
     url = door.ensure("127.0.0.1:0").url
-    with closing(door), upstream("a") as a, httpx.Client(base_url=url) as client, ThreadPoolExecutor(1) as clients:
+    with closing(door), upstream("a") as a, calling(url) as client, ThreadPoolExecutor(1) as clients:
         publish(door, serving(open=False))
         assert client.post("/v1/ocr", content=b"x").status_code == 503
         publish(door, serving())
         assert client.get("/healthz").status_code == 503
         publish(door, serving(starting=True))
-        held = clients.submit(httpx.get, f"{url}/healthz", timeout=20)
-        eventually(lambda: (door.status() or {})["waiting"] == 1)
-        waits = door.loads()
+        held = clients.submit(get, f"{url}/healthz")
+        until(lambda: status(door)["waiting"] == 1)
+        waits = loads(door)
         publish(door, serving(a))
         assert held.result().status_code == 200
         assert client.post("/v1/other", content=b"x").status_code == 200
         a.kill()
         publish(door, serving(a))
-        assert client.post("/v1/other", content=b"x", timeout=40).status_code in (502, 503)
+        assert client.post("/v1/other", content=b"x").status_code in (502, 503)
         time.sleep(1.05)
-        loads = door.loads()
+        said = loads(door)
         door.stop()
-    assert waits is not None and waits.current.waiting == 0
-    assert loads is not None and loads.current.images_per_second == 0 and loads.current.p95_ms is None
-    for minute in loads.minutes:
+    assert waits.current.waiting == 0
+    assert said.current.images_per_second == 0 and said.current.p95_ms is None
+    for minute in said.minutes:
         assert (minute.requests, minute.images, minute.failed, minute.refused, minute.queue_max) == (0, 0, 0, 0, 0)
 
 
@@ -544,32 +524,32 @@ def test_a_set_that_is_none_changes_nothing(home: Path, door: Door, url: str, ga
             file.unlink()
         else:
             file.write_bytes(garbage)
-        time.sleep(0.15)
-        assert httpx.get(url).json()["replica"] == "a"
-        assert "keeping the set read before" in (home / "doors/ocr.log").read_text()[said_before:]
+        until(lambda: "keeping the set read before" in (home / "doors/ocr.log").read_text()[said_before:])
+        assert get(url).json()["replica"] == "a"
         publish(door, serving(open=False))
-        assert httpx.get(url).status_code == 503
+        assert get(url).status_code == 503
 
 
 def test_the_door_sees_a_new_set_without_being_asked(door: Door, url: str) -> None:
     with upstream("a") as a:
-        publish(door, serving(open=False))
-        door.publish(serving(a))
-        eventually(lambda: httpx.get(url).status_code == 200, 1.0)
+        publish(door, serving(a))
+        door.publish(serving(open=False))  # while it is open it does not look at each request
+        until(lambda: get(url).status_code == 503)
 
 
 def test_what_a_batch_waits_is_no_latency_that_was_promised(tmp_path: Path) -> None:
     door = Door(tmp_path, "ocr")
     url = door.ensure("127.0.0.1:0").url
-    with closing(door), upstream("a") as a, httpx.Client(base_url=url) as client:
+    with closing(door), upstream("a") as a, calling(url) as client:
         publish(door, serving(a))
+        begun = time.monotonic()
         client.post("/v1/ocr", content=b"x")
+        took_ms = (time.monotonic() - begun) * 1000
         for _ in range(5):
             client.post("/v1/ocr?seconds=0.2", content=b"x", headers={"X-Halve-Priority": "batch"})
-        time.sleep(1.05)
-        loads = door.loads()
+        minutes = loads(door).minutes
         door.stop()
-    assert loads is not None and loads.current.p95_ms is not None
-    assert loads.current.p95_ms < 150
-    assert sum(minute.latency_ms_sum for minute in loads.minutes) > 1000  # they kept the replica busy
-    assert sum(minute.images for minute in loads.minutes) == 6
+    p95s = [minute.latency_ms_p95 for minute in minutes if minute.latency_ms_p95 is not None]
+    assert len(p95s) == 1 and p95s[0] <= 1.03 * took_ms
+    assert sum(minute.latency_ms_sum for minute in minutes) > 1000  # they kept the replica busy
+    assert sum(minute.images for minute in minutes) == 6

@@ -12,6 +12,7 @@ from orchestrator.door import connection
 from orchestrator.door.connection import Broken, Chunks
 from orchestrator.door.serving import Replica
 from orchestrator.door.upstream import NotSent, Upstream
+from tests.orchestrator.door_inside import PATIENCE, until
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -149,7 +150,7 @@ def test_a_kept_connection_that_was_closed_is_stale_or_not_used() -> None:
             upstream = Upstream()
             await ask(upstream, replica)
             asking = asyncio.create_task(ask(upstream, replica))
-            await asyncio.sleep(0.05)
+            await until(lambda: bool(upstream._busy))
             for kept in list(upstream._busy):
                 kept._transport.abort()
             with pytest.raises(Broken) as broken:
@@ -158,7 +159,7 @@ def test_a_kept_connection_that_was_closed_is_stale_or_not_used() -> None:
         async with saying([WHOLE], close=True) as (replica, connections):
             for _ in range(2):
                 await ask(upstream, replica)
-                await asyncio.sleep(0.01)  # its end arrives
+                await until(lambda: all(one._transport.is_closing() for one in upstream._idle[replica.url]))  # its end
             assert connections == [1, 1]
 
     asyncio.run(run())
@@ -179,7 +180,7 @@ def test_a_silent_replica_is_given_up() -> None:
         async with saying([b""]) as (replica, _):
             upstream = Upstream()
             asking = asyncio.create_task(ask(upstream, replica))
-            await asyncio.sleep(0.05)
+            await until(lambda: bool(upstream._busy))
             upstream.tidy({replica.url})
             assert not asking.done()
             for busy in upstream._busy:
@@ -230,7 +231,7 @@ def test_an_answer_before_the_body_is_taken_is_passed_on() -> None:
     async def run() -> None:
         async with saying([b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"]) as (replica, _):
             upstream = Upstream()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 reply = await upstream.send(replica, ASK, pieces(), head_only=False)
             assert reply.status == 413
             reply.close()

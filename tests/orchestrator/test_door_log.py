@@ -3,10 +3,9 @@
 import logging
 from pathlib import Path
 
-import httpx
-
 from orchestrator.door import Door, Replica, ServingSet
 from orchestrator.door.sparing import LINES_PER_MINUTE, Sparing
+from tests.orchestrator.door_asked import calling
 from tests.orchestrator.door_upstream import upstream
 
 
@@ -29,7 +28,7 @@ def test_hundreds_of_spoilt_requests_are_a_few_lines(tmp_path: Path) -> None:
     door = Door(tmp_path, "ocr")
     url = door.ensure("127.0.0.1:0").url
     try:
-        with upstream("a") as a, httpx.Client(base_url=url, trust_env=False) as client:
+        with upstream("a") as a, calling(url) as client:
             door.publish(ServingSet(deployment="ocr", open=True, replicas=(Replica(id="a", url=a.url),)))
             for _ in range(300):
                 assert client.post("/v1/ocr?status=500").status_code == 500

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -112,7 +113,7 @@ def test_a_replica_that_thinks_for_long_is_left_to_it(tmp_path: Path) -> None:
     """It answers when it is asked, so nobody takes its work away."""
 
     async def run() -> None:
-        async with engine("a") as a, door(tmp_path, WATCHFUL) as inside:
+        async with engine("a") as a, door(tmp_path, replace(WATCHFUL, answer=1.0)) as inside:
             inside.publish(a)
             said = await inside.ask(recognition(b"x", 4.0))
             assert b" 200 " in said[:20]
@@ -129,14 +130,14 @@ def test_a_replica_that_dies_late_has_its_work_done_elsewhere_too(tmp_path: Path
 
     async def run() -> None:
         with upstream("a") as a:
-            async with engine("b") as b, door(tmp_path, Limits(hold=0.2)) as inside:
+            async with engine("b") as b, door(tmp_path, Limits(hold=1.0)) as inside:
                 inside.publish(Replica(id="a", url=a.url))
                 if kept:
                     await inside.ask(recognition(b"x"))
-                asked = asyncio.create_task(inside.ask(recognition(b"x", 3.0)))
+                asked = asyncio.create_task(inside.ask(recognition(b"x", 600.0).replace(b" HTTP", b"&only=a HTTP")))
                 await until(lambda: inside.in_flight == {"a": 1})
                 inside.publish(Replica(id="a", url=a.url), b)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(1.2)
                 a.kill()
                 said = await asked
                 assert b" 200 " in said[:20] and b'"replica": "b"' in said

@@ -6,7 +6,7 @@ import re
 import time
 from pathlib import Path
 
-from tests.orchestrator.door_inside import PATIENCE, Inside, door, engine, until
+from tests.orchestrator.door_inside import PATIENCE, Inside, door, engine, final, until
 
 
 def get(path: str, *headers: str) -> bytes:
@@ -105,7 +105,7 @@ def test_who_would_rather_speak_websocket_is_answered_in_http(tmp_path: Path) ->
             said = await inside.ask(
                 f"GET /ui/ws HTTP/1.1\r\nHost: x\r\n{upgrade}\r\n\r\n".encode(), then_half_close=True
             )
-            assert said.startswith(b"HTTP/1.1 200 ") and b'"Upgrade"' not in said
+            assert final(said).startswith(b"HTTP/1.1 200 ") and b'"Upgrade"' not in said
 
     asyncio.run(run())
 

@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -24,8 +25,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from orchestrator.door import Door, Replica, ServingSet
 from orchestrator.door.limits import Limits
-from orchestrator.door.process import Files, held, hold, read_note
+from orchestrator.door.process import DoorProcess, Files, held, hold, read_note
 from orchestrator.errors import Refused
+from tests.orchestrator.door_asked import PATIENCE, calling, get, in_flight, loads, post, publish, status
 from tests.orchestrator.door_upstream import free_port, upstream
 from tests.orchestrator.tiny import until
 
@@ -40,7 +42,7 @@ def door(tmp_path: Path) -> Iterator[Door]:
 
 def run_door(home: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "orchestrator.door", "--home", str(home), "--deployment", "ocr", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20)
+    return subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE)
 
 
 def test_opens_adopts_and_closes(tmp_path: Path, door: Door) -> None:
@@ -48,14 +50,15 @@ def test_opens_adopts_and_closes(tmp_path: Path, door: Door) -> None:
     opened = door.ensure("127.0.0.1:0")
     assert (tmp_path / "doors/ocr.process.json").exists()
     assert os.getsid(opened.pid) == opened.pid  # a session of its own
-    said = door.status()
-    assert said is not None and (said["pid"], said["deployment"]) == (opened.pid, "ocr")
+    said = status(door)
+    assert (said["pid"], said["deployment"]) == (opened.pid, "ocr")
     again = Door(tmp_path, "ocr")
     assert again.ensure("127.0.0.1:0") == opened
     again.stop()
     again.close()
     assert door.running() is None
-    assert psutil.wait_procs([psutil.Process(opened.pid)] if psutil.pid_exists(opened.pid) else [], timeout=5)[1] == []
+    gone = [psutil.Process(opened.pid)] if psutil.pid_exists(opened.pid) else []
+    assert psutil.wait_procs(gone, timeout=PATIENCE)[1] == []
     assert not (tmp_path / "doors/ocr.process.json").exists()
     door.stop()  # closed is success
 
@@ -72,7 +75,7 @@ def test_a_door_outlives_whoever_opened_it_and_is_adopted(tmp_path: Path, door: 
     time.sleep(0.1)
     adopted = door.ensure("127.0.0.1:0")
     assert adopted.pid == pid
-    assert httpx.get(f"{adopted.url}/-/status").json()["pid"] == pid
+    assert get(f"{adopted.url}/-/status").json()["pid"] == pid
 
 
 def test_many_who_open_at_once_get_one_door(tmp_path: Path, door: Door) -> None:
@@ -92,12 +95,11 @@ def test_a_door_killed_is_opened_anew_with_what_was_published(tmp_path: Path, do
     first = door.ensure(f"127.0.0.1:{port}")
     door.publish(ServingSet(deployment="ocr", open=False, reason="night"))
     os.kill(first.pid, signal.SIGKILL)
-    while held(Files.of(tmp_path, "ocr").lock):
-        time.sleep(0.01)
+    until(lambda: not held(Files.of(tmp_path, "ocr").lock))
     assert door.running() is None  # the note is still there, the lock is not held
     second = door.ensure(f"127.0.0.1:{port}")
     assert second.pid != first.pid
-    assert httpx.get(second.url).json()["reason"] == "night"
+    assert get(second.url).json()["reason"] == "night"
 
 
 def test_a_changed_address_moves_the_door(door: Door) -> None:
@@ -119,7 +121,7 @@ def test_a_token_set_or_changed_holds_from_then_on(tmp_path: Path, door: Door) -
     door.publish(ServingSet(deployment="ocr", open=False))
 
     def asked(said: str | None) -> int:
-        return httpx.get(url, headers={"Authorization": f"Bearer {said}"} if said else {}).status_code
+        return get(url, headers={"Authorization": f"Bearer {said}"} if said else {}).status_code
 
     assert asked(None) == 503
     token.write_text("the-first-of-the-tokens")
@@ -147,7 +149,7 @@ def test_a_certificate_that_was_renewed_is_shown(tmp_path: Path, door: Door) -> 
         write_certificate(certificate, key)
         process = door.ensure("127.0.0.1:0", tls_cert=certificate, tls_key=key)
         trusted = ssl.create_default_context(cafile=str(certificate))
-        with httpx.Client(verify=trusted) as client:
+        with httpx.Client(verify=trusted, timeout=PATIENCE) as client:
             assert client.get(f"{process.url}/-/status").json()["pid"] == process.pid
         pids.add(process.pid)
     assert len(pids) == 1
@@ -157,7 +159,7 @@ def test_a_certificate_that_was_renewed_is_shown(tmp_path: Path, door: Door) -> 
     os.kill(process.pid, signal.SIGHUP)  # whoever asks for it: what is half there is not taken up
     until(lambda: b"stay what they were" in (tmp_path / "doors/ocr.log").read_bytes())
     assert door.running() == process
-    with httpx.Client(verify=trusted) as client:
+    with httpx.Client(verify=trusted, timeout=PATIENCE) as client:
         assert client.get(f"{process.url}/-/status").json()["pid"] == process.pid
 
 
@@ -167,13 +169,18 @@ def test_a_new_token_drops_no_request(tmp_path: Path, door: Door) -> None:
     token.write_text("the-first-of-the-tokens")
     process = door.ensure("127.0.0.1:0", token_file=token)
     old, new = ({"Authorization": f"Bearer the-{which}-of-the-tokens"} for which in ("first", "second"))
-    with upstream("a") as a, httpx.Client(base_url=process.url, timeout=60) as client, ThreadPoolExecutor() as pool:
+    with (
+        upstream("a") as a,
+        calling(process.url) as client,
+        ThreadPoolExecutor() as pool,
+    ):
         door.publish(ServingSet(deployment="ocr", open=True, replicas=(Replica(id="a", url=a.url),)))
-        under_way = pool.submit(client.post, "/v1/ocr?seconds=2", headers=old)
-        until(lambda: door.in_flight("a") == 1)
+        under_way = pool.submit(client.post, "/v1/ocr?gate", headers=old)
+        until(lambda: in_flight(door, "a") == 1)
         token.write_text("the-second-of-the-tokens")
         assert door.ensure("127.0.0.1:0", token_file=token).pid == process.pid
         assert not under_way.done()
+        a.tell("go")
         assert under_way.result().status_code == 200
         assert [client.post("/v1/ocr", headers=one).status_code for one in (old, new)] == [401, 200]
 
@@ -191,8 +198,7 @@ def test_a_clock_set_since_loses_no_door(tmp_path: Path, door: Door) -> None:
     process = door.ensure("127.0.0.1:0")
     note = tmp_path / "doors/ocr.process.json"
     note.write_bytes(replace(process, started_at=process.started_at - timedelta(hours=1)).to_json())
-    running = door.running()
-    assert running is not None and running.pid == process.pid
+    assert until(door.running).pid == process.pid
 
 
 def test_a_taken_port_is_one_clear_line(tmp_path: Path, door: Door) -> None:
@@ -232,20 +238,21 @@ def test_refuses_in_one_line(tmp_path: Path, options: list[str], word: str) -> N
 
 
 def test_stop_lets_requests_finish(door: Door) -> None:
-    with upstream("a") as a, ThreadPoolExecutor(1) as clients:
-        url = door.ensure("127.0.0.1:0").url
+    with upstream("a") as a, ThreadPoolExecutor() as pool:
+        process = door.ensure("127.0.0.1:0")
         door.publish(ServingSet(deployment="ocr", open=True, replicas=(Replica(id="a", url=a.url),)))
-        asked = clients.submit(httpx.post, f"{url}/v1/ocr?seconds=1", content=b"x")
-        while door.in_flight("a") == 0:
-            time.sleep(0.01)
-        door.stop()
+        asked = pool.submit(post, f"{process.url}/v1/ocr?gate", content=b"x")
+        until(lambda: in_flight(door, "a") == 1)
+        stopping = pool.submit(door.stop)
+        until(lambda: not listens(process))
+        a.tell("go")
         assert asked.result().json()["replica"] == "a"
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(url)
+        stopping.result()
+        assert door.running() is None and not listens(process)
 
 
 def test_a_page_left_open_keeps_no_door_open(door: Door) -> None:
-    with upstream("a") as a, httpx.Client() as client:
+    with upstream("a") as a, httpx.Client(timeout=PATIENCE) as client:
         url = door.ensure("127.0.0.1:0").url
         door.publish(ServingSet(deployment="ocr", open=True, replicas=(Replica(id="a", url=a.url),)))
         with client.stream("GET", f"{url}/ui/events?pieces=10000&seconds=0.1") as answer:
@@ -261,23 +268,30 @@ def test_what_was_counted_is_not_forgotten_with_the_door(tmp_path: Path, door: D
         url = door.ensure("127.0.0.1:0").url
         door.publish(ServingSet(deployment="ocr", open=True, replicas=(Replica(id="a", url=a.url),)))
         for _ in range(7):
-            assert httpx.post(f"{url}/v1/ocr", content=b"x").status_code == 200
+            assert post(f"{url}/v1/ocr", content=b"x").status_code == 200
         if killed:
             counts, process = Files.of(tmp_path, "ocr").counts, door.running()
-            while not counts.exists() or b'"requests":7' not in counts.read_bytes():
-                time.sleep(0.05)
+            until(lambda: counts.exists() and written(counts) == 7)
             assert process is not None
             os.kill(process.pid, signal.SIGKILL)
-            while held(Files.of(tmp_path, "ocr").lock):
-                time.sleep(0.01)
+            until(lambda: not held(Files.of(tmp_path, "ocr").lock))
         else:
             door.stop()
         door.ensure("127.0.0.1:0")
-        loads, status = door.loads(), door.status()
-    assert loads is not None and status is not None
-    assert sum(minute.requests for minute in loads.minutes) == 7
-    assert sum(minute.images_by_replica.get("a", 0) for minute in loads.minutes) == 7
-    assert (status["totals"]["uncounted_seconds"] > 0) is killed
+        minutes, totals = loads(door).minutes, status(door)["totals"]
+    assert sum(minute.requests for minute in minutes) == 7
+    assert sum(minute.images_by_replica.get("a", 0) for minute in minutes) == 7
+    assert (totals["uncounted_seconds"] > 0) is killed
+
+
+def written(counts: Path) -> int:
+    """The requests that a door has written down, in one minute or two."""
+    return sum(int(number) for number in re.findall(rb'"requests":(\d+)', counts.read_bytes()))
+
+
+def listens(process: DoorProcess) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", int(process.url.rpartition(":")[2]))) == 0
 
 
 def test_stop_kills_nobody_but_the_door(tmp_path: Path) -> None:
@@ -334,25 +348,24 @@ def test_beyond_loopback_with_token_and_certificate(tmp_path: Path, door: Door) 
     token.write_text("secret\n")
     process = door.ensure("0.0.0.0:0", token_file=token, tls_cert=certificate, tls_key=key)
     assert process.url.startswith("https://127.0.0.1:")
-    assert (door.status() or {})["deployment"] == "ocr"
+    assert status(door)["deployment"] == "ocr"
     door.publish(ServingSet(deployment="ocr", open=False))
     trusting = ssl.create_default_context(cafile=str(certificate))
-    with httpx.Client(base_url=process.url, verify=trusting) as client:
+    with httpx.Client(base_url=process.url, verify=trusting, timeout=PATIENCE) as client:
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
             answer = client.get("/", headers=header)
             assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert client.get("/", headers={"Authorization": "Bearer secret"}).status_code == 503
         with upstream("a") as a:
             replicas = (Replica(id="a", url=a.url),)
-            door.publish(ServingSet(deployment="ocr", open=True, replicas=replicas))
-            assert door.status() is not None
+            publish(door, ServingSet(deployment="ocr", open=True, replicas=replicas))
             page = client.get("/ui/", auth=("anybody", "secret"))
             assert page.headers["Set-Cookie"] == "halve_ui=a; Path=/ui; HttpOnly; SameSite=Lax; Secure"
             assert ["X-Forwarded-Proto", "https"] in page.json()["headers"]
             assert client.post("/v1/ocr", headers={"Authorization": "Bearer secret"}, content=bytes(10**6)).is_success
     with pytest.raises(httpx.ConnectError):  # nobody who does not know the certificate is believed, or believes
-        httpx.get(process.url, headers={"Authorization": "Bearer secret"})
-    with socket.create_connection(("127.0.0.1", int(process.url.rpartition(":")[2])), timeout=60) as plain:
+        get(process.url, headers={"Authorization": "Bearer secret"})
+    with socket.create_connection(("127.0.0.1", int(process.url.rpartition(":")[2])), timeout=PATIENCE) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"200" not in plain.recv(1000)
 

@@ -15,6 +15,7 @@ from orchestrator.door import Door, ServingSet
 from orchestrator.door import Replica as Served
 from orchestrator.doorway import published
 from tests.inference.replica import replica
+from tests.orchestrator.door_asked import publish, status
 
 PAGES = Path(__file__).resolve().parents[1] / "pages"
 
@@ -46,7 +47,7 @@ def _serving(*urls: str) -> ServingSet:
 def client(door: Door) -> Iterator[triton.InferenceServerClient]:
     process = door.running()
     assert process is not None
-    assert door.status() is not None
+    status(door)
     with triton.InferenceServerClient(process.url.removeprefix("http://"), concurrency=4) as client:
         yield client
 
@@ -128,8 +129,7 @@ def test_a_door_without_replicas_says_so_in_tritons_way(
 ) -> None:
     serving = published(home, "ocr")
     assert serving is not None
-    door.publish(_serving())
-    assert door.status() is not None  # it looks before it answers
+    publish(door, _serving())
     try:
         assert not client.is_server_ready()
         with pytest.raises(InferenceServerException, match="unavailable") as refused:

@@ -4,19 +4,17 @@ import re
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import pytest
 
 from orchestrator.door import Door, Replica, ServingSet
+from tests.orchestrator.door_asked import PATIENCE, in_flight, status
 from tests.orchestrator.door_upstream import Upstream, upstream
+from tests.orchestrator.tiny import until
 
 SCRIPT = Path(__file__).with_name("door.lua")
-PATIENCE = 60.0
 #: it ends when all has happened
 AT_MOST_SECONDS = 120
 
@@ -32,16 +30,8 @@ def serving(*upstreams: Upstream, starting: bool = True) -> ServingSet:
     return ServingSet(deployment="ocr", open=True, starting=starting, replicas=replicas)
 
 
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def answered(door: Door) -> int:
-    said = door.status()
-    return sum(said["totals"]["statuses"].values()) if said else 0
+    return sum(status(door)["totals"]["statuses"].values())
 
 
 def some_more(door: Door) -> None:
@@ -70,7 +60,7 @@ def test_no_request_fails_over_add_drain_remove_and_kill(tmp_path: Path) -> None
     with ExitStack() as stack:
         stack.callback(door.close)
         stack.callback(door.stop)
-        a, b, c = (stack.enter_context(upstream(name)) for name in "abc")
+        a, b, c, d = (stack.enter_context(upstream(name)) for name in "abcd")
         door.publish(serving(a))
         wrk = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         stack.callback(wrk.kill)
@@ -78,8 +68,8 @@ def test_no_request_fails_over_add_drain_remove_and_kill(tmp_path: Path) -> None
         door.publish(serving(a, b))  # add
         some_more(door)
         door.publish(serving(b))  # drain: withdrawn first, then told
-        httpx.post(f"{a.url}/drain")
-        until(lambda: door.in_flight("a") == 0)
+        a.tell("drain")
+        until(lambda: in_flight(door, "a") == 0)
         a.kill()  # remove
         some_more(door)
         door.publish(serving(b, c))
@@ -89,15 +79,15 @@ def test_no_request_fails_over_add_drain_remove_and_kill(tmp_path: Path) -> None
         door.publish(serving(c))
         some_more(door)
         c.kill()  # the last one: what comes is held
-        until(lambda: (door.status() or {"waiting": 0})["waiting"] > 0)
-        door.publish(serving(stack.enter_context(upstream("d"))))
+        until(lambda: status(door)["waiting"] > 0)
+        door.publish(serving(d))
         some_more(door)
         assert wrk.poll() is None, "all of it under load"
         wrk.send_signal(signal.SIGINT)  # it says what it has counted
         said, _ = wrk.communicate(timeout=2 * PATIENCE)
-        status = door.status()
+        totals = status(door)["totals"]
     found = re.search(r"RESULT requests=(\d+) connect=0 read=0 write=0 status=0 timeout=0 ", said)
     assert found is not None, said
     assert int(found[1]) > 600
-    assert status is not None and set(status["totals"]["statuses"]) == {"200"}
-    assert status["totals"]["again"] > 0 and status["totals"]["held"] > 0
+    assert set(totals["statuses"]) == {"200"}
+    assert totals["again"] > 0 and totals["held"] > 0
