@@ -245,6 +245,7 @@ def test_stop_lets_requests_finish(door: Door) -> None:
         until(lambda: in_flight(door, "a") == 1)
         stopping = pool.submit(door.stop)
         until(lambda: not listens(process))
+        time.sleep(0.5)
         a.tell("go")
         assert asked.result().json()["replica"] == "a"
         stopping.result()
