@@ -87,7 +87,7 @@ def test_a_wrong_spec_is_refused_with_every_error_and_no_traceback(tmp_path: Pat
     path = tmp_path / "spec.yaml"
     path.write_text(NIGHTS.replace("name", "nmae").replace("22:00", "22"))
     run = [sys.executable, "-c", "from orchestrator.cli import main; main()", "windows", str(path)]
-    result = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
     assert (result.returncode, result.stdout) == (1, "")
     first, *errors = result.stderr.splitlines()
     assert first == f"halve: 2 errors in {path}"

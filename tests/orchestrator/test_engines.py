@@ -107,7 +107,7 @@ except Refused as refused:
 )
 def test_what_is_not_installed_is_refused(engine: str, words: str) -> None:
     spec = f"{LOCAL}model: ppocr\nengine: {engine}"
-    done = subprocess.run([sys.executable, "-c", WITHOUT, spec], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", WITHOUT, spec], capture_output=True, text=True, timeout=120, check=True)
     assert words in done.stdout
     assert len(done.stdout.splitlines()) == (1 if words else 0)
 
@@ -122,8 +122,8 @@ def test_a_replica_runs_the_engine_of_the_spec(tmp_path: Path) -> None:
     try:
         until(announced.exists)
         url = json.loads(announced.read_text())["url"]
-        until(lambda: httpx.get(f"{url}/healthz").json()["status"] == "ready")
-        health = httpx.get(f"{url}/healthz").json()
+        until(lambda: httpx.get(f"{url}/healthz", timeout=60).json()["status"] == "ready")
+        health = httpx.get(f"{url}/healthz", timeout=60).json()
         assert (health["provider"], health["precision"]) == ("openvino-cpu", "fp32")
     finally:
         provider.terminate("a")

@@ -180,7 +180,7 @@ def test_links_of_several_hosts_pack_it_at_the_same_time(tmp_path: Path) -> None
     together = Barrier(4)
 
     def pack(_: int) -> Path:
-        together.wait(10)
+        together.wait(60)
         return wheel.packed(tmp_path)
 
     with ThreadPoolExecutor(4) as links:

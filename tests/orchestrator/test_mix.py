@@ -313,8 +313,14 @@ def in_threads(over: threading.Event, *loops: Callable[[threading.Event], None])
             thread.join()
 
 
-def mixed(home: Path, folder: Path, seconds: float) -> tuple[Tally, Restarts, Life, Memory]:
-    """All of it for so long, then an end in order. Prints what it saw."""
+Enough = Callable[[Tally, Restarts, Life], bool]
+
+
+def mixed(
+    home: Path, folder: Path, seconds: float, enough: Enough = lambda *_: True
+) -> tuple[Tally, Restarts, Life, Memory]:
+    """All of it for so long, on a slow machine up to four times as long until it is enough to tell, then an end in
+    order. Prints what it saw."""
     begun, start, ledger = datetime.now(UTC), time.monotonic(), open_ledger(home)
     windows, hours = daily(begun, seconds, 5, 1) if seconds >= 600 else ([], Hours())
     read_windows, read_hours = daily(begun, seconds, 15, 3) if seconds >= 1200 else ([], Hours())
@@ -336,7 +342,10 @@ def mixed(home: Path, folder: Path, seconds: float) -> tuple[Tally, Restarts, Li
         print(f"{begun:%H:%M:%S} for {seconds:.0f} s; a line every {max(10, seconds / 20):.0f} s", flush=True)
         began, said = time.monotonic(), 0.0
         with in_threads(over, *(one.call for one in callers), restarts.go_on, life.go_on) as wrong:
-            while (now := time.monotonic() - began) < seconds and not over.wait(min(10.0, seconds / 30)):
+            while not over.wait(min(10.0, seconds / 30)):
+                now = time.monotonic() - began
+                if now > 4 * seconds or (now > seconds and enough(tally, restarts, life)):
+                    break
                 for name, door in doors.items():
                     memory.look(now, f"door {name}", door.pid)
                 memory.look(now, f"daemon {restarts.process.pid}", restarts.process.pid)
@@ -346,7 +355,7 @@ def mixed(home: Path, folder: Path, seconds: float) -> tuple[Tally, Restarts, Li
         assert not wrong, wrong
         for name, door in doors.items():
             assert Door(home, name).running() == door  # the same, all the time
-            assert httpx.get(f"{door.url}/-/status", trust_env=False).json()["in_flight"] == {}
+            until(lambda door=door: in_flight(door.url) == {}, why="a request is still in flight")
         taken = sum(one.preempted for one in keeper.rented())
         used = processor_seconds(
             [door.pid for door in doors.values()] + [restarts.process.pid, read_json(folder / "address")["pid"]]
@@ -362,6 +371,10 @@ def mixed(home: Path, folder: Path, seconds: float) -> tuple[Tally, Restarts, Li
         assert [words for all_ in check(tx).values() for words in all_] == []
     ledger.close()
     return tally, restarts, life, memory
+
+
+def in_flight(door: str) -> object:
+    return httpx.get(f"{door}/-/status", trust_env=False, timeout=60).json()["in_flight"]
 
 
 def processor_seconds(pids: list[int]) -> float:
@@ -397,13 +410,13 @@ def summary(tally: Tally, restarts: Restarts, life: Life, memory: Memory, taken:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_minute_of_everything_loses_no_promised_request(home: Path) -> None:
-    tally, restarts, life, memory = mixed(home, home / "market", 60.0)
+    def enough(tally: Tally, restarts: Restarts, life: Life) -> bool:
+        answers = len(tally.latencies["ocr"]) > 50 and len(tally.latencies["read"]) > 0
+        return answers and restarts.ends.total() >= 2 and life.happened["lose"] >= 2 and life.happened["hold"] >= 1
+
+    tally, restarts, life, memory = mixed(home, home / "market", 60.0, enough)
     assert tally.lost == []
-    assert len(tally.latencies["ocr"]) > 50
-    assert tally.latencies["read"]
-    assert restarts.ends.total() >= 2
-    assert life.happened["lose"] >= 2
-    assert life.happened["hold"] >= 1
+    assert enough(tally, restarts, life), "it was worth while"
     grown = {name: rows[-1][1] - rows[0][1] for name, rows in memory.seen.items() if name.startswith("door")}
     assert max(grown.values()) < 32 * 1024, grown  # a minute tells no slope, but what keeps its bodies grows by more
 

@@ -279,7 +279,7 @@ def launch_from_outside(kind: str, home: str) -> None:
 def test_a_token_is_one_machine_from_another_process_too(rig: Rig) -> None:
     inside = rig.anew()
     command = [sys.executable, "-c", LAUNCHES, inside.name, str(rig.home)]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.strip()
     assert inside.launch(rig.request("a")) == said
     assert listed(inside, "a").provider_id == said
     assert listed(inside, "a").state is not State.GONE  # it has outlived the process that launched it
