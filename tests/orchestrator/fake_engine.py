@@ -9,7 +9,6 @@ kills the process. It writes a line per image read to the file it is given.
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+
+from tests.orchestrator.ports import free_port
 
 NAME = re.compile(rb'name="file"; filename="([^"]*)"')
 FIELDS = re.compile(rb'name="fields"\r\n\r\n([^\r]*)')
@@ -144,12 +145,6 @@ def replica(tmp_path_factory: pytest.TempPathFactory):
     made = Replica(tmp_path_factory.mktemp("engine"), 0.005)
     yield made
     made.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> None:

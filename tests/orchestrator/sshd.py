@@ -19,6 +19,7 @@ from orchestrator.providers import Unreachable
 from orchestrator.providers.ssh.host import Host
 from orchestrator.providers.ssh.provider import Offered, SshProvider
 from policies.snapshot import Offer, Purchase
+from tests.orchestrator.ports import free_port
 from tests.orchestrator.tiny import until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -241,9 +242,3 @@ def answers(port: int) -> bool:
         connection.settimeout(1)
         return connection.recv(4) == b"SSH-"
     return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -107,7 +107,9 @@ except Refused as refused:
 )
 def test_what_is_not_installed_is_refused(engine: str, words: str) -> None:
     spec = f"{LOCAL}model: ppocr\nengine: {engine}"
-    done = subprocess.run([sys.executable, "-c", WITHOUT, spec], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, spec], capture_output=True, text=True, timeout=120, check=True
+    )
     assert words in done.stdout
     assert len(done.stdout.splitlines()) == (1 if words else 0)
 
