@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from orchestrator.door import Door, Replica, ServingSet
-from tests.orchestrator.door_upstream import free_port
+from tests.orchestrator.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CONNECTIONS = 32

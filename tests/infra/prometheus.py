@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.orchestrator.fake_engine import free_port
+from tests.orchestrator.ports import free_port
 
 RULES = Path(__file__).parents[2] / "infra" / "prometheus" / "alerts.yml"
 CONFIG = """

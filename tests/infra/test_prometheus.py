@@ -20,7 +20,7 @@ from orchestrator.ledger import deployments, jobs
 from orchestrator.ledger.store import open_ledger
 from orchestrator.metrics import DAEMON, DOOR
 from tests.infra.prometheus import RULES, scraping, tool, until
-from tests.orchestrator.fake_engine import free_port
+from tests.orchestrator.ports import free_port
 from tests.orchestrator.tiny import end_all
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import httpx
 import yaml
 
 from orchestrator.pinning import Pins
-from tests.orchestrator.fake_engine import free_port
+from tests.orchestrator.ports import free_port
 from tests.orchestrator.tiny import until
 
 

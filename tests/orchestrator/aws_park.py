@@ -15,7 +15,7 @@ from orchestrator.providers.aws.watch import Watch
 from tests.orchestrator import aws_proxy as aws
 from tests.orchestrator.aws_engine import READ
 from tests.orchestrator.aws_machine import Machine, Metadata, metadata_service, started
-from tests.orchestrator.fake_engine import free_port
+from tests.orchestrator.ports import free_port
 from tests.orchestrator.tiny import until
 
 NOWHERE = Place(engine="https://127.0.0.1:9", watchdog="https://127.0.0.1:9")  # the discard port: refused at once

@@ -71,6 +71,8 @@ def main() -> None:
         running.world = fused(running.world, Fuse(die))
         return running
 
+    for number in (signal.SIGTERM, signal.SIGINT):  # a daemon that has left is at its end: what still comes is too late
+        signal.signal(number, signal.SIG_IGN)
     clock = SystemClock() if options.slow else QuickClock()
     try:
         ledger = open_ledger(options.home)

@@ -9,6 +9,7 @@ kills the process. It writes a line per image read to the file it is given.
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -131,6 +132,11 @@ class Replica:
             assert self._process.stdout is not None
             self._process.stdout.close()
             self._process = None
+
+    def freeze(self) -> None:
+        """It takes what it is asked, and does nothing about it. Only a kill ends that."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
 
     def dead(self) -> bool:
         return self._process is None or self._process.poll() is not None

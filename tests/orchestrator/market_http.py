@@ -257,7 +257,7 @@ def market(folder: Path, seed: int) -> Iterator[Keeper]:
     process = subprocess.Popen(command)
     keeper = None
     try:
-        keeper = Keeper(process, until(lambda: read_json(folder / "address"), 30)["url"])
+        keeper = Keeper(process, until(lambda: read_json(folder / "address"))["url"])
         yield keeper
     finally:
         if keeper is not None:

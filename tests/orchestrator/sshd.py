@@ -91,7 +91,7 @@ class Server:
             Path("/run/sshd").mkdir(exist_ok=True)  # Debian's asks for it when root runs it
         with (self.folder / "sshd.log").open("ab") as log:
             self._process = subprocess.Popen([SERVER, "-D", "-e", "-f", str(config)], stderr=log, cwd=self.folder)
-        until(lambda: answers(self.port), 20, "sshd does not listen")
+        until(lambda: answers(self.port), why="sshd does not listen")
         return self
 
     def switches(self) -> dict[str, tuple[str, ...]]:
@@ -126,17 +126,19 @@ esac
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
         if self._process is not None:
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def freeze(self) -> None:
         """Neither the server nor a connection says anything more, as if the cable was cut."""
         for process in self._family():
-            process.send_signal(signal.SIGSTOP)
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         for process in self._family():
-            process.send_signal(signal.SIGCONT)
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
 
     def lose(self) -> None:
         """The machine is gone with all that runs on it."""

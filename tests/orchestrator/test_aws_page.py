@@ -22,7 +22,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.providers.aws.settings import ENGINE_PORT, WATCHDOG_PORT
 from tests.orchestrator import aws_proxy as aws
 from tests.orchestrator.aws_machine import Machine, metadata_service, started
-from tests.orchestrator.fake_engine import free_port
+from tests.orchestrator.ports import free_port
 from tests.orchestrator.tiny import until
 
 pytest.importorskip("flask", reason="moto's server needs Flask")

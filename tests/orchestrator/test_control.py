@@ -20,8 +20,8 @@ from orchestrator.errors import Refused
 from orchestrator.ledger import deployments
 from orchestrator.ledger.store import open_ledger
 from orchestrator.spec import parse
-from tests.orchestrator.fake_engine import free_port
 from tests.orchestrator.forked import completed
+from tests.orchestrator.ports import free_port
 from tests.orchestrator.scene import rows
 from tests.orchestrator.tiny import fill, living, replicas, small_disk, until
 

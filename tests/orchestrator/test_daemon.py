@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -180,7 +180,7 @@ def test_an_alarm_that_is_late_still_comes_and_comes_once() -> None:
         job = alarm.add_job(lambda: missed.append(datetime.now(UTC)), "interval", **often)
         job.modify(next_run_time=datetime.now(UTC) - timedelta(hours=3))  # eighteen of them
         alarm.resume()
-        until(lambda: came and missed, 10)
+        until(lambda: came and missed)
         assert (len(came), len(missed)) == (1, 1)
         assert str(alarm.timezone) == "UTC"
     finally:
@@ -239,29 +239,37 @@ def test_the_second_waits_and_says_so_and_takes_over_at_once_when_the_first_is_k
         assert f":{acting.pid}:" in log_of(home)
         (replica,) = replicas(home)
         generation = held(ledger).generation  # type: ignore[union-attr]
+        until(lambda: stopped_at_rest(acting, home))
+        with ledger.write() as tx:  # so long that nobody here waits for its end
+            leases.renew(tx, datetime.now(UTC) + timedelta(hours=1))
         acting.kill()
         acting.wait()
-        until(lambda: holder(ledger) == waiting.pid, 8)
+        until(lambda: holder(ledger) == waiting.pid)
         assert held(ledger).generation == generation + 1  # type: ignore[union-attr]
         assert replicas(home) == [replica]  # adopted, not replaced
         take_down(ledger)
-        assert waiting.wait(30) == 0
+        assert waiting.wait(120) == 0
 
 
 @contextmanager
 def metrics_port_taken() -> Iterator[None]:
-    """Nobody else can listen where a daemon's metrics are."""
-    with ExitStack() as stack:
+    """Nobody else can listen where a daemon's metrics are: it is ours, or, until it leaves, another daemon's."""
+    ours, over = threading.Event(), threading.Event()
 
-        def taken() -> bool:
-            with suppress(OSError):
-                stack.enter_context(socket.create_server(("127.0.0.1", int(METRICS.rpartition(":")[2]))))
-                return True
-            return False
+    def take() -> None:
+        while not over.wait(0.01):
+            with suppress(OSError), socket.create_server(("127.0.0.1", int(METRICS.rpartition(":")[2]))):
+                ours.set()
+                over.wait()
 
-        with suppress(AssertionError):  # who has it for so long is a daemon of this machine: all the better
-            until(taken, 20)
+    taking = threading.Thread(target=take)
+    taking.start()
+    try:
+        ours.wait(20)
         yield
+    finally:
+        over.set()
+        taking.join()
 
 
 def test_no_wait_is_one_clear_line_and_exit_1(home: Path, ledger: Ledger) -> None:
@@ -307,7 +315,7 @@ def test_a_stopped_daemon_that_wakes_after_it_was_succeeded_leaves_the_field(hom
         until(lambda: holder(ledger) == second.pid)
         generation = held(ledger).generation  # type: ignore[union-attr]
         first.send_signal(signal.SIGCONT)
-        assert first.wait(20) == 0
+        assert first.wait(120) == 0
         assert "another daemon took over" in log_of(home)
         assert (held(ledger).generation, holder(ledger)) == (generation, second.pid)  # type: ignore[union-attr]
         assert len(replicas(home)) == 1
@@ -324,7 +332,7 @@ def test_a_signal_finishes_the_tick_and_lets_the_next_one_in_at_once(
         until(lambda: ready(ledger))
         for _ in range(200):
             process.send_signal(number)
-        assert process.wait(10) == 0
+        assert process.wait(120) == 0
     lease = held(ledger)
     assert lease is not None
     assert lease.expires_at <= datetime.now(UTC)
@@ -337,7 +345,7 @@ def test_a_signal_in_the_middle_of_a_launch_lets_it_be_settled(home: Path, ledge
     """The tick is finished: the machine that was asked for is known, and nothing new is begun."""
     put_up(home, "simulated")
     with daemon(home, "--die", "before launching", "--signal", str(int(signal.SIGTERM))) as process:
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     (machine,) = machines(ledger)
     assert (machine.status, machine.provider_id) == (Status.BOOTING, f"m-{machine.token}")
     assert [(row.kind, row.state) for row in rows(ledger, "intents")] == [("launch", "done")]
@@ -352,7 +360,7 @@ def test_systemd_hears_when_it_acts_when_it_stands_by_and_when_it_leaves(home: P
     address = home / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(address))
-        channel.settimeout(30)
+        channel.settimeout(120)
         os.environ["NOTIFY_SOCKET"] = str(address)
         try:
             with daemon(home) as first:
@@ -427,7 +435,7 @@ def test_without_its_door_it_goes_on_and_says_so(home: Path, ledger: Ledger) -> 
             said = until(lambda: (held(ledger) or pytest.fail("no lease")).last_error)
             assert f"port {port} on 127.0.0.1 is taken" in said
             take_down(ledger)
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
     assert machines(ledger) == ()
     until(lambda: not living(home), why="something is left")
 
@@ -461,7 +469,7 @@ def test_a_ledger_that_is_locked_for_long_does_not_end_the_daemon(home: Path, le
     with daemon(home) as process:
         until(lambda: ready(ledger))
         with locked(home):
-            until(lambda: "database is locked" in log_of(home), 40)
+            until(lambda: "database is locked" in log_of(home), 120)
         assert process.poll() is None
         before = held(ledger).last_tick_at  # type: ignore[union-attr]
         until(lambda: (held(ledger).last_tick_at or before) > before)  # type: ignore[union-attr, operator]
@@ -481,8 +489,10 @@ def test_a_disk_that_fills_up_does_not_end_the_daemon_and_loses_nothing(tmp_path
         try:
             with daemon(home) as process:
                 until(lambda: ready(ledger))
+                (replica,) = replicas(home)
                 filler = fill(disk)
-                replicas(home)[0].kill()  # something has to be written down, and cannot be
+                replica.kill()  # something has to be written down, and cannot be
+                until(lambda: replica not in replicas(home))
                 until(lambda: "nothing was lost" in log_of(home) or "No space left" in log_of(home))
                 assert process.poll() is None
                 filler.unlink()
@@ -518,5 +528,5 @@ def test_sleep_ends_when_it_is_woken() -> None:
     clock = SystemClock()
     threading.Timer(0.05, clock.wake).start()
     before = datetime.now(UTC)
-    clock.sleep(30)
-    assert datetime.now(UTC) - before < timedelta(seconds=10)
+    clock.sleep(200)
+    assert datetime.now(UTC) - before < timedelta(seconds=100)

@@ -34,7 +34,7 @@ def test_killed_anywhere_it_leaves_one_replica_one_charge_and_in_the_end_nothing
 ) -> None:
     ledger = put_up(home, kind)
     with daemon(home, "--die", starting) as first:
-        assert first.wait(30) == -signal.SIGKILL
+        assert first.wait(120) == -signal.SIGKILL
     assert running(home, kind) <= 1
     with daemon(home, "--die", ending, "--down") as second:
         until(lambda: ready(ledger))
@@ -43,13 +43,13 @@ def test_killed_anywhere_it_leaves_one_replica_one_charge_and_in_the_end_nothing
         (charge,) = booked(ledger)[machine.id]
         assert (charge.started_at, charge.ended_at) == (machine.launched_at, None)
         take_down(ledger)
-        assert second.wait(30) == -signal.SIGKILL
+        assert second.wait(120) == -signal.SIGKILL
     with daemon(home) as last:
-        assert last.wait(30) == 0  # it leaves with its last deployment
+        assert last.wait(120) == 0  # it leaves with its last deployment
     (machine,) = machines(ledger, over=True)
     (charge,) = booked(ledger)[machine.id]
     assert (machine.status, charge.ended_at) == (Status.ENDED, machine.ended_at)
-    until(lambda: not living(home), 5)  # a door that let go of its lock may still be on its way out
+    until(lambda: not living(home))  # a door that let go of its lock may still be on its way out
     assert running(home, kind) == 0
     if kind == "simulated":
         market = SimulatedProvider(SystemClock(), Conditions(offers=()), home / "simulated.json")

@@ -125,7 +125,7 @@ def killed(home: Path, ledger: Ledger, keeper: Keeper, drawn: random.Random) -> 
         with suppress(subprocess.TimeoutExpired):
             process.wait(drawn.uniform(0.0, 0.25))
         process.send_signal(signal.SIGKILL)
-        return process.wait(10) == -signal.SIGKILL
+        return process.wait(60) == -signal.SIGKILL
 
 
 def deeds(log: Path) -> int:
@@ -177,8 +177,8 @@ def lived_through(home: Path, folder: Path, *, kills: int, seed: int) -> None:
         for name in NAMES:
             life.take_down(name)
         with daemon(home, "--market", keeper.url) as last:
-            assert last.wait(90) == 0, (home / "daemon.log").read_text()[-3000:]
-        until(lambda: not living(home), 10, "a door is left")
+            assert last.wait(200) == 0, (home / "daemon.log").read_text()[-3000:]
+        until(lambda: not living(home), why="a door is left")
         rented = keeper.rented()
         print(f"{done} kills, {len(rented)} machines, {len(life.happened)} things that happened, seed {seed}")
         assert troubles(ledger, keeper) == []

@@ -19,7 +19,7 @@ from orchestrator.doorway import HttpDoor
 from orchestrator.ledger import deployments
 from orchestrator.ledger.store import open_ledger
 from orchestrator.spec import parse
-from tests.orchestrator.fake_engine import free_port
+from tests.orchestrator.ports import free_port
 from tests.orchestrator.tiny import end_all, living, until
 
 SPEC = """

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -140,14 +139,16 @@ def test_interrupting_the_wait_leaves_the_job_running(tmp_path: Path, home: Path
     ledger = generation(opened(home))
     source = folder(tmp_path / "in", numbered(3))
     arguments = command("submit", source, "--out", tmp_path / "out", "--wait")
-    waiting = subprocess.Popen(
-        arguments, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert waiting.stdout is not None
+    shown = environment(home) | {"FORCE_COLOR": "1"}  # its progress too, though this is no terminal
+    waiting = subprocess.Popen(arguments, env=shown, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert waiting.stdout is not None and waiting.stderr is not None
     assert waiting.stdout.readline().startswith("job 1: 3 images")
-    time.sleep(0.7)
+    progress = b""
+    while b"job 1" not in progress:
+        progress += (piece := os.read(waiting.stderr.fileno(), 4096))
+        assert piece, progress
     waiting.send_signal(signal.SIGINT)
-    _, said = waiting.communicate(timeout=20)
+    _, said = waiting.communicate(timeout=120)
     assert waiting.returncode == 130
     assert "halve: job 1 goes on; `halve job show 1` shows how far it is" in said
     assert "Traceback" not in said
@@ -187,4 +188,4 @@ def test_results_into_a_pipe_that_closes(tmp_path: Path, home: Path) -> None:
     printing.stdout.close()
     assert printing.stderr.read() == b""
     printing.stderr.close()
-    assert printing.wait(20) == 0
+    assert printing.wait(120) == 0

@@ -12,7 +12,8 @@ import pytest
 from orchestrator.executors import Task, Verdict
 from orchestrator.executors.http import HttpExecutor, judged
 from tests.orchestrator.batch import folder
-from tests.orchestrator.fake_engine import Replica, free_port, replica
+from tests.orchestrator.fake_engine import Replica, replica
+from tests.orchestrator.ports import free_port
 
 __all__ = ["replica"]
 

@@ -15,7 +15,7 @@ from orchestrator import machine
 from orchestrator.ledger import offers
 from orchestrator.ledger.store import open_ledger
 from policies.snapshot import Profile
-from tests.orchestrator.sshd import free_port
+from tests.orchestrator.ports import free_port
 from tests.orchestrator.tiny import end_all
 from tests.orchestrator.told import PAGES, Before, Session, rewritten, scans
 

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.executors.room import AHEAD, MOST, UNKNOWN, Room, taken_at_once
 from tests.inference.sleeper import SleepingReplica
-from tests.orchestrator.fake_engine import free_port
+from tests.orchestrator.ports import free_port
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from orchestrator.ledger.jobs import State
 from orchestrator.ledger.store import Ledger
 from orchestrator.s3 import Address
 from tests.orchestrator.batch import NOW, HurriedClock, begin, find, folder, is_done, runner, until
-from tests.orchestrator.fake_engine import Replica, free_port, replica
+from tests.orchestrator.fake_engine import Replica, replica
+from tests.orchestrator.ports import free_port
 
 __all__ = ["replica"]
 

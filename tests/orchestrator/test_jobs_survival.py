@@ -8,7 +8,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from orchestrator.clock import SystemClock
 from orchestrator.door import Door, ServingSet
 from orchestrator.door import Replica as Published
+from orchestrator.errors import Refused
 from orchestrator.executors import Executor, Outcome, Task, Verdict
 from orchestrator.executors.http import HttpExecutor
 from orchestrator.jobs import JobRunner, submit
@@ -58,6 +60,12 @@ class Fleet:
             (place / name).mkdir()
             self.engines[name] = Replica(place / name, 0.02).start()
 
+    def idle(self, name: str) -> bool:
+        """Nothing is under way there. For one that is published no more that is for good."""
+        with suppress(Refused):
+            return self.door.in_flight(name) == 0
+        return False
+
     def publish(self, *names: str) -> None:
         serving = tuple(Published(id=one, url=f"http://127.0.0.1:{self.engines[one].port}") for one in names)
         self.door.publish(ServingSet(deployment="ocr", open=True, replicas=serving))
@@ -87,35 +95,43 @@ def test_a_machine_is_lost(
     begin(running, runner(ledger, HttpExecutor(fleet.url), in_flight=8))
     lost, left = fleet.engines["ocr-1"], fleet.engines["ocr-2"]
     until(lambda: len(lost.seen()) >= 20)
-    if notice:  # withdrawn, and so much later switched off
+    if notice:  # withdrawn, and switched off when nothing is under way there any more
         fleet.publish("ocr-2")
-        time.sleep(0.5)
-    lost.kill()
-    if not notice:  # the daemon finds out by and by
+        until(lambda: fleet.idle("ocr-1"))
+        lost.kill()
+    else:  # the daemon finds out by and by
+        lost.freeze()
+        until(lambda: not fleet.idle("ocr-1"))
+        lost.kill()
         time.sleep(0.5)
         fleet.publish("ocr-2")
     until(lambda: is_done(ledger, job))
     check_all(job, images)
     sent = len(lost.seen()) + len(left.seen())
-    assert sent == 200 if notice else 200 < sent <= 216  # with notice nothing is read twice
+    assert sent == 200 if notice else 200 <= sent <= 216  # with notice nothing is read twice
 
 
 class Relay:
-    """A network on loopback that can be cut: then bytes go nowhere, and nobody says so."""
+    """A network on loopback that is cut once it shall: then bytes go nowhere, and nobody says so."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, cut: Callable[[], bool]) -> None:
         self._to = port
+        self._cut = cut
+        self._turn = threading.Lock()
         self._whole = threading.Event()
         self._whole.set()
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self) -> None:
-        self._whole.clear()
+    @property
+    def whole(self) -> bool:
+        return self._whole.is_set()
 
     def mend(self) -> None:
-        self._whole.set()
+        with self._turn:
+            self._cut = lambda: False
+            self._whole.set()
 
     def close(self) -> None:
         self._server.close()
@@ -138,6 +154,9 @@ class Relay:
     def _carry(self, source: socket.socket, sink: socket.socket) -> None:
         try:
             while piece := source.recv(65536):
+                with self._turn:
+                    if self._cut():
+                        self._whole.clear()
                 self._whole.wait()
                 sink.sendall(piece)
         except OSError:
@@ -155,13 +174,12 @@ def test_a_network_that_hangs_for_minutes_fails_nothing(
     """
     images = numbered(12)
     engine = Replica(tmp_path, 0.005).start()
-    relay = Relay(engine.port)
+    relay = Relay(engine.port, lambda: len(engine.seen()) >= 10)
     try:
         job = submit(ledger, None, folder(tmp_path / "in", images), tmp_path / "out", [], NOW)
         executor = HttpExecutor(f"http://127.0.0.1:{relay.port}/v1/ocr", answer_seconds=0.1)
         begin(running, runner(ledger, executor, clock=HurriedClock()))
-        until(lambda: len(engine.seen()) >= 10)
-        relay.cut()
+        until(lambda: not relay.whole)
         time.sleep(8.0)
         during = find(ledger, job.id)
         assert during.failed == 0 and during.state is State.RUNNING
@@ -269,7 +287,7 @@ def run_to_the_end(home: Path, doom: int | None) -> int:
         sa.event.listen(ledger.engine, "before_cursor_execute", step)
         sa.event.listen(ledger.engine, "commit", step)
         one = JobRunner(ledger, SystemClock(), lambda deployment: Steady(), lambda deployment: 1)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while time.monotonic() < end:
             one.run_once()
             with ledger.read() as tx:
@@ -308,6 +326,7 @@ def test_a_daemon_that_dies_at_any_point_loses_nothing_and_doubles_nothing(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_hundred_thousand_items(tmp_path: Path, running: list[JobRunner]) -> None:
     count = 100_000
     home = tmp_path / "home"
@@ -320,7 +339,7 @@ def test_a_hundred_thousand_items(tmp_path: Path, running: list[JobRunner]) -> N
     job = submit(ledger, None, source, tmp_path / "out", [], NOW)
     assert job.total == count
     begin(running, runner(ledger, Steady(), in_flight=8))
-    until(lambda: is_done(ledger, job), 280)
+    until(lambda: is_done(ledger, job), 800)
     found = lines(job.destination / "results.jsonl")
     assert [line["original_filename"] for line in found] == [f"{number:06d}.png" for number in range(count)]
     assert find(ledger, job.id).done == count

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.orchestrator.sshd import Server, free_port, server
+from tests.orchestrator.ports import free_port
+from tests.orchestrator.sshd import Server, server
 from tests.orchestrator.tiny import end_all, until
 from tests.orchestrator.told import PAGES, Before, Session, rewritten, scans
 
