@@ -94,7 +94,7 @@ class Machine:
 
     def lease_until(self) -> float:
         """On the monotonic clock."""
-        return float((self.folder / "lease").read_text())
+        return float(until((self.folder / "lease").read_text))  # empty for a moment each time that it is written
 
     def kill(self) -> None:
         self.process.kill()
@@ -102,7 +102,7 @@ class Machine:
 
     def client(self, home: Path, key: bytes) -> httpx.Client:
         """One that knows it, and that it knows if the key is its controller's."""
-        until(self.certificate.exists, 30, "it never made its certificate")
+        until(self.certificate.exists, why="it never made its certificate")
         pins = Pins(home)
         pins.introduce(key)
         pins.pin("this", [self.url], self.certificate.read_text())

@@ -13,7 +13,7 @@ from orchestrator.providers.aws.contact import Contacts, Place
 from orchestrator.providers.aws.settings import Installation
 from orchestrator.providers.aws.watch import Watch
 from tests.orchestrator import aws_proxy as aws
-from tests.orchestrator.aws_engine import READ
+from tests.orchestrator.aws_engine import HELD, READ
 from tests.orchestrator.aws_machine import Machine, Metadata, metadata_service, started
 from tests.orchestrator.ports import free_port
 from tests.orchestrator.tiny import until
@@ -34,6 +34,12 @@ class Standing:
         """What its engine has begun to read."""
         log = self.machine.folder / READ
         return log.read_text().splitlines() if log.exists() else []
+
+    def hold(self) -> None:
+        """From now on its engine ends nothing that it begins; returns once it has begun something."""
+        (self.machine.folder / HELD).touch()
+        before = len(self.begun())
+        until(lambda: len(self.begun()) > before)
 
     def crash(self) -> None:
         """All of it, at once."""

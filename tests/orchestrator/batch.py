@@ -83,6 +83,15 @@ def numbered(count: int) -> dict[str | bytes, bytes]:
     return {f"{number:05d}.png": f"text {number}".encode() for number in range(count)}
 
 
+def held_in_the_middle(count: int, held: Path) -> dict[str | bytes, bytes]:
+    """So many, of which a few are not read by a tiny replica before this file is removed: till then no job is over."""
+    held.touch()
+    images = numbered(count)
+    for name in list(images)[count // 2 : count // 2 + 4]:
+        images[name] = b"held by " + os.fsencode(held)
+    return images
+
+
 def runner(ledger: Ledger, executor: Executor | None, *, in_flight: int = 4, clock: Any = None) -> JobRunner:
     return JobRunner(ledger, clock or SystemClock(), lambda deployment: executor, lambda deployment: in_flight)
 

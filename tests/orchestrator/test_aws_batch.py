@@ -39,6 +39,7 @@ def test_what_a_lost_machine_was_reading_is_leased_again_and_read_once(
     begin(running, runner(service.ledger, HttpExecutor(f"{service.url}/v1/ocr"), in_flight=AT_ONCE))
     lost = service.park.standing[machine.token]
     until(lambda: len(lost.begun()) >= 20)
+    lost.hold()
     service.park.take_back(machine.token)  # nobody was told
     assert not is_done(service.ledger, job)
 

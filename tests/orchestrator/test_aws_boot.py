@@ -79,7 +79,7 @@ def test_a_container_image_is_the_engine(tmp_path: Path) -> None:
     (tmp_path / "engine.env").write_text(files["/opt/halve/engine.env"])
     script = files["/opt/halve/install.sh"].replace("/opt/halve", str(tmp_path))
     path = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-    subprocess.run(["sh", "-c", script], env=path, capture_output=True, timeout=30, check=True)
+    subprocess.run(["sh", "-c", script], env=path, capture_output=True, timeout=120, check=True)
     assert "docker pull --quiet ghcr.io/some/halve@sha256:00ff" in (tmp_path / "did").read_text()
 
 
@@ -150,7 +150,7 @@ def test_the_shell_reads_the_installer(tmp_path: Path) -> None:
         )
         checked = script[: script.index("python3 -m venv")]
         path = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-        ran = subprocess.run(["sh", "-c", checked], env=path, capture_output=True, text=True, timeout=30, check=False)
+        ran = subprocess.run(["sh", "-c", checked], env=path, capture_output=True, text=True, timeout=120, check=False)
         assert (ran.returncode == 0) is done, ran.stderr
 
 
@@ -175,7 +175,7 @@ def test_a_card_gets_the_packages_that_have_code_for_it(tmp_path: Path, capabili
     )
     script = boot.part("install.sh").replace("/opt/halve", str(tmp_path))
     path = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-    subprocess.run(["sh", "-c", script], env=path, capture_output=True, timeout=30, check=True)
+    subprocess.run(["sh", "-c", script], env=path, capture_output=True, timeout=120, check=True)
     major, minor = capability.split(".")
     old = cards.constraints([(int(major), int(minor))]) == cards.CUDA12_SET
     constraint = f"--constraint {tmp_path}/cuda12.txt " if old else ""
@@ -216,43 +216,51 @@ def start(tmp_path: Path, metadata: Metadata) -> Iterator[Any]:
 
 def test_a_machine_that_nobody_asks_for_ends_itself(start: Any) -> None:
     machine = start(0.5)
-    until(machine.off.exists, 20, "the lease never ran out")
+    until(machine.off.exists, why="the lease never ran out")
 
 
 def test_a_watchdog_that_is_started_again_has_no_new_lease(start: Any) -> None:
-    first = start(3.0)
-    until((first.folder / "lease").exists, 20)
-    began = time.monotonic()
-    for _ in range(3):
-        time.sleep(0.8)
-        first.kill()
-        first = start(3.0)
-    until(first.off.exists, 20)
-    assert time.monotonic() - began < 5.0
+    machine = start(3600.0)
+    until((machine.folder / "lease").exists)
+    held = machine.lease_until()
+    for _ in range(2):
+        machine.kill()
+        machine.console.unlink(missing_ok=True)
+        machine = start(3600.0)
+        until(machine.console.exists)  # it listens
+        assert machine.lease_until() == held
+    machine.kill()
+    (machine.folder / "lease").write_text(str(time.monotonic() + 0.5))
+    machine = start(3600.0)
+    until(machine.off.exists, why="it has given itself another one")
 
 
 def test_whoever_knows_the_word_renews_the_lease_and_nobody_else(start: Any, tmp_path: Path) -> None:
-    machine = start(3.0)
     headers = {"Authorization": f"Bearer {OURS.word('t')}"}
-    with machine.client(tmp_path / "home", KEY) as client:
-
-        def renewed() -> bool:
-            try:
-                return client.post("/lease", headers=headers).is_success
-            except httpx.TransportError:
-                return False
-
-        until(renewed, 20, "the watchdog never listened")
-        began = time.monotonic()
-        while time.monotonic() - began < 4.5:
-            assert client.post("/lease", headers=headers).json()["reclaim_at"] is None
-            for wrong in ({}, {"Authorization": f"Bearer {OURS.word('other')}"}, {"Authorization": OURS.word("t")}):
-                assert client.post("/lease", headers=wrong).status_code == 401
-            assert not machine.off.exists()
-            time.sleep(0.3)
-        for path in ("/", "/healthz"):
-            assert client.post(path, headers=headers).status_code == 404
-    until(machine.off.exists, 20, "nobody asks any more")
+    for lease_seconds in (3.0, 15.0, 60.0):  # a longer one where this process was not given the time to renew it
+        began = last = time.monotonic()
+        longest = 0.0  # without a renewal
+        machine = start(lease_seconds)
+        with machine.client(tmp_path / "home", KEY) as client:
+            until(lambda: _status(client, headers) == 200, why="the watchdog never listened")
+            while time.monotonic() - began < 1.5 * lease_seconds:
+                for wrong in ({}, {"Authorization": f"Bearer {OURS.word('other')}"}, {"Authorization": OURS.word("t")}):
+                    assert client.post("/lease", headers=wrong).status_code == 401
+                asked = time.monotonic()
+                assert client.post("/lease", headers=headers).json()["reclaim_at"] is None
+                longest, last = max(longest, time.monotonic() - last), asked
+                time.sleep(0.3)
+            longest = max(longest, time.monotonic() - last)
+            is_off = machine.off.exists()
+            for path in ("/", "/healthz"):
+                assert client.post(path, headers=headers).status_code == 404
+        if longest < lease_seconds:
+            break
+        machine.kill()
+        (machine.folder / "lease").unlink()
+        machine.off.unlink(missing_ok=True)
+    assert longest < lease_seconds and not is_off
+    until(machine.off.exists, why="nobody asks any more")
 
 
 def test_who_does_not_hold_our_key_is_not_listened_to(start: Any, tmp_path: Path) -> None:
@@ -260,7 +268,7 @@ def test_who_does_not_hold_our_key_is_not_listened_to(start: Any, tmp_path: Path
     machine = start(60.0)
     headers = {"Authorization": f"Bearer {OURS.word('t')}"}
     with machine.client(tmp_path / "home", KEY) as client:
-        until(lambda: _status(client, headers) == 200, 20)
+        until(lambda: _status(client, headers) == 200)
         held = machine.lease_until()
         with machine.client(tmp_path / "elsewhere", b"another installation's secret") as stranger:
             assert _status(stranger, headers) is None
@@ -280,7 +288,7 @@ def _status(client: httpx.Client, headers: dict[str, str]) -> int | None:
 def test_a_silent_client_keeps_nobody_waiting(start: Any, tmp_path: Path) -> None:
     machine = start(60.0)
     with machine.client(tmp_path / "home", KEY) as client:
-        until(lambda: _status(client, {}) == 401, 20)
+        until(lambda: _status(client, {}) == 401)
         silent = [socket.create_connection(("127.0.0.1", machine.port)) for _ in range(20)]
         assert _status(client, {}) == 401
         with machine.client(tmp_path / "home", KEY) as another:
@@ -293,6 +301,6 @@ def test_a_watchdog_that_cannot_listen_still_ends_its_machine(tmp_path: Path) ->
     with socket.create_server(("0.0.0.0", 0)) as taken:
         machine = started(tmp_path / "machine", user_data(), port=taken.getsockname()[1], lease_seconds=1.0)
         try:
-            until(machine.off.exists, 30, "the lease never ran out")
+            until(machine.off.exists, why="the lease never ran out")
         finally:
             machine.kill()

@@ -4,7 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -57,8 +57,8 @@ def test_what_is_off_is_offered_switched_on_and_charged_from_then_on(home: Path,
     answering(provider, "a")
     (machine,) = provider.instances()
     assert rented.switched() == ["on"]
-    assert before <= machine.launched_at <= datetime.now(UTC)
-    assert (machine.launched_at - before).total_seconds() < 2  # not from when it was at last up and installed
+    on_at = datetime.fromtimestamp((rented.folder / "switched").stat().st_mtime, UTC) + timedelta(seconds=0.1)
+    assert before <= machine.launched_at <= on_at  # not from when it was at last up and installed
 
 
 def offered(provider: SshProvider) -> int:
@@ -74,9 +74,7 @@ def test_the_charge_ends_when_stop_has_succeeded_and_not_before(home: Path, rent
     answering(provider, "a")
     (rented.folder / "broken").touch()
     until(lambda: terminated(provider, provider_id))
-    until(lambda: "out of order" in (found.detail if (found := listed(provider, "a")) else ""))
-    found = listed(provider, "a")
-    assert found is not None
+    found = until(lambda: one if (one := listed(provider, "a")) and "out of order" in one.detail else None)
     assert (found.state, found.ended_at) == (State.RUNNING, None)  # its engine is over, its rent is not
     mended = datetime.now(UTC)
     (rented.folder / "broken").unlink()
@@ -147,7 +145,7 @@ def test_what_ended_by_itself_costs_until_its_idle_host_is_off(home: Path, rente
     (replica,) = replicas(rented.far)
     replica.kill()
     by_itself = gone(provider, "b").ended_at
-    until(lambda: gone(provider, "b").ended_at != by_itself, 120)
+    until(lambda: gone(provider, "b").ended_at != by_itself, 200)
     last = gone(provider, "b").ended_at
     assert rented.switched() == ["off"]
     assert by_itself is not None
@@ -169,7 +167,7 @@ def test_a_host_that_is_not_switched_on_is_no_capacity_and_is_asked_again(home: 
         return found.read_text() if found.exists() else ""
 
     until(lambda: "ended with 3" in refused())
-    assert offered(provider)
+    until(lambda: offered(provider))
     with pytest.raises((Throttled, NoCapacity)):
         provider.launch(request(host(rented), "a"))
     (rented.folder / "broken").unlink()
@@ -182,7 +180,7 @@ def test_a_host_that_is_not_switched_on_is_no_capacity_and_is_asked_again(home: 
 def test_commands_see_no_shell_and_end_in_time(tmp_path: Path) -> None:
     log = tmp_path / "commands.log"
 
-    def ran(*argv: str, seconds: float = 20.0) -> str | None:
+    def ran(*argv: str, seconds: float = 120.0) -> str | None:
         return asyncio.run(power.command(argv, seconds, log, NOW))
 
     print_arguments = "import sys; print(sys.argv[1:])"
@@ -191,9 +189,9 @@ def test_commands_see_no_shell_and_end_in_time(tmp_path: Path) -> None:
     assert ran("/of/nobody") == "/of/nobody: No such file or directory"
     assert ran("false") == "false ended with 1"
     started = time.monotonic()
-    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(280)'])"
     assert ran(sys.executable, "-c", child, seconds=1.0) == f"{sys.executable} was not done within 1 s"
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 140
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
     python tiny_replica.py ANNOUNCE [MANNER...]
 
 Manners: `loading` (never ready), `deaf` (ignores SIGTERM), `dies` (ends at once), `mute` (listens, never answers),
-`forks` (leaves the work, and the lock, to a child), `slow` (takes a fifth of a second for an answer).
+`forks` (leaves the work, and the lock, to a child), `slow` (takes a fifth of a second for an answer). An image that
+says `held by PATH` is not answered while that file is there.
 """
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -28,11 +30,14 @@ class Replica(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         global draining
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        said = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/drain":
             draining = True
         elif "slow" in sys.argv:
             time.sleep(0.2)
+        for path in re.findall(rb"held by (\S+)", said):
+            while Path(os.fsdecode(path)).exists():
+                time.sleep(0.02)
         self._answer({"recognized_text": "tiny", "pid": os.getpid()})
 
     def _answer(self, says: object) -> None:
