@@ -8,7 +8,7 @@ import hmac
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -212,7 +212,20 @@ def _record_launch(
     offer = action.offer
     sent = {**payload, "offer": offer.id, "digest": digest}
     intent_id = intents.insert(tx, deployment, tick_id, "launch", "", sent, action.reason, now)
-    _insert_machine(tx, deployment, intent_id, token_of(key, intent_id, now), offer, digest, action.reason, now)
+    token = _new_token(tx, key, intent_id, now)
+    _insert_machine(tx, deployment, intent_id, token, offer, digest, action.reason, now)
+
+
+BEARS = sa.select(t.instances.c.id).where(t.instances.c.token == sa.bindparam("token"))
+
+
+def _new_token(tx: sa.Connection, key: bytes, intent_id: int, now: datetime) -> str:
+    """The token of a launch, of a moment later if some machine bears it: after a restore the number may come again, and
+    the time too where the clock was set back.
+    """
+    while tx.scalar(BEARS, {"token": (token := token_of(key, intent_id, now))}) is not None:
+        now += timedelta.resolution
+    return token
 
 
 INSERT_MACHINE = t.instances.insert().returning(*t.instances.c)

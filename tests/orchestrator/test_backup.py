@@ -26,7 +26,7 @@ from orchestrator.ledger.store import MIGRATIONS, Ledger, Stale, open_ledger
 from orchestrator.recovery import restore
 from orchestrator.scheduler import tick
 from tests.orchestrator.driven import daemon, put_up, ready, take_down
-from tests.orchestrator.scene import Scene, rows
+from tests.orchestrator.scene import Scene, always, rows
 from tests.orchestrator.test_control import done, halve, refused
 from tests.orchestrator.test_providers import no_room
 from tests.orchestrator.tiny import fill, small_disk, until
@@ -381,6 +381,25 @@ def test_machines_launched_since_are_adopted_and_charged_from_their_launch(home:
     scene.policy = replace(scene.policy, wanted=False)
     go_on()
     assert broken(scene.sight(), (nothing_runs, the_ledger_equals_the_meter)) == []
+
+
+def test_a_launch_of_the_same_number_at_the_same_time_after_the_clock_was_set_back_has_a_token_of_its_own(
+    home: Path,
+) -> None:
+    scene = Scene(home, policy={"schedule": always(2, 2)})
+    file = backup.keep(backup.place(home), home, scene.clock.now())
+    scene.run(30)
+    lost, kept = sorted(scene.ready(), key=lambda machine: machine.intent_id)
+    scene.market.lose(lost.token)
+    scene.clock.sleep(24 * 3600)  # it is listed no more
+    restore(home, file, scene.clock.now())
+    scene.clock.set((kept.requested_at - scene.clock.now()) / timedelta(hours=1))
+    assert scene.clock.now() == kept.requested_at
+    tick(scene.world)
+    adopted, launched = sorted(scene.machines(), key=lambda machine: machine.intent_id)
+    assert adopted.token == kept.token
+    assert (launched.intent_id, launched.requested_at) == (kept.intent_id, kept.requested_at)
+    assert launched.token not in (kept.token, lost.token)
 
 
 def test_the_commands(home: Path, ledger: Ledger, tmp_path: Path) -> None:
