@@ -171,16 +171,16 @@ def test_the_largest_page_takes_a_bounded_memory(mode: str) -> None:
     """Twelve bytes a pixel beside the file, whatever its kind: workers times that is what a replica may need."""
     most = 12
     script = f"""
-import io, resource
+import io
 from PIL import Image
-from inference import images
+from inference import images, meters
 file = io.BytesIO()
 page = Image.new({mode!r}, (7000, 7000))
 page.save(file, "TIFF", compression="tiff_deflate")
 del page
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = meters.peak_memory_bytes()
 images.decode(file.getvalue())
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 49e6)
+print((meters.peak_memory_bytes() - before) / 49e6)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     assert float(done.stdout) < most, done.stdout
