@@ -83,9 +83,13 @@ def waiting(running: Replica) -> tuple[float, float]:
     for _ in range(3):
         client.post("/v1/ocr", content=page)
     before = process.memory_info().rss
-    with concurrent.futures.ThreadPoolExecutor(WAITING) as threads:
+    limits = httpx.Limits(max_connections=WAITING)
+    with (
+        httpx.Client(timeout=300, limits=limits) as together,
+        concurrent.futures.ThreadPoolExecutor(WAITING) as threads,
+    ):
         url = f"{running.announced['url']}/v1/ocr"
-        asked = [threads.submit(httpx.post, url, content=page, timeout=300) for _ in range(WAITING)]
+        asked = [threads.submit(together.post, url, content=page) for _ in range(WAITING)]
         highest, count, each_resident = 0.0, 0, 0.0
         while not all(each.done() for each in asked):
             held = next(
@@ -93,7 +97,7 @@ def waiting(running: Replica) -> tuple[float, float]:
                 for line in client.get("/metrics").text.splitlines()
                 if line.startswith("halve_held_bytes ")
             )
-            if held > highest:  # of several moments with as many, the one when the last of them had come whole
+            if held > highest and held % len(page) == 0:  # all of them had come whole
                 highest, count = held, round(held / len(page))
                 each_resident = (process.memory_info().rss - before) / max(1, count)
             time.sleep(0.02)

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 START_SECONDS = 120.0
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)

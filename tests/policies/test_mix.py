@@ -405,6 +405,13 @@ def test_one_class_and_one_offer_agree_with_choose(
     assert answer.winner is not None and answer.winner.hourly_micros == needed * 2_000_000
 
 
+def a_second() -> float:
+    """What a second of an idle machine takes of this one's processor, which others may be using too."""
+    began = time.process_time()
+    sum(number * number for number in range(4_000_000))  # a tenth of it
+    return 10 * (time.process_time() - began)
+
+
 @pytest.mark.parametrize("gpus", [10, 20])
 def test_a_large_market_is_solved_within_a_second(gpus: int) -> None:
     """20 offers, 12 classes, some 200 replicas, the runner-up included; of three markets, in the processor's time."""
@@ -412,6 +419,6 @@ def test_a_large_market_is_solved_within_a_second(gpus: int) -> None:
         offers, demand, today = market(random.Random(seed), gpus)
         began = time.process_time()
         answer = cheapest(offers, demand, TERMS, today)
-        assert time.process_time() - began < 1.0
+        assert time.process_time() - began < max(1.0, a_second())
         assert answer.winner is not None and answer.runner_up is not None
         assert sum(part.count for part in answer.winner.parts) > 150
