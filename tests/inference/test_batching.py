@@ -158,7 +158,7 @@ def test_large_images_that_came_first_do_not_block_small_ones(buckets: Sequence[
 
     asyncio.run(scenario())
     taken = [(job, end - start) for (job, start), (_, end) in pairwise(begun)]
-    order, longest = [job for job, _ in taken], max(seconds for _, seconds in taken)
+    order, longest = [job for job, _ in begun], max(seconds for _, seconds in taken)
     first, last = order.index("small0"), order.index("small39")
     assert first == 2  # after the one that ran, and the first of the flood, which came before
     ahead = 0.0  # seconds that the small ones had more than the large ones, of which some wait all the while
