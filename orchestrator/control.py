@@ -196,11 +196,12 @@ def ensure_daemon(home: Path, ledger: Ledger, say: Callable[[str], None]) -> "su
     say(f"daemon started: pid {child.pid}, log {home / 'daemon.log'}")
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
+        ended = child.poll() is not None  # before the lease is looked at: it ends when somebody else has taken that
         with ledger.read() as tx:
             held = leases.held(tx)
         if held is not None and is_alive(held, clock.now()):
             return child if held.pid == child.pid else None  # somebody was quicker: ours leaves by itself
-        if child.poll() is not None:
+        if ended:
             raise Refused(f"the daemon ended: {last_line(home / 'daemon.log')}; its log is {home / 'daemon.log'}")
         time.sleep(POLL_SECONDS)
     raise Refused(f"the daemon took no lease within {START_SECONDS:.0f} s; its log is {home / 'daemon.log'}")

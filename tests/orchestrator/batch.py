@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -29,13 +30,21 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 class HurriedClock:
-    """Thirty seconds pass in one, so that back-off takes no time worth waiting for."""
+    """Thirty seconds pass in one, so that back-off takes no time worth waiting for.
+
+    No more than twenty from one look at it to the next: who is stopped for a while has not slept for minutes.
+    """
 
     def __init__(self) -> None:
-        self._started = time.monotonic()
+        self._looked = time.monotonic()
+        self._now = NOW
+        self._turn = threading.Lock()
 
     def now(self) -> datetime:
-        return NOW + timedelta(seconds=30 * (time.monotonic() - self._started))
+        with self._turn:
+            before, self._looked = self._looked, time.monotonic()
+            self._now += timedelta(seconds=min(20.0, 30 * (self._looked - before)))
+            return self._now
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds / 30)

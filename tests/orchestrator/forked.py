@@ -70,7 +70,7 @@ class Forked:
 
 
 def completed(
-    module: str, *arguments: object, environment: Mapping[str, str], timeout: float = 120.0
+    module: str, *arguments: object, environment: Mapping[str, str], timeout: float = 250.0
 ) -> subprocess.CompletedProcess[str]:
     """Run to its end, as `subprocess.run` does."""
     with TemporaryDirectory(prefix="halve-forked-") as folder:

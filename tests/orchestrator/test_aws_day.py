@@ -170,7 +170,7 @@ class Script:
 
     def _spot(self) -> str:
         alive = {one.id for one in self._cloud.alive()}
-        return next((name for name, life in self._cloud.lives.items() if life.spot and name in alive), "")
+        return next((name for name, life in list(self._cloud.lives.items()) if life.spot and name in alive), "")
 
     def _announce(self) -> bool:
         self._noticed = self._spot()

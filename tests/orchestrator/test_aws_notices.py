@@ -117,7 +117,7 @@ def test_what_is_not_ours_stays_for_whose_it_is(rented: AwsProvider, queue: str,
     assert only(rented).reclaim_at is None
     put(queue, warning(instance_id))
     assert until(lambda: only(rented).reclaim_at) == NOW + NOTICE
-    until(lambda: left(queue) == 30, 30, "what was looked at never came back")
+    until(lambda: left(queue) == 30, why="what was looked at never came back")
 
 
 def test_a_recommendation_is_no_notice_and_is_kept_as_well(
@@ -154,7 +154,7 @@ def test_what_was_kept_but_not_deleted_is_harmless(
     cloud.refuse("DeleteMessage", "AccessDeniedException")
     assert only(rented).reclaim_at == NOW + NOTICE
     assert "halve aws check" in caplog.text
-    until(lambda: left(queue) == 1, 30)
+    until(lambda: left(queue) == 1)
     assert only(rented).reclaim_at == NOW + NOTICE
     assert left(queue) == 0
 
@@ -166,7 +166,7 @@ def test_what_cannot_be_kept_is_not_deleted(cloud: aws.Cloud, rented: AwsProvide
     cloud.warn(instance_id)
     with pytest.raises(Unreachable):
         rented.instances()
-    until(lambda: left(queue) == 1, 30)
+    until(lambda: left(queue) == 1)
     (home / "aws").unlink()
     assert only(rented).reclaim_at == NOW + NOTICE
 

@@ -59,7 +59,7 @@ class Floor:
         """Switch on whom EC2 has launched, and off whom it has ended."""
         alive = {one.id: one for one in self.cloud.alive() if one.id in self.cloud.lives}  # whose launch is through
         for name in alive.keys() - self.machines.keys():
-            (form,) = [one for one in self.cloud.sent if one["ClientToken"] == alive[name].client_token]
+            form = next(one for one in self.cloud.sent if one["ClientToken"] == alive[name].client_token)
             (nic,) = alive[name].nics.values()
             self._switch_on(name, nic.public_ip, base64.b64decode(form["UserData"]).decode())
         for name in self.machines.keys() - alive.keys():

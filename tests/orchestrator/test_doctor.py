@@ -18,6 +18,7 @@ from orchestrator.ledger import deployments, leases
 from orchestrator.ledger.store import open_ledger
 from orchestrator.providers.aws import check as account
 from orchestrator.spec import Spec
+from tests.orchestrator.ports import free_port
 from tests.orchestrator.test_cards import Nvml
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -89,8 +90,8 @@ def test_cuda_is_what_really_ran(runs: dict[str, str | None], expected: list[str
 
 
 def test_a_port_in_use() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         assert states([surroundings.of_port(port)]) == ["note"]
     assert states([surroundings.of_port(port)]) == ["ok"]
 
@@ -206,7 +207,7 @@ def test_the_command_exits_1_when_something_stands_in_the_way(tmp_path: Path) ->
     def halve(home: Path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "orchestrator", "doctor", "--json"]
         environment = os.environ | {"HALVE_HOME": str(home)}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
 
     well = halve(tmp_path)
     bad = [one for one in json.loads(well.stdout) if one["state"] == "bad"]

@@ -57,9 +57,12 @@ class Echo(Executor):
             self.tasks.append(task)
             if len(self.tasks) == self._hold_at:
                 self.go.clear()
-            self.held += not self.go.is_set()
         content = task.place.read_bytes()
-        self.go.wait(120)
+        with self._turn:
+            held = not self.go.is_set()
+            self.held += held
+        if held:
+            self.go.wait(120)
         return Outcome(verdict=self.verdict, reason="as told", result={"recognized_text": content.decode()})
 
 
@@ -489,6 +492,7 @@ def test_results_that_were_taken_away_are_said_and_stop_nothing(
     one = begin(running, runner(ledger, echo, in_flight=1))
     until(lambda: (job.destination / "00000.png.json").exists())
     (job.destination / "00000.png.json").rename(tmp_path / "mine")
+    until(lambda: echo.held)
     echo.go.set()
     until(lambda: is_done(ledger, job))
     one.stop(60.0)

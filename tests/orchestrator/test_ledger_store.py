@@ -74,7 +74,7 @@ def test_processes_that_meet_on_a_fresh_home_open_one_ledger(tmp_path: Path) -> 
     code += "print(o(Path(sys.argv[1])).installation_id())"
     command = [sys.executable, "-c", code, str(tmp_path / "home")]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    said = [process.communicate(timeout=60) for process in started]
+    said = [process.communicate(timeout=250) for process in started]
     assert len({out for out, _ in said}) == 1, said
     assert said[0][0].strip()
 

@@ -36,7 +36,7 @@ def test_kill_9_of_a_replica_is_seen_at_once_with_its_last_words(home: Path) -> 
     with (home / "replicas" / "a" / "engine.log").open("a") as log:
         log.write("a line\nthe last words\n\n")
     process.kill()
-    process.wait(5)
+    process.wait(60)
     found = listed(provider, "a")
     assert (found.state, found.detail) == (State.GONE, "the last words")
 
@@ -51,7 +51,7 @@ def test_a_full_disk_hides_no_end_and_moves_none(tmp_path: Path) -> None:
         until(lambda: listed(provider, "a").url)
         filler = fill(disk)
         process.kill()
-        process.wait(5)
+        process.wait(60)
         clock.sleep(5)
         found = gone(provider, "a")
         clock.sleep(60)
@@ -86,7 +86,7 @@ def test_a_child_that_holds_on_to_the_lock_is_ended_too(home: Path) -> None:
     assert len(replicas(home)) == 2
     leader = next(process for process in replicas(home) if process.ppid() == os.getpid())
     leader.kill()
-    leader.wait(5)
+    leader.wait(60)
     assert listed(provider, "a").state is State.RUNNING
     end(provider, provider_id)
     gone(provider, "a")
@@ -95,7 +95,7 @@ def test_a_child_that_holds_on_to_the_lock_is_ended_too(home: Path) -> None:
 
 def test_a_pid_that_was_given_out_again_is_nobody_of_ours(home: Path) -> None:
     """Every note in the folder names a stranger; the lock and the token do not."""
-    stranger = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+    stranger = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
     try:
         provider = local(home)
         provider_id = provider.launch(Request(token="a", offer=THIS_MACHINE, payload={}))
@@ -106,7 +106,7 @@ def test_a_pid_that_was_given_out_again_is_nobody_of_ours(home: Path) -> None:
         announced = read_json(home / "replicas" / "a" / "announce.json") or {}
         write_json(home / "replicas" / "a" / "announce.json", {**announced, **forged})
         end(local(home), provider_id)
-        mine.wait(5)
+        mine.wait(60)
         gone(provider, "a")
         assert stranger.poll() is None
         assert listed(local(home), "a").state is State.GONE  # the stranger does not bring it back

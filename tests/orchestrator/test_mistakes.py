@@ -101,7 +101,7 @@ def shown(home: Path, *words: str, **environment: str) -> "subprocess.CompletedP
     """What a command writes, byte by byte."""
     env = {**os.environ, "HALVE_HOME": str(home), **environment}
     return subprocess.run(
-        [sys.executable, "-m", "orchestrator", *words], env=env, capture_output=True, timeout=120, check=False
+        [sys.executable, "-m", "orchestrator", *words], env=env, capture_output=True, timeout=250, check=False
     )
 
 
