@@ -96,6 +96,7 @@ class _Gpu:
         self._sampled = False
         self._memory: int | None = None
         self._over = threading.Event()
+        self._began = time.monotonic()  # the thread may begin later
         self._counter = self._asked("nvmlDeviceGetTotalEnergyConsumption")
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
@@ -109,7 +110,7 @@ class _Gpu:
         return self._joules if self._sampled else None, self._memory
 
     def _sample(self) -> None:
-        before = time.monotonic()
+        before = self._began
         while True:
             last = self._over.wait(SAMPLE_SECONDS)
             now = time.monotonic()

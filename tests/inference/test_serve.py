@@ -48,7 +48,7 @@ def test_the_remembered_choice_is_served_and_allowed_sources_are_read(
         assert read.json()["recognized_text"] == same["recognized_text"]
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ class Restarts:
             assert process.poll() is None, "the daemon has left by itself"
             number = (signal.SIGKILL, signal.SIGTERM)[self.ends.total() % 2]
             process.send_signal(number)
-            process.wait(60)
+            process.wait(120)
             self.ends[number.name] += 1
             over.wait(self._drawn.uniform(0.0, 3.0))
             self.process = self._start()

@@ -104,7 +104,7 @@ def rewritten(staged: Staged) -> None:
 def without_figures(lines: list[str]) -> list[str]:
     """What has to be the same every time: no numbers, no widths, not which processor it is."""
     said = [re.sub(rf"{re.escape(machine.device()[0])}|AMD EPYC", "PROCESSOR", line) for line in lines]
-    said = [re.sub(r"\breplicas\b", "replica", line) for line in said]
+    said = [re.sub(r"\b(replica|folder)s\b", r"\1", line) for line in said]
     said = [re.sub(r"[\d.,:]*\d[\d.,]*", "0", line) for line in said if not PASSING.match(line)]
     said = [re.sub(r"(0[hms] ?)+", "0s", re.sub(r"[─\s]+", " ", line)).strip() for line in said]
     return [line for line in said if line]
