@@ -7,7 +7,10 @@ from typing import Any
 
 
 class Receiver:
-    """A webhook on loopback that keeps what it was sent; `status` is what it answers."""
+    """A webhook on loopback that keeps what it was sent; `status` is what it answers.
+
+    Whoever tells it something waits for a minute to connect and for an answer, not for Apprise's 4 s.
+    """
 
     def __init__(self) -> None:
         self.got: list[dict[str, Any]] = []
@@ -26,7 +29,7 @@ class Receiver:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"json://user:s3cret-password@127.0.0.1:{self._server.server_port}/s3cret-path"
+        self.url = f"json://user:s3cret-password@127.0.0.1:{self._server.server_port}/s3cret-path?cto=60&rto=60"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:

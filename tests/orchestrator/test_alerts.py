@@ -20,6 +20,7 @@ from orchestrator.reports.words import Said
 from policies.budget import Brake
 from tests.orchestrator.receiver import Receiver
 from tests.orchestrator.report_ledger import Rows, rows_in, utc
+from tests.orchestrator.tiny import until
 
 NOW = utc("2026-10-11 12:00")
 MINUTE = timedelta(minutes=1)
@@ -296,13 +297,19 @@ def test_everything_that_is_told_has_chinese_words() -> None:
         assert not re.search("[a-z]", theirs.sub("", title + text)), text
 
 
+def ended(alarms: Alarms) -> None:
+    """Wait for what is under way, longer than a daemon that leaves does."""
+    alarms.stop()
+    until(lambda: alarms._thread is None or not alarms._thread.is_alive())
+
+
 def test_alarms_look_once_a_minute_and_never_keep_a_tick_waiting(
     rows: Rows, receiver: Receiver, tmp_path: Path
 ) -> None:
     alarms = Alarms(tmp_path, rows.ledger)
     for second in range(30):
         assert alarms.look(NOW + timedelta(seconds=second)) is None
-        alarms.stop()
+        ended(alarms)
     assert len(receiver.got) == 1
     with rows.ledger.read() as tx:
         assert "said" in beliefs.known(tx, "ocr")["alerts"]
@@ -312,7 +319,7 @@ def test_a_receiver_that_is_down_is_said_aloud(rows: Rows, receiver: Receiver, t
     receiver.status = 500
     alarms = Alarms(tmp_path, rows.ledger)
     alarms.look(NOW)
-    alarms.stop()
+    ended(alarms)
     said = alarms.look(NOW + MINUTE)
     assert said == "alerts: not delivered: ocr: json://****"
     assert alarms.look(NOW + 2 * MINUTE) is None, "it waits before it tries again"

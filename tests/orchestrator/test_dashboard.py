@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from orchestrator import replay, status
 from orchestrator.cli import app as commands
-from orchestrator.clock import SystemClock
+from orchestrator.clock import Clock, SystemClock, VirtualClock
 from orchestrator.dashboard.access import SESSION, Access, access, token_file
 from orchestrator.dashboard.app import application
 from orchestrator.dashboard.glance import Trouble, troubles
@@ -49,10 +49,10 @@ ADDRESS = "http://127.0.0.1:7870"
 class Desk:
     """A dashboard over a filled ledger, and a browser without a screen that has logged in."""
 
-    def __init__(self, home: Path, *, actions: bool = False) -> None:
+    def __init__(self, home: Path, *, actions: bool = False, clock: Clock | None = None) -> None:
         self.ledger: Ledger = open_ledger(home)
         self.home = home
-        self.site = Site(Settings(home=home, actions=actions), self.ledger, access(home), SystemClock())
+        self.site = Site(Settings(home=home, actions=actions), self.ledger, access(home), clock or SystemClock())
         self.client = TestClient(application(self.site), base_url=ADDRESS, follow_redirects=False)
 
     def log_in(self) -> None:
@@ -83,6 +83,16 @@ def home(filled_home: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def desk(home: Path) -> Iterator[Desk]:
     made = Desk(home)
+    with made.client:
+        made.log_in()
+        yield made
+
+
+@pytest.fixture
+def of_yesterday(home: Path) -> Iterator[Desk]:
+    """As it was yesterday at noon: early on the first of a month nothing has run in it yet."""
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    made = Desk(home, clock=VirtualClock(yesterday.replace(hour=12, minute=0, second=0, microsecond=0)))
     with made.client:
         made.log_in()
         yield made
@@ -258,7 +268,8 @@ def test_the_month_is_the_months_report_to_the_micro_unit(desk: Desk, monkeypatc
     assert all(words.lstrip("+") == money(micros) for micros, words in page.steps)
 
 
-def test_the_budget_stands_beside_the_months_bill(desk: Desk) -> None:
+def test_the_budget_stands_beside_the_months_bill(of_yesterday: Desk) -> None:
+    desk = of_yesterday
     shown = desk.page("/costs")
     (spent, limit), *others = re.findall(r'data-spent-micros="(\d+)" data-limit-micros="(\d+)"', shown)
     total = desk.client.get("/costs.json").json()["total_micros"]
@@ -285,7 +296,11 @@ def test_the_timeline_is_what_was(desk: Desk) -> None:
     assert desk.client.get("/timeline.json?deployment=ocr").status_code == 400
 
 
-def test_the_first_look_says_what_runs_what_it_costs_what_is_saved_and_what_is_wrong(desk: Desk) -> None:
+def test_the_first_look_says_what_runs_what_it_costs_what_is_saved_and_what_is_wrong(
+    of_yesterday: Desk,
+) -> None:
+    desk = of_yesterday
+
     def worked_out() -> str | None:
         shown = desk.page("/now")
         return shown if "…" not in shown else None
@@ -682,21 +697,24 @@ def test_a_question_is_asked_once_at_a_time_and_the_last_answer_is_shown_meanwhi
     with ThreadPoolExecutor(1) as worker:
         kept: Kept[int] = Kept(slow, timedelta(0), clock, worker)
         assert kept.get(7, patience_seconds=0.01) is None and kept.get(7, patience_seconds=0.01) is None
-        assert asked == [7]
+        until(lambda: asked)  # its thread has begun
+        assert kept.get(7, patience_seconds=0.01) is None and asked == [7]
         go_on.set()
         found = until(lambda: kept.get(7, patience_seconds=60))
         assert found.value >= 1
         go_on.clear()
         stale = kept.get(7, patience_seconds=0.01)
-        assert stale is not None and stale.value == len(asked) - 1, "the one before, while the next is worked out"
+        assert stale is not None, "the one before, while the next is worked out"
+        until(lambda: stale.value == len(asked) - 1)
         go_on.set()
 
 
 def test_after_a_change_nothing_older_is_shown() -> None:
-    clock, go_on, answers = SystemClock(), Event(), iter(range(100))
+    clock, begun, go_on, answers = SystemClock(), Event(), Event(), iter(range(100))
 
     def slow() -> int:
         found = next(answers)
+        begun.set()
         if found == 0:
             go_on.wait(60)
         return found
@@ -704,6 +722,7 @@ def test_after_a_change_nothing_older_is_shown() -> None:
     with ThreadPoolExecutor(1) as worker:
         kept: Kept[int] = Kept(slow, timedelta(hours=1), clock, worker)
         assert kept.get(patience_seconds=0.01) is None
+        assert begun.wait(60)
         kept.forget()
         go_on.set()
         found = until(lambda: kept.get(patience_seconds=60))

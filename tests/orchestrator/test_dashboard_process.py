@@ -49,7 +49,7 @@ def put_up(home: Path, port: int, name: str = "ocr", actions: str = "false") -> 
 
 def answers(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).text == "ok\n"
+        return httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False, timeout=60).text == "ok\n"
     except httpx.HTTPError:
         return False
 
@@ -66,10 +66,10 @@ def test_a_person_starts_it_without_a_daemon_and_ends_it(home: Path) -> None:
         said = it.stdout.readline()
         url, token = said.removeprefix("dashboard: ").split(", its token: ")
         assert token.strip() == str(home / "dashboard.token")
-        page = httpx.get(f"{url}/login", trust_env=False)
+        page = httpx.get(f"{url}/login", trust_env=False, timeout=60)
         assert page.status_code == 200 and "Token" in page.text
         secret = {"token": Path(token.strip()).read_text()}
-        with httpx.Client(base_url=url, trust_env=False, follow_redirects=True) as browser:
+        with httpx.Client(base_url=url, trust_env=False, follow_redirects=True, timeout=60) as browser:
             assert "nothing costs money" in until(lambda: _settled(browser.post("/login", data=secret).text))
         it.send_signal(signal.SIGINT)
         assert it.wait(60) == 130

@@ -199,7 +199,7 @@ def test_each_is_in_the_documentation_and_nothing_else_is() -> None:
 
 
 def test_they_are_served_beside_the_daemon(told: Exposition) -> None:
-    with served(told, "127.0.0.1:0") as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with served(told, "127.0.0.1:0") as url, httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
         scraped = client.get("/metrics")
         assert scraped.headers["Content-Type"].startswith("text/plain")
         assert "halve_month_cost" in scraped.text
@@ -208,7 +208,7 @@ def test_they_are_served_beside_the_daemon(told: Exposition) -> None:
         with pytest.raises(Refused, match="metrics: 127"), served(told, url.removeprefix("http://")):
             pass
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/metrics", trust_env=False)
+        httpx.get(f"{url}/metrics", trust_env=False, timeout=60)
 
 
 @pytest.mark.parametrize("listen", ["nowhere", "127.0.0.1:99999"])
@@ -221,4 +221,4 @@ def test_a_silent_peer_keeps_nobody_waiting(told: Exposition) -> None:
     with served(told, "127.0.0.1:0") as url:
         port = int(url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)):
-            assert httpx.get(f"{url}/metrics", trust_env=False, timeout=30).status_code == 200
+            assert httpx.get(f"{url}/metrics", trust_env=False, timeout=60).status_code == 200
