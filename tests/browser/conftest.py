@@ -34,7 +34,7 @@ def browser() -> "Iterator[Browser]":
     sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install 'halve[dev]'")
     with sync_api.sync_playwright() as playwright:
         # without its sandbox it runs as root too; it is shown our own pages alone
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *ALONE])
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *ALONE], timeout=180_000)
         yield opened
         opened.close()
 

@@ -16,6 +16,7 @@ BAD = "<!doctype html><html><title>t</title><main><h1>A page</h1><img src='data:
 def test_what_a_page_wants_from_elsewhere_fails_and_is_seen(browser: "Browser") -> None:
     """Fonts, scripts and counters of other hosts: there is no network for them, whatever this machine has."""
     context = browser.new_context()
+    context.set_default_timeout(60_000)
     page = context.new_page()
     failed = failures(page)
     page.set_content("<img src='http://cdn.example/a.png'><script src='https://198.51.100.7/s.js' async></script>")

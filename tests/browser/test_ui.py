@@ -142,7 +142,7 @@ def test_an_image_becomes_boxes_lines_values_and_json(visit: Visit, tmp_path: Pa
     page.screenshot(path=tmp_path / "desk.png", full_page=True)
     assert ours(page) == []
     page.get_by_role("button", name="JSON").click()
-    assert "original_filename" in page.locator("#halve-json").inner_text()
+    until(lambda: "original_filename" in page.locator("#halve-json").inner_text())
 
 
 def test_fields_a_sentence_and_the_least_confidence_narrow_what_is_shown(visit: Visit) -> None:
@@ -255,7 +255,7 @@ def test_a_batch_ends_when_it_is_stopped_or_nobody_looks_any_more(visit: Visit, 
             asked += 1
         return bool(served.health()["images_total"] - at == 4)
 
-    until(alone)
+    until(alone, 200)
     assert 0 < served.health()["images_total"] - before - asked < 40
 
 

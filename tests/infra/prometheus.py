@@ -39,7 +39,7 @@ class Prometheus:
 
     def __init__(self, url: str, process: subprocess.Popen[bytes]) -> None:
         self.process = process
-        self._client = httpx.Client(base_url=url, trust_env=False, timeout=10)
+        self._client = httpx.Client(base_url=url, trust_env=False, timeout=60)
 
     def ready(self) -> bool:
         try:
@@ -81,7 +81,7 @@ def scraping(folder: Path, daemon: str) -> Iterator[Prometheus]:
 
 
 def until(
-    holds: Callable[[], Any], *, process: subprocess.Popen[Any], why: Callable[[], object] = str, seconds: float = 60.0
+    holds: Callable[[], Any], *, process: subprocess.Popen[Any], why: Callable[[], object] = str, seconds: float = 120.0
 ) -> Any:
     """Wait until it holds while that process lives; `why` is asked when it does not."""
     end = time.monotonic() + seconds

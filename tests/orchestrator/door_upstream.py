@@ -3,13 +3,11 @@
 import asyncio
 import hashlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,16 +50,6 @@ def upstream(name: str, port: int = 0) -> Iterator[Upstream]:
             yield Upstream(name, f"http://127.0.0.1:{bound}", process)
         finally:
             process.kill()
-
-
-def free_port() -> int:
-    """One that nobody has, below those that the system hands out: it is still free a while later."""
-    handed_out = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.SystemRandom().randrange(20_000, max(handed_out, 30_000))
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def make_app(name: str) -> web.Application:

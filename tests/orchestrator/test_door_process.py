@@ -28,7 +28,8 @@ from orchestrator.door.limits import Limits
 from orchestrator.door.process import DoorProcess, Files, held, hold, read_note
 from orchestrator.errors import Refused
 from tests.orchestrator.door_asked import PATIENCE, calling, get, in_flight, loads, post, publish, status
-from tests.orchestrator.door_upstream import free_port, upstream
+from tests.orchestrator.door_upstream import upstream
+from tests.orchestrator.ports import free_port
 from tests.orchestrator.tiny import until
 
 
