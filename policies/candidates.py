@@ -79,9 +79,20 @@ def on_demand_price(
     return UNOBTAINABLE * max(prices.values(), default=1.0)
 
 
+def hourly(snapshot: Snapshot, policy: Policy) -> dict[str, float]:
+    """What an hour costs now, by offer, where that is known in one currency."""
+    currency = _currency(snapshot, policy)
+    prices = ((offer.id, selection.price_in(offer, currency, policy.rates)) for offer in snapshot.offers)
+    return {name: float(price) for name, price in prices if price is not None}
+
+
+def _currency(snapshot: Snapshot, policy: Policy) -> str:
+    return policy.currency or next((o.currency for o in snapshot.offers if o.price_per_hour_micros is not None), "")
+
+
 def _prices(ranked: Sequence[Ranked], snapshot: Snapshot, policy: Policy) -> dict[str, float]:
     """By offer: an hour of as much throughput as the first spot offer's machine has; of its price where unmeasured."""
-    currency = policy.currency or next((o.currency for o in snapshot.offers if o.price_per_hour_micros is not None), "")
+    currency = _currency(snapshot, policy)
     speeds = {row.offer.id: row.profile.images_per_second for row in ranked if row.profile is not None}
     of_spot = (speeds.get(row.offer.id) for row in ranked if row.offer.purchase is Purchase.SPOT)
     scale = next((images for images in of_spot if images), None)

@@ -9,6 +9,7 @@ from policies.lifecycle import Status
 from policies.plan import Action, Drain, Hours, Launch, Plan, Target, Terminate
 from policies.policy import Policy
 from policies.pursuit import pursued, without_job
+from policies.replacement import cheaper_first, own_first
 from policies.serving import Goal
 from policies.snapshot import Purchase, Snapshot
 from policies.sources import is_spot
@@ -19,7 +20,6 @@ from policies.stand import (
     first,
     first_providers,
     kept,
-    own_first,
     risk_left,
     stand_of,
     waiting,
@@ -71,7 +71,8 @@ def _hours(policy: Policy, stand: Stand) -> Hours:
 
 def _by_rank(snapshot: Snapshot, policy: Policy, stand: Stand) -> Moves:
     """Machines that nobody takes back: the missing ones of the best offers."""
-    stand, target = own_first(stand, policy, snapshot), stand.target
+    stand = cheaper_first(own_first(stand, policy, snapshot), policy, snapshot)
+    target = stand.target
     gone = disruption.leaving(stand.staying, target.replicas, policy.surge, stand.outdated)
     memory = kept(placement=spot.asleep(snapshot.now, snapshot.memory.get("placement")))
     missing = min(target.replicas - len(stand.current), target.replicas + policy.surge - len(stand.staying))

@@ -13,6 +13,7 @@ RECLAIM_GRACE = timedelta(minutes=5)
 CHANGED = "the spec changed"
 RECOMMENDED = "the provider recommends to leave it"
 NEEDLESS = "a machine of one's own is free"
+DEARER = "a cheaper machine is to be had"
 #: a recommendation is worth a replacement for so long: many are followed by nothing
 RECOMMENDED_FOR = timedelta(hours=1)
 #: and on a machine this old, unless its start takes too long: who is taken back before is free

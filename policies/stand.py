@@ -1,11 +1,9 @@
 """Where a deployment stands before anything is bought or given up, and how it may move from there."""
 
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from itertools import takewhile
 
 from policies import budget, candidates, choice, disruption, due, placement, scaling, windows
 from policies.candidates import Basket
@@ -14,7 +12,7 @@ from policies.lifecycle import LIVE, STARTING
 from policies.plan import Launch, Target
 from policies.policy import HAZARD, Policy
 from policies.selection import Ranked
-from policies.snapshot import Instance, Offer, Purchase, Snapshot
+from policies.snapshot import Instance, Offer, Snapshot
 from policies.sources import Plain
 
 #: a spot machine is taken back so long after its notice
@@ -98,46 +96,6 @@ def risk_left(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
         return stand
     room = max(0, target + policy.surge - len(stand.staying))
     return replace(stand, outdated={**stand.outdated, **risky}, room=min(stand.room, room))
-
-
-def own_first(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
-    """Where machines of one's own come first, the rented ones that they leave no need for count as outdated: as many as
-    are more than enough, and one more while a place of one's own is free that is taken before any other.
-
-    That one is as old as SETTLED: who comes and goes is not followed each time. Without surge nobody is replaced, and
-    nobody by a slower machine where the number follows the load: more would be wanted then.
-    """
-    target = stand.target.replicas
-    rented = [one for one in stand.current if one.purchase is not Purchase.OWNED]
-    some = rented and any(one.purchase is Purchase.OWNED for one in snapshot.offers)
-    if not (some and stand.bounds.open and policy.surge > 0 and 0 < target <= len(stand.current)):
-        return stand
-    rows = takewhile(lambda row: row.offer.purchase is Purchase.OWNED, candidates.eligible(snapshot, policy))
-    mine = {row.offer.id: row.offer.gpu for row in rows}
-    if not mine:
-        return stand
-    order = sorted(rented, key=lambda one: (one.purchase is Purchase.SPOT, one.requested_at))
-    if stand.bounds.min < stand.bounds.max:
-        least = min(candidates.speed(snapshot, policy, gpu) or 0.0 for gpu in mine.values())
-        order = [one for one in order if (candidates.speed(snapshot, policy, one.gpu) or math.inf) <= least]
-    more = len(stand.current) - target if any(one.offer_id in mine for one in stand.current) else 0
-    gone, others = order[:more], order[more:]
-    if (
-        others
-        and snapshot.now - others[0].requested_at >= disruption.SETTLED
-        and _next_is(mine, stand, policy, snapshot)
-    ):
-        gone.append(others[0])
-    return replace(stand, outdated={**stand.outdated, **{one.id: disruption.NEEDLESS for one in gone}})
-
-
-def _next_is(mine: Collection[str], stand: Stand, policy: Policy, snapshot: Snapshot) -> bool:
-    """Whether the machine that would be taken now, were one missing, is one of these offers."""
-    found, _ = candidates.candidates(snapshot, policy, stand.capped.spot_only)
-    basket = Basket.of(snapshot, policy, stand.staying, stand.launches_left)
-    ordered = first(found, snapshot, policy, stand.bounds, stand.staying)
-    taken = next((row for row in ordered if basket.take([row])), None)
-    return taken is not None and taken.offer.id in mine
 
 
 def _starts_slowly(policy: Policy) -> bool:

@@ -42,6 +42,7 @@ CLAUSES: dict[str, str] = {
     "the provider recommends to leave it": "供应商建议撤离",
     "the spec changed": "配置已更改",
     "a machine of one's own is free": "自有机器空闲",
+    "a cheaper machine is to be had": "有更便宜的机器可用",
     "surplus: it makes room for the base on demand": "多余：为按需基数腾出位置",
     "surplus: it makes room for what is wanted instead": "多余：为更需要的机器腾出位置",
     "{why}, its replacement serves": "{why}，替换的机器已在服务",
@@ -90,6 +91,7 @@ CLAUSES: dict[str, str] = {
     # spot and batch
     "spot: {count} losses per hour expected": "竞价实例：预计每小时中断 {count} 次",
     "on-demand: {count} spot replicas are missing": "按需：缺 {count} 台竞价实例",
+    "on-demand: {count} spot replicas have become dearer than it": "按需：{count} 台竞价实例已比按需更贵",
     "on-demand: {count} spot replicas are in pools too young to be trusted": (
         "按需：{count} 台竞价实例所在池尚未经受考验"
     ),
@@ -100,6 +102,9 @@ CLAUSES: dict[str, str] = {
     "{name} is left alone until {at} UTC": "{name}：{at} UTC 前暂不使用",
     "makes room for the base on demand: without surge none is left beside it": (
         "为按需的基本份额腾出位置：没有富余，无法并存"
+    ),
+    "makes room for what is wanted instead: without surge none is left beside it": (
+        "为更需要的机器腾出位置：没有富余，无法并存"
     ),
     "makes room to try spot: without surge none is left beside it": "为竞价实例腾出位置：没有富余，无法并存",
     "{share} an hour, without {gpu} ({terms})": "每小时 {share}，不用 {gpu}（{terms}）",

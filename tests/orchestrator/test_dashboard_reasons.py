@@ -55,6 +55,8 @@ def test_every_reason_of_a_month_has_chinese_words(said: set[str]) -> None:
         ),
         ("the provider recommends to leave it, its replacement serves", "供应商建议撤离，替换的机器已在服务"),
         ("a machine of one's own is free, its replacement serves", "自有机器空闲，替换的机器已在服务"),
+        ("a cheaper machine is to be had, its replacement serves", "有更便宜的机器可用，替换的机器已在服务"),
+        ("on-demand: 2 spot replicas have become dearer than it", "按需：2 台竞价实例已比按需更贵"),
         ("surplus: it makes room for the base on demand", "多余：为按需基数腾出位置"),
         ("+12% an hour, without T4 (on_demand)", "每小时 +12%，不用 T4（按需）"),
         ("on-demand: no spot machine, 2.5 h of slack", "按需：没有竞价实例，余量 2.5 小时"),
