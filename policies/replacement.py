@@ -55,8 +55,8 @@ def cheaper_first(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
     """Where the machine that would be taken now is cheaper than one that is rented on demand, and no slower, that one
     counts as outdated: the dearest, one at a time; and of more than enough, the dearer ones.
 
-    It is as old as SETTLED, nobody else moves, and the launches that a loss may need are left. Without surge nobody is
-    replaced.
+    It is as old as SETTLED, what is saved until closing time is more than the start costs, nobody else moves, and the
+    launches that a loss may need are left. Without surge nobody is replaced.
     """
     target = stand.target.replicas
     if stand.outdated or not (stand.bounds.open and policy.surge > 0 and 0 < target <= len(stand.current)):
@@ -66,18 +66,25 @@ def cheaper_first(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
     rented.sort(key=lambda one: (-prices[one.offer_id], one.requested_at))
 
     def dearer(one: Instance, offer_id: str, gpu: str) -> bool:
-        speed, other = (candidates.speed(snapshot, policy, name) for name in (one.gpu, gpu))
-        if speed is None or other is None or other < speed:
+        if prices[one.offer_id] <= (1 + WORTH_MOVING) * prices.get(offer_id, math.inf):
             return False
-        return prices[one.offer_id] > (1 + WORTH_MOVING) * prices.get(offer_id, math.inf)
+        speed, other = (candidates.speed(snapshot, policy, name) for name in (one.gpu, gpu))
+        return speed is not None and other is not None and other >= speed
 
     if more := len(stand.current) - target:
         gone = [one for one in rented[:more] if any(dearer(one, other.offer_id, other.gpu) for other in stand.current)]
         return _outdated(stand, gone, disruption.DEARER)
     if not rented or snapshot.now - rented[0].requested_at < disruption.SETTLED:
         return stand
+    steady = (offer for offer in snapshot.offers if offer.purchase is Purchase.ON_DEMAND and policy.allows(offer))
+    if not any(dearer(rented[0], offer.id, offer.gpu) for offer in steady):  # the usual case costs little
+        return stand
     row = _next(replace(stand, launches_left=stand.launches_left - stand.bounds.max), policy, snapshot)
     if row is None or _refused_lately(row, snapshot) or not dearer(rented[0], row.offer.id, row.offer.gpu):
+        return stand
+    closes_at, old, new = stand.bounds.closes_at, prices[rented[0].offer_id], prices[row.offer.id]
+    left = math.inf if closes_at is None else (closes_at - snapshot.now).total_seconds()
+    if left * (old - new) <= policy.start_seconds * new:  # both are paid while the new one starts
         return stand
     return _outdated(stand, rented[:1], disruption.DEARER)
 

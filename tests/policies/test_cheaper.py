@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from fractions import Fraction
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +16,7 @@ from policies.disruption import SETTLED
 from policies.lifecycle import LIVE, Status
 from policies.replacement import REFUSED_LATELY, WORTH_MOVING
 from policies.snapshot import Instance, Load, Offer, Purchase, Snapshot
+from policies.windows import Schedule, Window
 from tests.policies.test_decide import NOW, SPEED, actions, instance, obeyed, offer, policy, snapshot
 
 LONG_AGO = NOW - 2 * SETTLED
@@ -116,6 +118,17 @@ def test_the_dearer_one_is_replaced(cheap: Offer) -> None:
 def test_of_too_many_the_dearer_one_leaves_though_the_cheaper_is_younger() -> None:
     young = there("c", offer_id="cheap", requested_at=NOW)
     assert actions(decide(world(there(), young), policy(1, 4))) == ["drain d"]
+
+
+@pytest.mark.parametrize(("minutes", "did"), [(8, ["launch cheap"]), (7, [])])
+def test_it_moves_only_if_what_is_saved_until_closing_time_is_more_than_the_start_costs(
+    minutes: int, did: list[str]
+) -> None:
+    """Of 1.0 and 0.6 an hour: 0.4 an hour is saved, and the start's five minutes cost 0.6 an hour."""
+    end = NOW.hour * 60 + NOW.minute + minutes
+    day = Window(days=frozenset(range(7)), start_minute=0, end_minute=end, min=1, max=1)
+    asked = policy(schedule=Schedule(zone=ZoneInfo("UTC"), windows=(day,)), start_seconds=300.0)
+    assert actions(decide(world(there()), asked)) == did
 
 
 @given(
