@@ -87,7 +87,7 @@ async def _run(options: Options, files: Files, settings: str, token: bytes | Non
     spool = Spool(files.counts, front.counts)
     spool.restore()
     watching = asyncio.create_task(watch(front))
-    spooling = asyncio.create_task(_keep(spool, files.counts))
+    spooling = asyncio.create_task(keep(spool, files.counts))
     tidying = asyncio.create_task(_tidy())
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -108,6 +108,7 @@ async def _run(options: Options, files: Files, settings: str, token: bytes | Non
     await asyncio.wait((leaving, hurried), return_when=asyncio.FIRST_COMPLETED)
     for task in (leaving, hurried, watching, spooling, tidying):
         task.cancel()
+    await asyncio.wait((spooling,))
     _write(files.counts, spool.content(whole=True))
 
 
@@ -120,10 +121,16 @@ async def watch(front: Front) -> None:
         front.upstream.tidy({replica.url for replica in front.roster.serving.replicas})
 
 
-async def _keep(spool: Spool, path: Path) -> None:
+async def keep(spool: Spool, path: Path, seconds: float = SPOOL_SECONDS) -> None:
+    """Write the counts down now and then. Cancelled, it ends once what it is writing is written: the last word, said
+    meanwhile, would be torn, or be followed by an older one."""
     while True:
-        await asyncio.sleep(SPOOL_SECONDS)
-        await asyncio.to_thread(_write, path, spool.content())
+        await asyncio.sleep(seconds)
+        writing = asyncio.create_task(asyncio.to_thread(_write, path, spool.content()))
+        try:
+            await asyncio.shield(writing)
+        finally:
+            await writing
 
 
 async def _tidy() -> None:

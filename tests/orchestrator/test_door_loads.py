@@ -1,5 +1,7 @@
 """What the door counts, minute by minute, on a clock that the test turns."""
 
+import asyncio
+import os
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.door.loads import KEPT_MINUTES, Counts, Loads
+from orchestrator.door.server import keep
 from orchestrator.door.spool import SPOOL_SECONDS, Spool
 
 START = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
@@ -133,6 +136,28 @@ def test_a_successor_goes_on_counting(clock: Hands, tmp_path: Path) -> None:
     fourth = Counts(clock)
     Spool(path, fourth, clock).restore()
     assert fourth.totals.uncounted_seconds == 3 + SPOOL_SECONDS
+
+
+def test_the_last_word_is_said_after_the_one_under_way(clock: Hands, tmp_path: Path) -> None:
+    """A disk that takes its time: a pipe that nobody reads from yet."""
+    path = tmp_path / "counts.json"
+    slow = path.with_name(f".{path.name}.{os.getpid()}")
+    os.mkfifo(slow)
+
+    async def run() -> None:
+        keeping = asyncio.create_task(keep(Spool(path, Counts(clock), clock), path, 0.0))
+        try:
+            done, _ = await asyncio.wait((keeping,), timeout=0.2)
+            keeping.cancel()
+            done, _ = await asyncio.wait((keeping,), timeout=0.2)
+            assert not done
+        finally:
+            reader = os.open(slow, os.O_RDONLY | os.O_NONBLOCK)
+        await asyncio.wait((keeping,))
+        os.close(reader)
+        assert keeping.cancelled()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"at":1}', b"\xff\xfe", b'{"minutes":[[0,{"requests":"x"}]]}'])
