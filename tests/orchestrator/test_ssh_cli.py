@@ -17,6 +17,7 @@ from orchestrator.providers.ssh import host as hosts
 from orchestrator.providers.ssh.host import Files
 from tests.orchestrator.forked import completed
 from tests.orchestrator.sshd import Server, offer_of, reached, server, ssh
+from tests.orchestrator.test_ssh_troubles import answering
 from tests.orchestrator.tiny import end_all, replicas, until
 
 
@@ -92,7 +93,7 @@ def test_what_is_removed_leaves_nothing_there_and_nothing_here(home: Path, own: 
     name = added(home, own)
     provider = reached(ssh(home, own.host()))
     provider.launch(Request(token="a", offer=offer_of(own.host()), payload={}))
-    until(lambda: provider.instances()[0].url)
+    answering(provider, "a")
     (replica,) = replicas(own.far)
     assert replica.environ()["XDG_CACHE_HOME"].startswith(str(own.far))  # what an engine keeps goes with the rest
     done = halve(home, "remove", name)
@@ -110,7 +111,7 @@ def test_what_another_installation_has_there_stays(home: Path, own: Server, tmp_
     try:
         provider = reached(ssh(other, own.host()))
         provider.launch(Request(token="a", offer=offer_of(own.host()), payload={}))
-        until(lambda: provider.instances()[0].url)
+        answering(provider, "a")
         done = halve(home, "remove", name)
         assert done.stdout == f"{name}: 0 replica folders removed, another installation's are left\n"
         assert [one.state for one in provider.instances()] == ["running"]
