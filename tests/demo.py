@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "tests" / "pages"
 OPEN_MINUTES = 3
 #: to write the spec and to start the daemon before the window opens
-LEAD = timedelta(seconds=12)
+LEAD = timedelta(seconds=20)
 COPIES = 6  # of every page, so that the batch is long enough to lose its engine
 MONTH = "2026-10"
 
@@ -66,7 +66,7 @@ def main() -> int:
         halve("status")
         wait_until(closes_at, "the window closes")
         chapter("After the window: drained, stopped, and 503 with the next opening")
-        wait_for(lambda: not engines(home), 60, "the engine has stopped")
+        wait_for(lambda: not engines(home), 120, "the engine has stopped")
         ask_closed(url)
         halve("why", "demo", "--last", "3")
         chapter("What it cost")
@@ -108,10 +108,10 @@ def temporary_home() -> Iterator[Path]:
 def ours(home: Path) -> list[int]:
     """Pids of the processes that this demo's home has started: daemon, door, engine."""
     found = []
-    for process in psutil.process_iter(["pid", "cmdline", "environ"]):
+    for process in psutil.process_iter(["pid", "cmdline", "environ", "status"]):
         named = any(str(home) in word for word in process.info["cmdline"] or ())
         daemon = (process.info["environ"] or {}).get("HALVE_HOME") == str(home)
-        if (named or daemon) and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+        if (named or daemon) and process.pid != os.getpid() and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process.pid)
     return found
 
@@ -121,8 +121,9 @@ def engines(home: Path) -> list[psutil.Process]:
     words = str(home / "replicas")
     return [
         process
-        for process in psutil.process_iter(["cmdline"])
-        if any(words in word for word in process.info["cmdline"] or ()) and process.status() != psutil.STATUS_ZOMBIE
+        for process in psutil.process_iter(["cmdline", "status"])
+        if any(words in word for word in process.info["cmdline"] or ())
+        and process.info["status"] != psutil.STATUS_ZOMBIE
     ]
 
 
@@ -172,13 +173,13 @@ def run_batch(home: Path, url: str) -> None:
             shutil.copy(page, source / f"{page.stem}-{copy}.png")
     items = len(list(source.iterdir()))
     halve("job", "submit", source, "--out", results)
-    wait_for(lambda: shown()["done"] >= items // 4, 60, "a quarter of the batch is read")
+    wait_for(lambda: shown()["done"] >= items // 4, 120, "a quarter of the batch is read")
     found = engines(home)
     must(len(found) == 1, f"one engine runs, not {len(found)}")
     engine = found[0]
     print(f"$ kill -9 {engine.pid}    # the engine, with {shown()['done']} of {items} images read")
     engine.send_signal(signal.SIGKILL)
-    wait_for(lambda: shown()["state"] == "done", 90, "the batch is done")
+    wait_for(lambda: shown()["state"] == "done", 150, "the batch is done")
     halve("job", "show", "1")
     lines = (results / "results.jsonl").read_text(encoding="utf-8").splitlines()
     names = [json.loads(line)["original_filename"] for line in lines]
