@@ -23,7 +23,7 @@ from orchestrator.spec import Spec
 from policies.lifecycle import Status
 from policies.placement import POLICIES
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0  # who ends is heard of at once
 UP_SECONDS = 600.0  # a machine has as long to become ready
 DOWN_SECONDS = 300.0
 LEAVE_SECONDS = 15.0
