@@ -11,10 +11,11 @@ import pytest
 
 from orchestrator import replay
 from orchestrator.ledger.checks import check
+from orchestrator.ledger.fleet import Machine
 from orchestrator.providers import (
     NoCapacity,
 )
-from orchestrator.providers.simulated import Outage
+from orchestrator.providers.simulated import Move, Outage
 from policies import budget
 from policies.decide import decide
 from policies.snapshot import Purchase
@@ -100,6 +101,23 @@ def close_and_check(scene: Scene) -> None:
     assert seconds_charged(scene) == seconds_rented(scene)
     with scene.ledger.read() as tx:
         assert not any(check(tx).values()), check(tx)
+
+
+@pytest.mark.parametrize("purchase", [Purchase.SPOT, Purchase.ON_DEMAND])
+def test_who_has_become_dearer_than_another_leaves_when_that_one_serves(home: Path, purchase: Purchase) -> None:
+    here, there = offer(1, purchase, price=1_000_000), offer(2, price=2_000_000)
+    rises = Move(offer_id=here.id, at=NOW + timedelta(hours=2), price_per_hour_micros=9_000_000)
+    scene = Scene(home, offers=(here, there), moves=(rises,))
+    scene.run(2 * 3600, 300)
+    assert [machine.offer_id for machine in scene.ready()] == [here.id]
+    scene.run(1800, 30, each=lambda: _some(scene.ready()))
+    assert [machine.offer_id for machine in scene.machines()] == [there.id]
+    assert scene.quiet()
+    scene.settle()  # both were paid for while the second started, and the ledger equals the meter
+
+
+def _some(machines: list[Machine]) -> None:
+    assert machines
 
 
 def test_a_box_is_paid_once_however_many_engines_run_on_it(home: Path) -> None:
