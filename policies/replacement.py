@@ -55,8 +55,9 @@ def cheaper_first(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
     """Where the machine that would be taken now is cheaper than one that is rented on demand, and no slower, that one
     counts as outdated: the dearest, one at a time; and of more than enough, the dearer ones.
 
-    It is as old as SETTLED, what is saved until closing time is more than the start costs, nobody else moves, and the
-    launches that a loss may need are left. Without surge nobody is replaced.
+    It is as old as SETTLED, what is saved until closing time is more than the start costs, nobody else moves, and fewer
+    were launched within the hour than may be up: prices that come and go are not followed each time, and the launches
+    that a loss may need are left. Without surge nobody is replaced.
     """
     target = stand.target.replicas
     if stand.outdated or not (stand.bounds.open and policy.surge > 0 and 0 < target <= len(stand.current)):
@@ -79,7 +80,9 @@ def cheaper_first(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
     steady = (offer for offer in snapshot.offers if offer.purchase is Purchase.ON_DEMAND and policy.allows(offer))
     if not any(dearer(rented[0], offer.id, offer.gpu) for offer in steady):  # the usual case costs little
         return stand
-    row = _next(replace(stand, launches_left=stand.launches_left - stand.bounds.max), policy, snapshot)
+    if policy.launches_per_hour(stand.bounds.max) - stand.launches_left >= stand.bounds.max:
+        return stand
+    row = _next(stand, policy, snapshot)
     if row is None or _refused_lately(row, snapshot) or not dearer(rented[0], row.offer.id, row.offer.gpu):
         return stand
     closes_at, old, new = stand.bounds.closes_at, prices[rented[0].offer_id], prices[row.offer.id]

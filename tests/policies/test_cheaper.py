@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from policies.decide import decide
 from policies.disruption import SETTLED
 from policies.lifecycle import LIVE, Status
+from policies.plan import Launch
 from policies.replacement import REFUSED_LATELY, WORTH_MOVING
 from policies.snapshot import Instance, Load, Offer, Purchase, Snapshot
 from policies.windows import Schedule, Window
@@ -129,6 +130,27 @@ def test_it_moves_only_if_what_is_saved_until_closing_time_is_more_than_the_star
     day = Window(days=frozenset(range(7)), start_minute=0, end_minute=end, min=1, max=1)
     asked = policy(schedule=Schedule(zone=ZoneInfo("UTC"), windows=(day,)), start_seconds=300.0)
     assert actions(decide(world(there()), asked)) == did
+
+
+@pytest.mark.parametrize("need", [1, 3])
+@pytest.mark.parametrize(
+    ("dearer", "shown"),
+    [(1_400_000, True), (900_000, True), (None, True), (600_000, False)],
+    ids=["dear", "a-hair-cheaper", "of-unknown-price", "gone"],
+)
+def test_a_price_that_comes_and_goes_is_not_followed_each_time(dearer: int | None, shown: bool, need: int) -> None:
+    """Every tick is 20 seconds, and every other one the offer is no bargain: none of its machines lived to serve."""
+    asked, seen = policy(need, need), world(*(there(f"m{number}") for number in range(need)))
+    launched: list[datetime] = []
+    offers = ((CHEAP, DEAR), (replace(CHEAP, price_per_hour_micros=dearer), DEAR) if shown else (DEAR,))
+    for step in range(3 * 180):
+        launched = [at for at in launched if seen.now - at < timedelta(hours=1)]
+        seen = replace(seen, offers=offers[step % 2], recent_launches=tuple(launched))
+        plan = decide(seen, asked)
+        launched += [seen.now for one in plan.actions if isinstance(one, Launch)]
+        assert len(launched) <= need
+        seen = replace(obeyed(seen, plan, step), memory={**seen.memory, **plan.memory})
+        assert sum(one.status is Status.READY for one in seen.instances) >= need
 
 
 @given(
