@@ -57,7 +57,8 @@ def cheaper_first(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
 
     It is as old as SETTLED, what is saved until closing time is more than the start costs, nobody else moves, and fewer
     were launched within the hour than may be up: prices that come and go are not followed each time, and the launches
-    that a loss may need are left. Without surge nobody is replaced.
+    that a loss may need are left. The first one is to have lived so long before others follow it to the same offer.
+    Without surge nobody is replaced.
     """
     target = stand.target.replicas
     if stand.outdated or not (stand.bounds.open and policy.surge > 0 and 0 < target <= len(stand.current)):
@@ -84,6 +85,9 @@ def cheaper_first(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
         return stand
     row = _next(stand, policy, snapshot)
     if row is None or _refused_lately(row, snapshot) or not dearer(rented[0], row.offer.id, row.offer.gpu):
+        return stand
+    before = [one.requested_at for one in stand.current if one.offer_id == row.offer.id]
+    if before and snapshot.now - min(before) < disruption.SETTLED:
         return stand
     closes_at, old, new = stand.bounds.closes_at, prices[rented[0].offer_id], prices[row.offer.id]
     left = math.inf if closes_at is None else (closes_at - snapshot.now).total_seconds()

@@ -132,6 +132,16 @@ def test_it_moves_only_if_what_is_saved_until_closing_time_is_more_than_the_star
     assert actions(decide(world(there()), asked)) == did
 
 
+def test_others_follow_the_first_when_it_has_lived_for_an_hour() -> None:
+    """Machines of an offer that die young take one place of a fleet that served, and not all."""
+    asked, dear = policy(3, 3), (there("d1"), there("d2"))
+    for age, did in ((SETTLED / 2, []), (SETTLED, ["launch cheap"])):
+        first = there("c", offer_id="cheap", requested_at=NOW - age, launched_at=NOW - age)
+        assert actions(decide(world(*dear, first), asked)) == did
+    young = there("c2", offer_id="cheap", requested_at=NOW, launched_at=NOW)
+    assert actions(decide(world(there("d1"), first, young), asked)) == ["launch cheap"]
+
+
 @pytest.mark.parametrize("need", [1, 3])
 @pytest.mark.parametrize(
     ("dearer", "shown"),
@@ -169,15 +179,15 @@ def test_at_rest_no_dearer_one_is_left_while_a_cheaper_is_free(
     offers = (replace(CHEAP, capacity=capacity), DEAR, offer("dearest", price_per_hour_micros=2_000_000))
     machines = [there(f"m{number}", offer_id=name) for number, name in enumerate(up)]
     seen, quiet = world(*machines, offers=offers, load=Load(images_per_second=0.0, peak_images_per_second=0.0)), 0
-    least = min(need, len(up))
-    for step in range(300):
+    least, settled = min(need, len(up)), SETTLED // timedelta(seconds=20) + 12
+    for step in range(900):
         plan = decide(seen, asked)
         quiet = 0 if plan.actions else quiet + 1
         seen = replace(obeyed(seen, plan, step), memory={**seen.memory, **plan.memory})
         assert sum(one.status is Status.READY for one in seen.instances) >= least, actions(plan)
-        if quiet > 12:
+        if quiet > settled:
             break
-    assert quiet > 12, actions(plan)
+    assert quiet > settled, actions(plan)
     count = Counter(one.offer_id for one in seen.instances if one.status in LIVE)
     assert count.total() == need
     assert count["cheap"] == min(need, max(capacity, up.count("cheap")))
