@@ -1,7 +1,7 @@
 """An engine with a small body, behind the certificate of its machine: it speaks a replica's HTTP, and reads slowly.
 
 What it reads is what the image's bytes say; it writes that down as it begins, in the machine's folder. While a file
-`held` is there it ends nothing that it has begun.
+`held` is there it ends nothing that it has begun, and writes into that what it holds.
 
 python -m tests.orchestrator.aws_engine PORT FOLDER_OF_THE_MACHINE SECONDS_PER_IMAGE
 """
@@ -47,7 +47,9 @@ class Engine(BaseHTTPRequestHandler):
             with Engine.log_path.open("a") as log:
                 log.write(f"{image}\n")
         time.sleep(Engine.seconds)
-        while Engine.log_path.with_name(HELD).exists():
+        held = Engine.log_path.with_name(HELD)
+        while held.exists():
+            held.write_text(image)
             time.sleep(0.02)
         self.say(200, {"recognized_text": image, "lines": []})
         with Engine.alone:

@@ -36,10 +36,10 @@ class Standing:
         return log.read_text().splitlines() if log.exists() else []
 
     def hold(self) -> None:
-        """From now on its engine ends nothing that it begins; returns once it has begun something."""
-        (self.machine.folder / HELD).touch()
-        before = len(self.begun())
-        until(lambda: len(self.begun()) > before)
+        """From now on its engine ends nothing that it begins; returns once it holds something."""
+        held = self.machine.folder / HELD
+        held.touch()
+        until(held.read_text)
 
     def crash(self) -> None:
         """All of it, at once."""

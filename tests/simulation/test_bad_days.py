@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from policies import budget, candidates, disruption, stand
 from policies.lifecycle import Status, move
 from policies.plan import Drain, Hours, Launch
 
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 SEEDS = 300
 PORTIONS = 20
 
@@ -119,15 +120,8 @@ def forget_the_token(patch: pytest.MonkeyPatch) -> None:
 
 
 def count_tokens_again(patch: pytest.MonkeyPatch) -> None:
-    """After a restore, new launches bear the tokens of those that were forgotten."""
-    real = fleet.token_of
-    patch.setattr(
-        fleet,
-        "token_of",
-        lambda key, number, at: real(
-            key, number, at.replace(year=2000, month=1, day=1, hour=0, minute=0, second=0, microsecond=0)
-        ),
-    )
+    """After a restore, new launches bear the tokens of those that were forgotten, and of those that were adopted."""
+    patch.setattr(fleet, "_new_token", lambda tx, key, number, at: fleet.token_of(key, number, LONG_AGO))
 
 
 def close_the_charge_early(patch: pytest.MonkeyPatch) -> None:
