@@ -80,28 +80,22 @@ def on_demand_price(
 
 
 def hourly(snapshot: Snapshot, policy: Policy) -> dict[str, float]:
-    """What an hour costs now, by offer, where that is known in one currency."""
-    currency = _currency(snapshot, policy)
+    """What an hour costs now, in micro-units of one currency, by offer, where that is known."""
+    currency = policy.currency or next((o.currency for o in snapshot.offers if o.price_per_hour_micros is not None), "")
     prices = ((offer.id, selection.price_in(offer, currency, policy.rates)) for offer in snapshot.offers)
     return {name: float(price) for name, price in prices if price is not None}
 
 
-def _currency(snapshot: Snapshot, policy: Policy) -> str:
-    return policy.currency or next((o.currency for o in snapshot.offers if o.price_per_hour_micros is not None), "")
-
-
 def _prices(ranked: Sequence[Ranked], snapshot: Snapshot, policy: Policy) -> dict[str, float]:
     """By offer: an hour of as much throughput as the first spot offer's machine has; of its price where unmeasured."""
-    currency = _currency(snapshot, policy)
+    hours = hourly(snapshot, policy)
     speeds = {row.offer.id: row.profile.images_per_second for row in ranked if row.profile is not None}
     of_spot = (speeds.get(row.offer.id) for row in ranked if row.offer.purchase is Purchase.SPOT)
     scale = next((images for images in of_spot if images), None)
     prices = {}
-    for row in ranked:
-        price = selection.price_in(row.offer, currency, policy.rates)
-        if price is not None:
-            images = speeds.get(row.offer.id)
-            prices[row.offer.id] = float(price) / 1e6 * (scale / images if scale and images else 1.0)
+    for name in (row.offer.id for row in ranked if row.offer.id in hours):
+        images = speeds.get(name)
+        prices[name] = hours[name] / 1e6 * (scale / images if scale and images else 1.0)
     return prices
 
 

@@ -10,7 +10,7 @@ from policies import candidates, disruption
 from policies.candidates import Basket
 from policies.policy import Policy
 from policies.selection import Ranked
-from policies.snapshot import Instance, Purchase, Snapshot
+from policies.snapshot import Instance, Offer, Purchase, Snapshot
 from policies.stand import Stand, first
 
 #: nobody moves for less than this share of the new price: two are paid while the other starts
@@ -76,24 +76,19 @@ def cheaper_first(stand: Stand, policy: Policy, snapshot: Snapshot) -> Stand:
     if more := len(stand.current) - target:
         gone = [one for one in rented[:more] if any(dearer(one, other.offer_id, other.gpu) for other in stand.current)]
         return _outdated(stand, gone, disruption.DEARER)
-    if not rented or snapshot.now - rented[0].requested_at < disruption.SETTLED:
-        return stand
+    launched = policy.launches_per_hour(stand.bounds.max) - stand.launches_left
+    settled = rented and snapshot.now - rented[0].requested_at >= disruption.SETTLED
     steady = (offer for offer in snapshot.offers if offer.purchase is Purchase.ON_DEMAND and policy.allows(offer))
-    if not any(dearer(rented[0], offer.id, offer.gpu) for offer in steady):  # the usual case costs little
-        return stand
-    if policy.launches_per_hour(stand.bounds.max) - stand.launches_left >= stand.bounds.max:
+    # the usual case costs little: nothing is cheaper
+    if not (settled and launched < stand.bounds.max and any(dearer(rented[0], one.id, one.gpu) for one in steady)):
         return stand
     row = _next(stand, policy, snapshot)
-    if row is None or _refused_lately(row, snapshot) or not dearer(rented[0], row.offer.id, row.offer.gpu):
-        return stand
-    before = [one.requested_at for one in stand.current if one.offer_id == row.offer.id]
-    if before and snapshot.now - min(before) < disruption.SETTLED:
+    if row is None or not dearer(rented[0], row.offer.id, row.offer.gpu) or not _trusted(row.offer, stand, snapshot):
         return stand
     closes_at, old, new = stand.bounds.closes_at, prices[rented[0].offer_id], prices[row.offer.id]
     left = math.inf if closes_at is None else (closes_at - snapshot.now).total_seconds()
-    if left * (old - new) <= policy.start_seconds * new:  # both are paid while the new one starts
-        return stand
-    return _outdated(stand, rented[:1], disruption.DEARER)
+    pays = left * (old - new) > policy.start_seconds * new  # both are paid while the new one starts
+    return _outdated(stand, rented[:1], disruption.DEARER) if pays else stand
 
 
 def _next(stand: Stand, policy: Policy, snapshot: Snapshot) -> Ranked | None:
@@ -104,9 +99,12 @@ def _next(stand: Stand, policy: Policy, snapshot: Snapshot) -> Ranked | None:
     return next((row for row in ordered if basket.take([row])), None)
 
 
-def _refused_lately(row: Ranked, snapshot: Snapshot) -> bool:
-    at = row.offer.refused_at
-    return at is not None and timedelta(0) <= snapshot.now - at < REFUSED_LATELY
+def _trusted(offer: Offer, stand: Stand, snapshot: Snapshot) -> bool:
+    """It has not refused lately, and the first machine that tries it, if there is one, is SETTLED."""
+    if offer.refused_at is not None and timedelta(0) <= snapshot.now - offer.refused_at < REFUSED_LATELY:
+        return False
+    since = min((one.requested_at for one in stand.current if one.offer_id == offer.id), default=None)
+    return since is None or snapshot.now - since >= disruption.SETTLED
 
 
 def _outdated(stand: Stand, gone: Iterable[Instance], why: str) -> Stand:
